@@ -1,0 +1,219 @@
+//! Settings: what they are, their defaults and bounds. Parsed and checked once, here, before any
+//! connection is opened; past this module nobody re-checks.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A secret: its Debug and Display print `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+    /// The secret itself; only for the call that sends it to its server.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Everything a process needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the pipeline: prefixes topics, slot and publication. `[a-z0-9_]{1,40}`.
+    pub pipeline: String,
+    /// The event log.
+    pub kafka: KafkaSettings,
+    /// The HTTP server.
+    pub http: HttpSettings,
+    /// Logging.
+    pub log: LogSettings,
+    /// The source, if there is one in `connectors/`.
+    pub source: Option<SourceSettings>,
+    /// The sinks in `connectors/`, by name.
+    pub sinks: Vec<SinkSettings>,
+}
+
+/// How Kafka is reached and how its topics are made.
+#[derive(Clone, Debug)]
+pub struct KafkaSettings {
+    /// `bootstrap.servers`.
+    pub brokers: String,
+    /// What loss of brokers the topics survive.
+    pub durability: Durability,
+    /// Replication factor of created topics (1 with `single-broker`, else >= 3).
+    pub replication_factor: i32,
+    /// How long table topics keep records: the longest a sink may be down.
+    pub retention: Duration,
+    /// Passed through to librdkafka for every client.
+    pub properties: BTreeMap<String, Secret>,
+}
+
+/// Whether acknowledged records survive the loss of a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Replication factor >= 3, `min.insync.replicas` 2, no unclean election; less is refused.
+    Replicated,
+    /// One broker: what it loses is lost. For trials.
+    SingleBroker,
+}
+
+/// Where `/metrics`, `/healthz`, `/readyz` and `/v1/status` listen.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Address; loopback by default. Port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// Logging.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// A `tracing` filter such as `info` or `walferry=debug`.
+    pub level: String,
+    /// Form of the lines.
+    pub format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How a Postgres server is reached. Shared by source and Postgres sinks.
+#[derive(Clone, Debug)]
+pub struct PostgresSettings {
+    /// `postgres://user:password@host:port/database` or libpq's `key=value` form, without ssl keys.
+    pub url: Secret,
+    /// TLS, with libpq's names.
+    pub tls: TlsSettings,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+}
+
+/// TLS of a Postgres connection.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// `sslmode`.
+    pub mode: TlsMode,
+    /// `sslrootcert`: PEM file; the system's roots when not set.
+    pub root_cert: Option<PathBuf>,
+    /// `sslcert`: client certificate, PEM.
+    pub cert: Option<PathBuf>,
+    /// `sslkey`: client key, PEM.
+    pub key: Option<PathBuf>,
+}
+
+/// libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never.
+    Disable,
+    /// If the server offers it, without verification. libpq's default.
+    Prefer,
+    /// Always, without verification (with `root_cert`: as verify-ca, as libpq does).
+    Require,
+    /// Always; the chain is verified.
+    VerifyCa,
+    /// Always; chain and host name are verified.
+    VerifyFull,
+}
+
+/// The source: reads the leader.
+#[derive(Clone, Debug)]
+pub struct SourceSettings {
+    /// File stem: name in logs and labels.
+    pub name: String,
+    /// The leader.
+    pub postgres: PostgresSettings,
+    /// Slot name; default `walferry_<pipeline>`.
+    pub slot: String,
+    /// Publication name; default `walferry_<pipeline>`.
+    pub publication: String,
+    /// Whether walferry makes and keeps up the publication (`false`: an existing one is used as it is).
+    pub manage_publication: bool,
+    /// Tables to capture: `schema.table` patterns with `*` and `?`.
+    pub include: Vec<String>,
+    /// Tables not to capture, after `include`.
+    pub exclude: Vec<String>,
+    /// Partitions of new table topics.
+    pub partitions: u32,
+    /// Whether existing rows are copied first.
+    pub copy: bool,
+    /// Parallel readers of a copy.
+    pub copy_readers: u32,
+    /// `wal_sender_timeout` of the replication session.
+    pub wal_sender_timeout: Duration,
+    /// A batch closes at about this many bytes of records.
+    pub batch_max_bytes: usize,
+    /// Upper bound of memory for records not yet acknowledged.
+    pub queue_max_bytes: usize,
+}
+
+/// A sink: feeds one follower.
+#[derive(Clone, Debug)]
+pub struct SinkSettings {
+    /// File stem: name in logs, labels and the checkpoint.
+    pub name: String,
+    /// The store.
+    pub store: StoreSettings,
+    /// Tables this follower takes, of those captured: patterns as for the source.
+    pub include: Vec<String>,
+    /// Tables it does not take.
+    pub exclude: Vec<String>,
+    /// A batch (chunk) closes at about this many bytes of rows in memory.
+    pub batch_max_bytes: usize,
+    /// Memory for records fetched ahead.
+    pub fetch_max_bytes: usize,
+}
+
+/// Settings of a store, by kind.
+#[derive(Clone, Debug)]
+pub enum StoreSettings {
+    /// `kind = "postgres"`.
+    Postgres(PostgresSinkSettings),
+    /// `kind = "stdout"`: JSON lines.
+    Stdout(StdoutSinkSettings),
+}
+
+/// A Postgres follower.
+#[derive(Clone, Debug)]
+pub struct PostgresSinkSettings {
+    /// The follower.
+    pub postgres: PostgresSettings,
+    /// Create missing schemas, types and tables (`false`: they must be there).
+    pub create_tables: bool,
+    /// `statement_timeout` of the follower session; lifted for chunked transactions.
+    pub statement_timeout: Duration,
+}
+
+/// Change events as JSON lines on standard output.
+#[derive(Clone, Debug)]
+pub struct StdoutSinkSettings {
+    /// Where to begin: at the log's end, or at its first entry.
+    pub from: StdoutFrom,
+}
+
+/// Where a sink without a memory of its own begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdoutFrom {
+    /// With the next transaction.
+    Now,
+    /// With the oldest entry of the log.
+    Earliest,
+}

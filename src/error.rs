@@ -1,0 +1,115 @@
+//! Errors, classified once, where they are made: retry, or halt until a person acts.
+
+use std::fmt;
+
+/// What the supervisor does about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It may pass by itself: retry with back-off and say the state.
+    Transient,
+    /// A person must act: the part concerned stops and says what, where and the remedy.
+    Halt,
+    /// Another worker has taken this part over: stop without touching anything.
+    Fenced,
+}
+
+/// An error with its class, what and where, and the remedy if there is one to name.
+///
+/// Never holds row values or secrets.
+#[derive(Debug)]
+pub struct Error {
+    class: Class,
+    what: String,
+    remedy: Option<String>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error that may pass by itself.
+    pub fn transient(what: impl Into<String>) -> Self {
+        Error {
+            class: Class::Transient,
+            what: what.into(),
+            remedy: None,
+            cause: None,
+        }
+    }
+
+    /// An error that needs a person; `remedy` is one sentence that can be followed word for word.
+    pub fn halt(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error {
+            class: Class::Halt,
+            what: what.into(),
+            remedy: Some(remedy.into()),
+            cause: None,
+        }
+    }
+
+    /// Another worker owns this part now.
+    pub fn fenced(what: impl Into<String>) -> Self {
+        Error {
+            class: Class::Fenced,
+            what: what.into(),
+            remedy: None,
+            cause: None,
+        }
+    }
+
+    /// Adds the error that led to this one.
+    pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// Puts where it happened in front: `follower: table public.a: …`.
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.what = format!("{place}: {}", self.what);
+        self
+    }
+
+    /// What to do about it.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The remedy, for halts.
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+
+    /// What and where with its causes, without the remedy, on one line.
+    pub fn what(&self) -> String {
+        let mut text = self.what.clone();
+        let mut cause = self.cause.as_deref().map(|c| c as &dyn std::error::Error);
+        while let Some(error) = cause {
+            let line = error.to_string();
+            if !text.contains(&line) {
+                text.push_str(": ");
+                text.push_str(&line);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what())?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "; remedy: {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause
+            .as_deref()
+            .map(|c| c as &(dyn std::error::Error + 'static))
+    }
+}

@@ -1,0 +1,24 @@
+//! walferry: change data capture from a Postgres leader through Kafka into follower stores.
+//!
+//! The map, in the direction in which data flows (arrows go only downwards in this list):
+#![deny(missing_docs)]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod apply; // the sink worker: log + sink
+pub mod capture; // the source worker: source + log
+pub mod check; // walferry check
+pub mod cli;
+pub mod config; // settings, parsed and checked before any connection
+pub mod error; // errors, classified once: transient, halt, fenced
+pub mod http; // /metrics, /healthz, /readyz, /v1/status
+pub mod lag; // lag from samples and boundaries
+pub mod log; // Kafka: records, commit log, topics, producer, readers
+pub mod metrics; // names, units and meanings of all metrics
+pub mod model; // LSNs, positions, schemas, rows, batches, checkpoints
+pub mod pgoutput; // the stream's messages: bytes in, messages out
+pub mod postgres; // ordinary connections to Postgres servers, TLS
+pub mod shutdown; // SIGTERM and SIGINT
+pub mod sink; // follower stores, one folder each
+pub mod source; // the leader: replication connection, slot, publication, catalog, copy readers
+pub mod status; // what every worker says of itself
+pub mod supervisor; // runs source and sinks, retries or halts them // the command line

@@ -1,0 +1,168 @@
+//! The commit log `P.commits`: its entries and the pure rules by which every reader judges them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::model::checkpoint::LogPlace;
+use crate::model::{Epoch, Lsn, Oid, TableName};
+
+/// One record of the commit log. JSON, tagged by `kind`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Entry {
+    /// A source takes over; its own offset is the epoch.
+    Epoch(EpochEntry),
+    /// Transactions with `from <= commit LSN < to`; without offsets: a heartbeat.
+    Batch(BatchEntry),
+    /// A copy of tables begins; its own offset is the copy id.
+    CopyBegin(CopyBegin),
+    /// A copy is complete.
+    CopyEnd(CopyEnd),
+}
+
+/// Take-over by a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochEntry {
+    /// The log's end as its writer read it: void if a valid entry lies in `[after, own offset)`.
+    pub after: i64,
+    /// Token of the source's process.
+    pub instance: String,
+    /// The leader's system identifier.
+    pub system_id: String,
+    /// The leader's timeline.
+    pub timeline: u32,
+    /// The captured set.
+    pub captured: Vec<Captured>,
+}
+
+/// A table of the captured set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// Schema and name.
+    #[serde(flatten)]
+    pub table: TableName,
+    /// Its OID on the leader: a table that comes back under another one needs a copy.
+    pub relation: Oid,
+}
+
+/// What a batch entry says of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// No record of this entry lies beyond this offset (it may be too high).
+    pub last: i64,
+    /// Exactly so many records.
+    pub count: u64,
+}
+
+/// Extents by topic and partition.
+pub type Extents = BTreeMap<String, BTreeMap<i32, Extent>>;
+
+/// The last commit that a batch covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastCommit {
+    /// Its commit LSN.
+    pub lsn: Lsn,
+    /// Its transaction id.
+    pub xid: u32,
+    /// Its commit time, microseconds since 2000-01-01 UTC by the leader's clock.
+    pub time_us: i64,
+}
+
+/// Where the leader's WAL ended at a moment of the leader's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// `pg_current_wal_flush_lsn()`.
+    pub flush: Lsn,
+    /// `clock_timestamp()`, microseconds since 2000-01-01 UTC.
+    pub clock_us: i64,
+}
+
+/// Whole transactions that Kafka holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchEntry {
+    /// Epoch of its source.
+    pub epoch: Epoch,
+    /// The previous entry's `to`.
+    pub from: Lsn,
+    /// Boundary that a follower has reached with it.
+    pub to: Lsn,
+    /// The last commit in it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_commit: Option<LastCommit>,
+    /// Leader transactions in it that changed captured tables.
+    #[serde(default)]
+    pub transactions: u64,
+    /// Records in it.
+    #[serde(default)]
+    pub changes: u64,
+    /// Where its records lie.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub offsets: Extents,
+    /// The newest sample.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sample: Option<Sample>,
+}
+
+/// Begin of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyBegin {
+    /// Epoch of its source.
+    pub epoch: Epoch,
+    /// Tables copied.
+    pub tables: Vec<TableName>,
+    /// `to` of the newest own entry sent before it: must be the log's `to`, else it is a repeat.
+    /// None while the log has no boundary yet.
+    pub at: Option<Lsn>,
+    /// For each partition of the tables' topics and copy topics an offset below which nothing of
+    /// what follows lies (the next offset to read is this one).
+    pub offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+}
+
+/// End of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyEnd {
+    /// Epoch of its source.
+    pub epoch: Epoch,
+    /// The copy's id.
+    pub copy: i64,
+    /// Its point: the rows are what transactions with commit LSN below it left.
+    pub point: Lsn,
+    /// Where its rows lie, by copy topic and partition.
+    pub rows: Extents,
+}
+
+impl LogPlace {
+    /// A reader that begins at offset `low`, the log's oldest entry.
+    pub fn at_low_end(low: i64) -> Self {
+        LogPlace {
+            next_offset: low,
+            epoch: None,
+            to: None,
+            last_valid: None,
+            captured: Default::default(),
+            fresh: true,
+        }
+    }
+}
+
+/// What an entry means to a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It counts.
+    Valid,
+    /// A producer's repeat of what is already known: skipped.
+    Repeat,
+    /// Of a source that is not current: changes nothing, cursors included.
+    Void,
+}
+
+/// Judges the entry at `offset` and moves `place` past it.
+///
+/// # Errors
+/// Halt when a batch entry of the current epoch begins beyond the log's `to`: a hole.
+pub fn judge(place: &mut LogPlace, offset: i64, entry: &Entry) -> Result<Verdict> {
+    let _ = (place, offset, entry);
+    todo!()
+}

@@ -1,0 +1,18 @@
+//! The words of the project as types. Depends on nothing else in the crate but `error`.
+//!
+//! What is mixed up once costs a follower: LSNs, positions, epochs and offsets are
+//! newtypes, and a row's own WAL LSN appears nowhere, because it orders nothing.
+
+pub mod batch;
+pub mod checkpoint;
+pub mod lsn;
+pub mod position;
+pub mod relation;
+pub mod value;
+
+pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGroup};
+pub use checkpoint::{Checkpoint, Cursors, Join, JoinRows};
+pub use lsn::Lsn;
+pub use position::{Epoch, Position, SchemaVersion};
+pub use relation::{Column, ColumnKind, Oid, ReplicaIdentity, TableName, TableSchema, UserType};
+pub use value::{Cell, RowRef, Rows};

@@ -1,0 +1,102 @@
+//! Stores that followers are kept in: one folder a store, one line a store in [`open`].
+//!
+//! A store with transactions applies every batch and its checkpoint in one transaction. It decides
+//! nothing about order or validity; the sink worker (`apply/`) has done that.
+
+pub mod postgres;
+pub mod stdout;
+
+use async_trait::async_trait;
+
+use crate::config::{SinkSettings, StoreSettings};
+use crate::error::Result;
+use crate::model::{Checkpoint, Chunk, TableChanges, TableName, TablePlan, TableSchema};
+
+/// What a store wants to be handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// Net changes, set-based.
+    Net,
+    /// Every change as it was.
+    Changes,
+}
+
+/// The changes of one chunk in the form the store wants.
+#[derive(Debug)]
+pub enum Work {
+    /// For [`Wants::Net`].
+    Net(Vec<TablePlan>),
+    /// For [`Wants::Changes`].
+    Changes(Chunk),
+}
+
+/// One follower store, owned by one worker.
+///
+/// Call order: `open`, then any number of transactions `begin` (`empty` | `load` | `apply`)* `commit`.
+/// After any error the transaction is over and nothing of it is in the store, except that an error
+/// of `commit` leaves the outcome unknown: the worker calls `open` again and believes what it reads.
+#[async_trait]
+pub trait Sink: Send {
+    /// What [`Sink::apply`] is handed.
+    fn wants(&self) -> Wants;
+
+    /// Whether tables begin with a copy. A store that only shows the stream says no.
+    fn takes_copies(&self) -> bool;
+
+    /// Connects (again), takes the ownership, and reads the checkpoint; `None` at the very first start.
+    ///
+    /// # Errors
+    /// Transient when the store cannot be reached; halt when it is not fit (rights, encoding, it is
+    /// the leader itself, …).
+    async fn open(&mut self) -> Result<Option<Checkpoint>>;
+
+    /// Makes sure the table is there and fits the schema: creates schema, types and table, or checks
+    /// their shape. Called before the first use of a schema version in this session, outside a transaction.
+    ///
+    /// # Errors
+    /// Halt with table, column and remedy when the follower's table cannot take the rows.
+    async fn prepare_table(&mut self, schema: &TableSchema) -> Result<()>;
+
+    /// Begins a follower transaction that holds only if the stored checkpoint is still `from`
+    /// (same owner, same version; `None`: there is none yet).
+    ///
+    /// # Errors
+    /// Fenced when another worker owns the sink; transient when an own commit of unknown outcome
+    /// turned out to have happened (open again).
+    async fn begin(&mut self, from: Option<&Checkpoint>) -> Result<()>;
+
+    /// Empties a table for a copy. A table that walferry has never filled and that holds rows is
+    /// refused (halt), so that nobody's data is destroyed.
+    async fn empty(&mut self, table: &TableName) -> Result<()>;
+
+    /// Loads rows of a copy (all changes are `Op::Read`).
+    async fn load(&mut self, rows: &TableChanges) -> Result<()>;
+
+    /// Applies one chunk. Several chunks may follow one another in one transaction; `more` says that
+    /// this one is not the last.
+    ///
+    /// # Errors
+    /// Halt with table, key columns' names and position when the follower has diverged (a row that
+    /// should be there is not) or refuses a row for good.
+    async fn apply(&mut self, work: Work, more: bool) -> Result<()>;
+
+    /// Writes the checkpoint `to` and commits; on return it is durable.
+    async fn commit(&mut self, to: &Checkpoint) -> Result<()>;
+
+    /// Gives up the transaction, if one is open.
+    async fn rollback(&mut self) -> Result<()>;
+}
+
+/// The store that the settings ask for; nothing is connected yet. `pipeline` and the sink's name
+/// identify its checkpoint, `instance` is the token of this worker.
+pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dyn Sink> {
+    match &settings.store {
+        StoreSettings::Postgres(store) => Box::new(postgres::PostgresSink::new(
+            pipeline,
+            &settings.name,
+            instance,
+            store.clone(),
+        )),
+        StoreSettings::Stdout(store) => Box::new(stdout::StdoutSink::new(store.clone())),
+    }
+}

@@ -1,0 +1,170 @@
+//! What every worker says of itself, in one place: read by `/v1/status`, `/metrics`, `/readyz` and
+//! `walferry status`. Workers write it; nobody decides anything by it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::model::Lsn;
+
+/// What a connector is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Not yet connected.
+    #[default]
+    Starting,
+    /// A source waiting for the slot that another instance holds.
+    Waiting,
+    /// First copy or a join of the whole follower under way: promises nothing yet.
+    Copying,
+    /// In its normal work.
+    Streaming,
+    /// An error that may pass; waiting to try again.
+    Retrying,
+    /// Needs a person; see `last_error`.
+    Halted,
+    /// Another worker has taken it over.
+    Fenced,
+    /// Stopped in order.
+    Stopped,
+}
+
+/// An error as operators see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastError {
+    /// What and where.
+    pub what: String,
+    /// What to do, for halts.
+    pub remedy: Option<String>,
+    /// When, by this host's clock, seconds since 1970.
+    pub at_unix_seconds: u64,
+}
+
+impl LastError {
+    /// From an error, now.
+    pub fn now(error: &Error) -> Self {
+        let at = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        LastError {
+            what: error.what(),
+            remedy: error.remedy().map(str::to_owned),
+            at_unix_seconds: at.as_secs(),
+        }
+    }
+}
+
+/// Progress of one table's copy.
+#[derive(Clone, Debug, Serialize)]
+pub struct CopyProgress {
+    /// `schema.table`.
+    pub table: String,
+    /// Rows done.
+    pub rows: u64,
+    /// Rows expected (`reltuples`), where known.
+    pub rows_estimate: Option<u64>,
+    /// Whether it is finished.
+    pub done: bool,
+}
+
+/// The source as it is now.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SourceView {
+    /// What it does.
+    pub state: State,
+    /// Current epoch.
+    pub epoch: Option<u64>,
+    /// Newest WAL received.
+    pub received: Option<Lsn>,
+    /// `to` of the newest valid entry.
+    pub published: Option<Lsn>,
+    /// Last flush position sent to the slot.
+    pub confirmed: Option<Lsn>,
+    /// Leader's flush LSN at the newest sample.
+    pub leader_flush: Option<Lsn>,
+    /// Bytes of WAL that the slot keeps on the leader.
+    pub slot_retained_bytes: Option<u64>,
+    /// Transactions published since start.
+    pub transactions: u64,
+    /// Changes published since start.
+    pub changes: u64,
+    /// Bytes of record keys and values published since start.
+    pub bytes: u64,
+    /// Epochs begun since start.
+    pub epochs: u64,
+    /// Copies of tables.
+    pub copies: Vec<CopyProgress>,
+    /// Newest error.
+    pub last_error: Option<LastError>,
+}
+
+/// A sink as it is now.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SinkView {
+    /// What it does.
+    pub state: State,
+    /// Applied boundary.
+    pub applied: Option<Lsn>,
+    /// Offset of the next commit-log entry.
+    pub log_offset: Option<i64>,
+    /// Commit time of the last applied transaction, microseconds since 2000-01-01 UTC.
+    pub commit_time_us: Option<i64>,
+    /// Leader transactions applied since start.
+    pub transactions: u64,
+    /// Records taken from topics since start.
+    pub changes: u64,
+    /// Rows written to the follower since start (after netting).
+    pub rows_written: u64,
+    /// Follower transactions since start.
+    pub batches: u64,
+    /// Records passed over because they belong to no valid entry.
+    pub leftovers: u64,
+    /// Retries after transient errors since start.
+    pub retries: u64,
+    /// Copies of tables being loaded.
+    pub copies: Vec<CopyProgress>,
+    /// Newest error.
+    pub last_error: Option<LastError>,
+}
+
+/// A shared view: one writer, any number of readers.
+#[derive(Debug, Default)]
+pub struct Shared<T>(Mutex<T>);
+
+impl<T: Clone> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, T> {
+        // A panic between two assignments of plain numbers leaves nothing half-done worth refusing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Changes the view.
+    pub fn update(&self, change: impl FnOnce(&mut T)) {
+        change(&mut self.lock());
+    }
+    /// A copy of the view.
+    pub fn get(&self) -> T {
+        self.lock().clone()
+    }
+}
+
+/// One sink's name and view.
+#[derive(Clone, Debug)]
+pub struct SinkHandle {
+    /// Its name.
+    pub name: String,
+    /// Its view.
+    pub view: Arc<Shared<SinkView>>,
+}
+
+/// Everything that runs in this process.
+#[derive(Clone, Debug)]
+pub struct ProcessStatus {
+    /// Pipeline name.
+    pub pipeline: String,
+    /// The source, if it runs here.
+    pub source: Option<(String, Arc<Shared<SourceView>>)>,
+    /// Sinks that run here.
+    pub sinks: Vec<SinkHandle>,
+}
