@@ -317,7 +317,9 @@ fn logical<'a>(reader: &mut Reader<'a>) -> Result<Message<'a>, Malformed> {
         0 => false,
         1 => true,
         2.. => {
-            return Err(reader.malformed("a logical message has flags that version 1 does not have"));
+            return Err(
+                reader.malformed("a logical message has flags that version 1 does not have")
+            );
         }
     };
     let lsn = lsn(reader)?;
