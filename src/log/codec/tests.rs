@@ -1,10 +1,14 @@
 //! What is written, by example, and that it is read back exactly, by property.
 
+mod properties;
+
 use std::sync::Arc;
 
 use super::*;
 use crate::error::Class;
-use crate::model::{Column, Oid, Op, ReplicaIdentity, TableName};
+use crate::model::{
+    Cell, Change, Column, Oid, Op, Position, ReplicaIdentity, RowRef, Rows, TableName,
+};
 
 /// A table of (name, kind) columns.
 fn table(columns: &[(&str, ColumnKind)], key: &[usize]) -> Arc<TableSchema> {
@@ -162,4 +166,112 @@ fn a_table_without_columns_or_key_has_empty_objects() {
     let mut key = Vec::new();
     encoder.key(&[], &mut key).unwrap();
     assert!(key.is_empty());
+}
+
+/// A row read back, as fields.
+fn fields(rows: &Rows, row: RowRef) -> Vec<Field<'_>> {
+    let field = |cell: &Cell| match cell {
+        Cell::Absent => Field::Absent,
+        Cell::Null => Field::Null,
+        Cell::Text { .. } => Field::Text(rows.text(*cell).expect("a text has bytes")),
+    };
+    rows.row(row).iter().map(field).collect()
+}
+
+const POSITION: Position = Position {
+    commit: Lsn(0x16_B374_D848),
+    ordinal: 3,
+};
+
+#[test]
+fn every_accepted_record_is_what_the_encoder_writes_and_no_other_is() {
+    let schema = items();
+    let decoder = RecordDecoder::new(schema.clone());
+    let row = r#"{"id":1,"na\"me":"x","ok":true,"rate":1,"big":"y"}"#;
+    let toast = r#"{"id":1,"na\"me":"x","ok":true,"rate":1,"big":"__debezium_unavailable_value"}"#;
+    let end = r#","source":{},"ts_ms":1}"#;
+    let accepted = [
+        format!(r#"{{"op":"c","before":null,"after":{row}{end}"#),
+        format!(r#"{{"op":"r","before":null,"after":{toast}{end}"#),
+        format!(r#"{{"op":"u","before":{{"id":1,"ok":false}},"after":{row}{end}"#),
+        format!(r#"{{"op":"u","absent":["big"],"before":null,"after":{toast}{end}"#),
+        format!(r#"{{"op":"d","before":{{"id":2}},"after":null{end}"#),
+        format!(r#"{{"op":"t","before":null,"after":null{end}"#),
+    ];
+    for value in &accepted {
+        let read = decoder.value(POSITION, value.as_bytes(), &mut Rows::new(5));
+        assert!(read.is_ok(), "{value}: {read:?}");
+    }
+    let refused = [
+        String::new(),
+        "{}".to_owned(),
+        "null".to_owned(),
+        format!(r#"{{"op":"x","before":null,"after":{row}{end}"#),
+        format!(r#"{{ "op":"c","before":null,"after":{row}{end}"#),
+        format!(r#"{{"before":null,"op":"c","after":{row}{end}"#),
+        format!(r#"{{"op":"c","before":null,"after":{row}"#),
+        format!(r#"{{"op":"c","before":null,"after":{row},"source":{{"#),
+        format!(r#"{{"op":"c","before":null,"after":null{end}"#),
+        format!(r#"{{"op":"c","before":{row},"after":{row}{end}"#),
+        format!(r#"{{"op":"d","before":null,"after":null{end}"#),
+        format!(r#"{{"op":"d","before":{{}},"after":null{end}"#),
+        format!(r#"{{"op":"d","before":{{"ok":true}},"after":null{end}"#),
+        format!(r#"{{"op":"d","before":{{"id":null}},"after":null{end}"#),
+        format!(r#"{{"op":"d","before":{{"ok":true,"id":1}},"after":null{end}"#),
+        format!(r#"{{"op":"d","before":{{"id":1,"id":1}},"after":null{end}"#),
+        format!(r#"{{"op":"d","before":{{"id":1,}},"after":null{end}"#),
+        format!(r#"{{"op":"t","before":null,"after":{row}{end}"#),
+        format!(r#"{{"op":"r","absent":["big"],"before":null,"after":{toast}{end}"#),
+        format!(r#"{{"op":"u","absent":[],"before":null,"after":{row}{end}"#),
+        format!(r#"{{"op":"u","absent":["big",],"before":null,"after":{toast}{end}"#),
+        format!(r#"{{"op":"u","absent":["big","big"],"before":null,"after":{toast}{end}"#),
+        format!(r#"{{"op":"u","absent":["big"],"before":null,"after":{row}{end}"#),
+        format!(r#"{{"op":"u","absent":["other"],"before":null,"after":{toast}{end}"#),
+    ];
+    let values = [
+        (r#""id":1"#, r#""id":01"#),
+        (r#""id":1"#, r#""id":"1""#),
+        (r#""id":1"#, r#""id":null"#),
+        (r#""id":1"#, r#""id":1.5"#),
+        (r#""id":1"#, r#""id":-"#),
+        (r#""ok":true"#, r#""ok":1"#),
+        (r#""ok":true"#, r#""ok":tru"#),
+        (r#""ok":true"#, r#""ok":nul"#),
+        (r#""rate":1"#, r#""rate":NaN"#),
+        (r#""rate":1"#, r#""rate":"inf""#),
+        (r#""rate":1"#, r#""rate":{}"#),
+        (r#""big":"y""#, r#""big":["y"]"#),
+        (r#""big":"y""#, r#""big":"\/""#),
+        (r#""big":"y""#, r#""big":"\u000a""#),
+        (r#""big":"y""#, r#""big":"\u001F""#),
+        (r#""big":"y""#, "\"big\":\"\n\""),
+        (r#""big":"y""#, r#""big":"y"#),
+        (r#""big":"y""#, r#""bug":"y""#),
+        (r#","big":"y""#, ""),
+    ];
+    let altered = values.map(|(good, bad)| accepted[0].replacen(good, bad, 1));
+    for value in refused.iter().chain(&altered) {
+        let error = decoder
+            .value(POSITION, value.as_bytes(), &mut Rows::new(5))
+            .map_err(|error| (error.class(), error.what()));
+        let Err((Class::Halt, what)) = error else {
+            panic!("{value}: {error:?}")
+        };
+        assert!(
+            what.starts_with("16/B374D848:3: table public.it\"ems"),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn bytes_that_are_not_utf8_are_refused() {
+    let decoder = RecordDecoder::new(items());
+    let mut value =
+        br#"{"op":"c","before":null,"after":{"id":1,"na\"me":"?","ok":true,"rate":1,"big":"y"},"source":{}}"#
+            .to_vec();
+    let at = value.iter().position(|&b| b == b'?').unwrap();
+    assert!(decoder.value(POSITION, &value, &mut Rows::new(5)).is_ok());
+    value[at] = 0xff;
+    assert!(decoder.value(POSITION, &value, &mut Rows::new(5)).is_err());
 }
