@@ -185,12 +185,15 @@ SQL
   ) == t ]]
 }
 
+# Reached, or walferry is gone and waiting is pointless.
+follower_settled() { follower_has "$1" || process_is_gone "$DEMO/walferry.pid"; }
+
 await_follower() {
   local lsn started
   wait_until 10 leader_is_quiet || die "the load's sessions are still open on the leader"
   lsn=$(sql "$WALFERRY_LEADER_URL" -c 'SELECT pg_current_wal_flush_lsn()')
   started=$(now_ms)
-  if ! wait_until "$DEMO_DRAIN_LIMIT_S" follower_has "$lsn"; then
+  if ! wait_until "$DEMO_DRAIN_LIMIT_S" follower_settled "$lsn" || ! follower_has "$lsn"; then
     show_log_end "$DEMO/walferry.log"
     die "the follower did not reach the leader's end $lsn within $DEMO_DRAIN_LIMIT_S s" \
       "it has: $(sql "$WALFERRY_FOLLOWER_URL" -c 'SELECT applied FROM walferry.checkpoint' 2>&1)" "walferry's log: $DEMO/walferry.log"
