@@ -32,6 +32,8 @@ end_demo() {
   stop_process "$DEMO/load.pid" TERM 5 || true
   stop_process "$DEMO/walferry.pid" TERM 20 || true
   (stop_stack demo immediate) || true
+  # .stack/run/env names servers that run: ./dev up's again, if there are any.
+  if [[ -f $RUN/up.env ]]; then cp -- "$RUN/up.env" "$RUN/env"; else rm -f -- "$RUN/env"; fi
   say "all stopped; logs and data stay in $DEMO until the next demo"
   exit "$status"
 }
