@@ -4,7 +4,7 @@
 cmd_bench() {
   local dir=$STACK/bench-$$
   ensure_setup "$(default_major)"
-  cd "$ROOT"
+  cd "$ROOT" || die "cannot enter $ROOT"
   mkdir -p -- "$dir"
   own_by_server_user "$dir"
   # shellcheck disable=SC2064 # the directory as it is now
