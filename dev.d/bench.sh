@@ -12,7 +12,7 @@ cmd_bench() {
   cargo bench --locked --bench replication --no-run
   WALFERRY_KAFKA_HEAP=1g kafka_start "$dir/kafka" 1
   WALFERRY_TEST_KAFKA=$(<"$dir/kafka/bootstrap")
-  WALFERRY_BENCH_KAFKA_PIDS=$(cat "$dir"/kafka/node-*/pid)
+  WALFERRY_BENCH_KAFKA_PIDS=$(cut -d ' ' -f 1 "$dir"/kafka/node-*/pid | paste -sd ,)
   export WALFERRY_TEST_KAFKA WALFERRY_BENCH_KAFKA_PIDS
   export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$dir
   cargo bench --quiet --locked --bench replication -- "$@"
