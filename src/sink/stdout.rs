@@ -5,8 +5,10 @@
 //! Postgres's text. Columns about which nothing is known are left out. Lines of a transaction are kept
 //! back until it is committed, up to a bound; a stream cannot take back what it has shown.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use async_trait::async_trait;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::{Sink, Wants, Work};
 use crate::config::StdoutSinkSettings;
@@ -21,27 +23,36 @@ const KEPT_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Standard output.
 pub struct StdoutSink {
-    out: Box<dyn AsyncWrite + Send + Unpin>,
+    out: Arc<Mutex<dyn Write + Send>>,
     lines: Vec<u8>,
 }
 
 impl StdoutSink {
     /// Nothing is connected yet. Where the stream begins (`from`) is for the worker to see to.
     pub fn new(_settings: StdoutSinkSettings) -> Self {
-        StdoutSink::to(Box::new(tokio::io::stdout()))
+        StdoutSink::to(std::io::stdout())
     }
 
-    fn to(out: Box<dyn AsyncWrite + Send + Unpin>) -> Self {
+    fn to(out: impl Write + Send + 'static) -> Self {
         StdoutSink {
-            out,
+            out: Arc::new(Mutex::new(out)),
             lines: Vec::new(),
         }
     }
 
+    /// Writes on a thread of its own: whoever reads may be slow.
     async fn show(&mut self) -> Result<()> {
-        let written = self.out.write_all(&self.lines).await;
-        self.lines.clear();
-        written.map_err(not_taken)
+        let lines = std::mem::take(&mut self.lines);
+        let out = Arc::clone(&self.out);
+        let write = move || {
+            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+            out.write_all(&lines)?;
+            out.flush()
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(written) => written.map_err(not_taken),
+            Err(error) => Err(not_taken(error.into())),
+        }
     }
 }
 
@@ -102,8 +113,7 @@ impl Sink for StdoutSink {
     }
 
     async fn commit(&mut self, _to: &Checkpoint) -> Result<()> {
-        self.show().await?;
-        self.out.flush().await.map_err(not_taken)
+        self.show().await
     }
 
     async fn rollback(&mut self) -> Result<()> {
@@ -269,9 +279,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_has_gone_halts_the_sink() {
-        let (near, far) = tokio::io::duplex(16);
-        drop(far);
-        let mut sink = StdoutSink::to(Box::new(near));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut sink = StdoutSink::to(writer);
         sink.lines.extend_from_slice(b"{}\n");
         let error = sink.show().await.unwrap_err();
         assert_eq!(error.class(), crate::error::Class::Halt);
