@@ -24,7 +24,7 @@ use crate::log::schemas::SchemaStore;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
 use crate::model::selection::Selection;
-use crate::model::{Checkpoint, CopyProgressSource, SchemaVersion, TableSchema};
+use crate::model::{Checkpoint, SchemaVersion, TableSchema};
 use crate::sink::{self, Sink, Work};
 use crate::status::{CopyProgress, State};
 

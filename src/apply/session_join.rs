@@ -145,67 +145,189 @@ impl Session<'_> {
     }
 
     /// Applies what the loader brought; the loader goes on meanwhile.
-    pub(super) async fn take_loaded(&mut self, step: (Box<Loader>, Result<Loaded, Cut>)) -> Result<()> {
-        let (loader, loaded) = step;
-        let Some(loaded) = self.usable(loaded).await? else {
+    pub(super) async fn take_loaded(&mut self, (loader, loaded): Step) -> Result<()> {
+        let Some(mut loaded) = self.usable(loaded).await? else {
             return Ok(());
         };
-        self.prepare(&schemas_of(&loaded)).await?;
-        let has_rows = !loaded.rows.is_empty() || loaded.planned.is_some();
+        let has_rows = loaded.more || !loaded.rows.is_empty() || loaded.planned.is_some();
         if !has_rows && self.checkpoint.joins.first() == Some(&loaded.join) {
             self.join.state = LoaderState::Idle(loader);
             return Ok(());
         }
-        let mut carry = Carry { loader: Some(loader), loaded };
+        self.prepare(&schemas_of(&loaded)).await?;
+        if has_rows {
+            self.start_step(loader);
+        } else {
+            self.join.state = LoaderState::Idle(loader);
+        }
+        let in_chunks = loaded.more;
         self.begin().await?;
-        loop {
-            let Carry { loader, loaded } = carry;
-            let more = loaded.more;
-            if has_rows || more {
-                // Read ahead while this part is applied.
-                if let Some(loader) = loader {
-                    self.start_step(loader);
-                }
-            } else if let Some(loader) = loader {
-                self.join.state = LoaderState::Idle(loader);
-            }
-            for rows in &loaded.rows {
-                self.sink.load(rows).await?;
-            }
-            let rows: usize = loaded.rows.iter().map(|table| table.changes.len()).sum();
-            let mut changes = u64::try_from(rows).expect("a count of things in memory");
-            let mut written = changes;
-            if let Some(planned) = loaded.planned {
-                changes += planned.changes;
-                written += planned.rows_written;
-                self.sink.apply(planned.work, more).await?;
-            } else if !more && !has_rows {
-                // Nothing but a new place.
-            }
-            self.context.status.update(|view| {
-                view.changes += changes;
-                view.rows_written += written;
-            });
-            if !more {
-                let next = with_join(&self.checkpoint, loaded.join);
-                return self.commit(next).await;
-            }
-            let (loader, loaded) = self.join.loaded().await?;
-            let loaded = match loaded {
-                Ok(loaded) => loaded,
-                Err(cut) => {
+        while loaded.more {
+            self.apply_loaded(&mut loaded, true).await?;
+            let (loader, next) = self.join.loaded().await?;
+            let next = match next {
+                Ok(next) if !self.context.stop.is_cancelled() => next,
+                next => {
                     self.sink.rollback().await?;
-                    return self.usable(Err(cut)).await.map(|_none| ());
+                    self.join.stop();
+                    self.usable(next).await?;
+                    return Ok(());
                 }
             };
-            let schemas = schemas_of(&loaded);
+            let schemas = schemas_of(&next);
             if !self.is_prepared(&schemas) {
                 // Tables are prepared outside of a transaction: give this one up and read it again.
                 self.sink.rollback().await?;
                 self.join.stop();
                 return self.prepare(&schemas).await;
             }
-            carry = Carry { loader: Some(loader), loaded };
+            self.start_step(loader);
+            loaded = next;
+        }
+        self.apply_loaded(&mut loaded, in_chunks).await?;
+        self.commit(with_join(&self.checkpoint, loaded.join)).await
+    }
+
+    async fn apply_loaded(&mut self, loaded: &mut Loaded, in_chunks: bool) -> Result<()> {
+        let mut written = 0;
+        for rows in &loaded.rows {
+            self.sink.load(rows).await?;
+            written += u64::try_from(rows.changes.len()).expect("a count of things in memory");
+        }
+        let mut changes = written;
+        match loaded.planned.take() {
+            Some(planned) => {
+                changes += planned.changes;
+                written += planned.rows_written;
+                self.sink.apply(planned.work, loaded.more).await?;
+            }
+            None if in_chunks => self.sink.apply(self.no_work(), loaded.more).await?,
+            None => {}
+        }
+        self.context.status.update(|view| {
+            view.changes += changes;
+            view.rows_written += written;
+        });
+        Ok(())
+    }
+
+    /// What was loaded; none when the loader was asked to stop, or when the copy cannot be used.
+    async fn usable(&mut self, loaded: Result<Loaded, Cut>) -> Result<Option<Loaded>> {
+        match loaded {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(Cut::Stopped) => Ok(None),
+            Err(Cut::Lost { table, what }) => {
+                self.give_up(&BTreeSet::from([table]), &what).await?;
+                Ok(None)
+            }
+            Err(Cut::Failed(error)) => Err(error),
         }
     }
+
+    async fn give_up(&mut self, tables: &BTreeSet<TableName>, why: &str) -> Result<()> {
+        tracing::warn!(
+            sink = %self.context.sink.name,
+            copy = self.checkpoint.joins.first().map(|join| join.copy),
+            tables = ?tables.iter().map(TableName::to_string).collect::<Vec<_>>(),
+            why,
+            "giving up a copy; another one is chosen"
+        );
+        self.join.stop();
+        self.begin().await?;
+        let next = given_up(&self.checkpoint, tables, &self.terms);
+        self.commit(next).await
+    }
+
+    async fn take_effect(&mut self) -> Result<()> {
+        let join = self.checkpoint.joins.first().expect("a join takes effect");
+        let tables: Vec<TableName> = join.tables.iter().cloned().collect();
+        self.join.stop();
+        self.prepare_empty().await?;
+        self.begin().await?;
+        self.commit(taken_effect(&self.checkpoint)).await?;
+        tracing::info!(
+            sink = %self.context.sink.name,
+            tables = ?tables.iter().map(TableName::to_string).collect::<Vec<_>>(),
+            applied = %self.checkpoint.applied,
+            "tables are in effect"
+        );
+        self.restart_reader().await
+    }
+
+    /// Tables whose copy had no rows have not met a schema version yet; the follower has them too.
+    async fn prepare_empty(&mut self) -> Result<()> {
+        let Some(join) = self.checkpoint.joins.first() else {
+            return Ok(());
+        };
+        let captured = self.ledger.captured();
+        let empty: BTreeSet<&TableName> = join
+            .tables
+            .iter()
+            .filter(|table| self.rows_loaded(table) == 0)
+            .collect();
+        if empty.is_empty() {
+            return Ok(());
+        }
+        let schemas = self.schemas.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut schemas = schemas.lock().unwrap_or_else(PoisonError::into_inner);
+            schemas.read_on()?;
+            Ok::<Vec<Arc<TableSchema>>, Error>(schemas.all().map(|(_, schema)| schema.clone()).collect())
+        });
+        let all = read
+            .await
+            .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
+        let mut chosen: Vec<Arc<TableSchema>> = Vec::new();
+        for table in empty {
+            let relation = captured.get(table);
+            let fits = |schema: &&Arc<TableSchema>| {
+                schema.table == *table && relation.is_none_or(|oid| *oid == schema.relation)
+            };
+            // A table that changed its shape gets the rest with its first change.
+            chosen.extend(all.iter().filter(fits).max_by_key(|schema| schema.columns.len()).cloned());
+        }
+        self.prepare(&chosen).await
+    }
+
+    fn rows_loaded(&self, table: &TableName) -> u64 {
+        let topic = self.terms.topics.copy(table);
+        let joins = self.checkpoint.joins.iter();
+        let partitions = joins.filter_map(|join| join.rows.get(&topic)).flat_map(|rows| rows.values());
+        partitions.map(|rows| rows.count).sum()
+    }
+
+    /// Progress of a table that is not in effect.
+    pub(super) fn copy_progress(&self, table: &TableName) -> CopyProgress {
+        let topic = self.terms.topics.copy(table);
+        let join = self.checkpoint.joins.iter().find(|join| join.tables.contains(table));
+        let end = join.and_then(|join| self.ledger.get(join.copy)?.end.as_ref());
+        CopyProgress {
+            table: table.to_string(),
+            rows: self.rows_loaded(table),
+            rows_estimate: end
+                .map(|end| end.rows.get(&topic).into_iter().flatten().map(|(_, extent)| extent.count).sum()),
+            done: join.is_some_and(|join| join.complete),
+        }
+    }
+
+    /// Says in the status why a table stays out of effect: a source with `copy = false` makes no
+    /// copies, and one that is not running neither.
+    fn explain_asking(&mut self) {
+        let since = *self.join.asking_since.get_or_insert_with(Instant::now);
+        if self.join.explained || since.elapsed() < EXPLAIN_AFTER {
+            return;
+        }
+        self.join.explained = true;
+        let waiting = Error::transient(
+            "waiting for a copy of tables that are not in effect: the source is not running, or its settings say `copy = false`",
+        );
+        tracing::warn!(sink = %self.context.sink.name, error = %waiting, "no copy to load");
+        self.context.status.update(|view| view.last_error = Some(LastError::now(&waiting)));
+    }
+}
+
+fn schemas_of(loaded: &Loaded) -> Vec<Arc<TableSchema>> {
+    let rows = loaded.rows.iter().map(|table| table.schema.clone());
+    let planned = loaded.planned.iter().flat_map(|planned| planned.schemas.iter().cloned());
+    rows.chain(planned).collect()
 }
