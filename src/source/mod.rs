@@ -9,3 +9,4 @@ pub mod publication;
 pub mod sample;
 pub mod slot;
 pub mod stream;
+pub mod user_types;
