@@ -220,7 +220,7 @@ impl TxEncoder {
 
 /// An empty vector with the memory of `fields`, for fields of another lifetime. (Collecting a
 /// vector's own iterator keeps its allocation.)
-fn recycled<'a>(mut fields: Vec<Field<'_>>) -> Vec<Field<'a>> {
+pub(super) fn recycled<'a>(mut fields: Vec<Field<'_>>) -> Vec<Field<'a>> {
     fields.clear();
     fields
         .into_iter()

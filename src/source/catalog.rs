@@ -28,6 +28,8 @@ pub struct CatalogTable {
     pub rows_estimate: Option<u64>,
     /// The publication's row filter as SQL, when a named publication has one.
     pub row_filter: Option<String>,
+    /// The publication's column list, when a named publication has one.
+    pub column_list: Option<Vec<String>>,
     /// Names of key columns that the stream does not carry (generated ones).
     pub missing_key_columns: Vec<String>,
 }
@@ -199,13 +201,21 @@ pub async fn published(client: &Client, publication: &str) -> Result<Vec<Catalog
     let mut tables = describe(client, &oids).await?;
     for table in &mut tables {
         if let Some((names, filter)) = limits.remove(&table.schema.relation) {
-            table.row_filter = filter;
-            if let Some(names) = names {
-                keep_columns(&mut table.schema, &names);
-            }
+            table.limit(filter, names);
         }
     }
     Ok(tables)
+}
+
+impl CatalogTable {
+    /// Takes on what a named publication leaves of the table.
+    pub fn limit(&mut self, row_filter: Option<String>, column_list: Option<Vec<String>>) {
+        if let Some(names) = &column_list {
+            keep_columns(&mut self.schema, names);
+        }
+        self.row_filter = row_filter;
+        self.column_list = column_list;
+    }
 }
 
 /// Leaves only the named columns in a schema. Postgres demands that a column list holds the replica
@@ -269,6 +279,7 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
             leaves: Vec::new(),
             rows_estimate: None,
             row_filter: None,
+            column_list: None,
             missing_key_columns: missing,
         };
         for leaf in leaves.iter().filter(|leaf| leaf.root == root) {
