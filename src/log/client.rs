@@ -3,6 +3,7 @@
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
 use crate::config::KafkaSettings;
@@ -52,6 +53,8 @@ impl ClientContext for QuietContext {
         tracing::debug!(error = %error, reason, "Kafka client");
     }
 }
+
+impl ConsumerContext for QuietContext {}
 
 pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
