@@ -89,9 +89,13 @@ impl Copier {
         if !self.context.source.copy {
             return std::future::pending().await;
         }
-        let mut progress = ProgressReader::open(&self.context.kafka, &self.topics.progress()).await?;
-        let captured: Vec<TableName> =
-            self.tables.iter().map(|table| table.schema.table.clone()).collect();
+        let mut progress =
+            ProgressReader::open(&self.context.kafka, &self.topics.progress()).await?;
+        let captured: Vec<TableName> = self
+            .tables
+            .iter()
+            .map(|table| table.schema.table.clone())
+            .collect();
         let mut made = BTreeMap::new();
         let mut back_off = BACK_OFF_MIN;
         loop {
@@ -192,7 +196,11 @@ impl Copier {
         let mut rows: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
         for table in tables {
             let name = &table.schema.table;
-            changes.extend(slots(&self.producer, &self.topics.table(name), table.schema.partitions));
+            changes.extend(slots(
+                &self.producer,
+                &self.topics.table(name),
+                table.schema.partitions,
+            ));
             let topic = self.topics.copy(name);
             for slot in slots(&self.producer, &topic, table.schema.partitions) {
                 // Nothing of this copy is sent before its id is known.
@@ -233,7 +241,8 @@ impl Copier {
             .iter()
             .map(|table| {
                 let topic = self.topics.copy(&table.schema.table);
-                let made = CapturedTable::new(table.schema.clone(), &self.labels, &self.producer, &topic);
+                let made =
+                    CapturedTable::new(table.schema.clone(), &self.labels, &self.producer, &topic);
                 CopiedTable::new(made)
             })
             .collect();
@@ -250,14 +259,20 @@ impl Copier {
         let acked = self.producer.acked(batch).await?;
         let mut rows = extents(&self.producer, &acked, None).await?;
         for table in &at_point {
-            let partitions = rows.entry(self.topics.copy(&table.schema.table)).or_default();
+            let partitions = rows
+                .entry(self.topics.copy(&table.schema.table))
+                .or_default();
             for partition in 0..i32::try_from(table.schema.partitions).unwrap_or(i32::MAX) {
-                partitions.entry(partition).or_insert(Extent { last: -1, count: 0 });
+                partitions
+                    .entry(partition)
+                    .or_insert(Extent { last: -1, count: 0 });
             }
         }
         self.context.status.update(|view| {
             for copy in &mut view.copies {
-                copy.done |= tables.iter().any(|t| t.schema.table.to_string() == copy.table);
+                copy.done |= tables
+                    .iter()
+                    .any(|t| t.schema.table.to_string() == copy.table);
             }
         });
         Ok(rows)
@@ -394,12 +409,18 @@ mod tests {
         let captured = [table("a"), table("b")];
         let none = BTreeMap::new();
         let made = BTreeMap::new();
-        let need = |ledger: &CopyLedger, wishes, made: &BTreeMap<_, _>| needed(&captured, ledger, wishes, made);
+        let need =
+            |ledger: &CopyLedger,
+             wishes: &BTreeMap<String, Progress>,
+             made: &BTreeMap<TableName, i64>| needed(&captured, ledger, wishes, made);
         assert_eq!(need(&ledger(&[]), &none, &made), captured.to_vec());
         let all = ledger(&[("a", 10), ("b", 20)]);
         assert!(need(&all, &none, &made).is_empty());
         assert_eq!(need(&ledger(&[("a", 10)]), &none, &made), vec![table("b")]);
-        assert!(need(&all, &wishes("a", -1), &made).is_empty(), "there is one");
+        assert!(
+            need(&all, &wishes("a", -1), &made).is_empty(),
+            "there is one"
+        );
         assert_eq!(need(&all, &wishes("a", 10), &made), vec![table("a")]);
         assert!(need(&all, &wishes("gone", 10), &made).is_empty());
         let made = BTreeMap::from([(table("a"), 10)]);

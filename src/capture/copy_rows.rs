@@ -90,8 +90,12 @@ pub async fn read_all(
         .zip(blocks)
         .map(|((index, leaf), blocks)| (index, leaf.table.clone(), blocks))
         .collect();
-    let filters: Arc<Vec<Option<String>>> =
-        Arc::new(tables.iter().map(|table| table.row_filter.clone()).collect());
+    let filters: Arc<Vec<Option<String>>> = Arc::new(
+        tables
+            .iter()
+            .map(|table| table.row_filter.clone())
+            .collect(),
+    );
     let chunks = Arc::new(std::sync::Mutex::new(plan_chunks(&leaves)));
     let mut readers = JoinSet::new();
     for session in snapshot.readers {
@@ -106,9 +110,8 @@ pub async fn read_all(
     // The first session holds the tables' locks: sessions end together, when all are done.
     let mut sessions = Vec::new();
     while let Some(joined) = readers.join_next().await {
-        let session = joined.map_err(|error| {
-            Error::transient("a reader of the copy ended").caused_by(error)
-        })??;
+        let session = joined
+            .map_err(|error| Error::transient("a reader of the copy ended").caused_by(error))??;
         sessions.push(session);
     }
     for index in 0..writer.tables.len() {
@@ -178,7 +181,9 @@ impl Reader {
             }
             rest.extend_from_slice(data);
             if rows >= ROWS_A_REPORT {
-                table.rows.fetch_add(std::mem::take(&mut rows), Ordering::Relaxed);
+                table
+                    .rows
+                    .fetch_add(std::mem::take(&mut rows), Ordering::Relaxed);
                 self.writer.show(chunk.table);
             }
         }
@@ -304,8 +309,11 @@ impl RowWriter {
         }
         .to_bytes();
         let piece = part.map(PartHeader::to_bytes).unwrap_or_default();
-        let headers: [Header<'_>; 3] =
-            [(RECORD_HEADER, &own), (COPY_HEADER, &copy), (PART_HEADER, &piece)];
+        let headers: [Header<'_>; 3] = [
+            (RECORD_HEADER, &own),
+            (COPY_HEADER, &copy),
+            (PART_HEADER, &piece),
+        ];
         let count = if part.is_some() { 3 } else { 2 };
         self.producer
             .send(self.batch, slot, key, Some(value), &headers[..count])

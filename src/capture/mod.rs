@@ -38,7 +38,7 @@ use self::prepare::{Prepared, prepare};
 use self::publisher::{Published, Publisher};
 use self::stream_loop::StreamLoop;
 use self::tables::Tables;
-use self::takeover::{Taken, take_over};
+use self::takeover::{Taken, hold, take_over};
 
 /// What a source worker works with.
 #[derive(Clone)]
@@ -74,9 +74,15 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
         began = begin(context, &topics, &producer) => began?,
         () = context.stop.cancelled() => None,
     };
-    let Some((prepared, taken)) = began else {
+    let Some((prepared, mut taken)) = began else {
         return Ok(());
     };
+    let before_records = async {
+        let bounds = watermarks(&producer, &topics, &prepared).await?;
+        drop_leaving(context, &prepared).await;
+        Ok(bounds)
+    };
+    let lower_bounds = hold(&mut taken.stream, before_records).await?;
     tracing::info!(epoch = %taken.epoch, resume = %taken.resume, tables = prepared.tables.len(), "streaming");
     context.status.update(|view| {
         view.state = State::Streaming;
@@ -100,7 +106,7 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
         topics: topics.clone(),
         producer: producer.clone(),
         confirmations: taken.confirmations,
-        lower_bounds: watermarks(&producer, &topics, &prepared).await?,
+        lower_bounds,
         samples,
         published: publish,
     };
@@ -127,7 +133,6 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
         ledger: taken.ledger,
     };
     tasks.spawn(copier.run());
-    drop_leaving(context, &prepared).await;
 
     let stream = StreamLoop {
         context: context.clone(),
@@ -200,7 +205,9 @@ async fn drop_leaving(context: &CaptureContext, prepared: &Prepared) {
                 tracing::info!(%table, "table leaves the publication");
             }
         }
-        Err(error) => tracing::warn!(%error, "tables could not leave the publication; the next epoch tries again"),
+        Err(error) => {
+            tracing::warn!(%error, "tables could not leave the publication; the next epoch tries again")
+        }
     }
 }
 
@@ -213,7 +220,9 @@ async fn cause(tasks: &mut JoinSet<Result<()>>, producer: &EpochProducer) -> Opt
             error = first_error(tasks) => error,
         }
     };
-    tokio::time::timeout(Duration::from_millis(100), ended).await.ok()
+    tokio::time::timeout(Duration::from_millis(100), ended)
+        .await
+        .ok()
 }
 
 /// Waits until a task fails.

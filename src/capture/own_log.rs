@@ -72,7 +72,11 @@ impl OwnLog {
     }
 
     /// Reads the log from `from` to its end now.
-    pub async fn read_from(kafka: &KafkaSettings, topic: &str, from: i64) -> Result<Vec<(i64, Entry)>> {
+    pub async fn read_from(
+        kafka: &KafkaSettings,
+        topic: &str,
+        from: i64,
+    ) -> Result<Vec<(i64, Entry)>> {
         let mut tail = LogTail::open(kafka, topic, From::Offset(from)).await?;
         let (entries, _end) = tail.read_to_end().await?;
         Ok(entries)
@@ -88,7 +92,9 @@ impl OwnLog {
 
     /// Whether a valid entry was read.
     pub fn has_entries(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.last_valid.is_some())
+        self.place
+            .as_ref()
+            .is_some_and(|place| place.last_valid.is_some())
     }
 
     /// What is known of copies.

@@ -97,7 +97,11 @@ pub async fn prepare(
     producer: &EpochProducer,
 ) -> Result<Prepared> {
     let source = &context.source;
-    let client = connect(&source.postgres, &format!("walferry_{}_catalog", context.pipeline)).await?;
+    let client = connect(
+        &source.postgres,
+        &format!("walferry_{}_catalog", context.pipeline),
+    )
+    .await?;
     catalog::prepare_session(&client).await?;
     let database = client
         .query_one("SELECT current_database()::text", &[])
@@ -119,8 +123,15 @@ pub async fn prepare(
         catalog::published(&client, &source.publication).await?
     };
     refuse(&catalog::refusals(&tables))?;
-    let (log, missing) =
-        prepare_topics(context, topics, producer, &found_slot, &found_publication, &mut tables).await?;
+    let (log, missing) = prepare_topics(
+        context,
+        topics,
+        producer,
+        &found_slot,
+        &found_publication,
+        &mut tables,
+    )
+    .await?;
     let leaving = if source.manage_publication {
         prepare_publication(context, &client, missing, found_publication, &tables).await?
     } else {
@@ -174,7 +185,8 @@ async fn prepare_topics(
     let mut log = OwnLog::new(context.kafka.clone(), topics.commits());
     let topic = there.contains_key(&topics.commits());
     if topic {
-        log.read_on(producer, producer.partition_slot(&topics.commits(), 0)).await?;
+        log.read_on(producer, producer.partition_slot(&topics.commits(), 0))
+            .await?;
     }
     let missing = decide(
         Existing {
@@ -201,14 +213,17 @@ async fn prepare_topics(
     }
     let specs = topic_specs(context, topics, tables, &known);
     admin.ensure(&specs).await?;
-    let partitions: BTreeMap<&String, i32> =
-        specs.iter().map(|spec| (&spec.name, spec.partitions)).collect();
+    let partitions: BTreeMap<&String, i32> = specs
+        .iter()
+        .map(|spec| (&spec.name, spec.partitions))
+        .collect();
     for table in tables.iter_mut() {
         let count = partitions[&topics.table(&table.schema.table)];
         table.schema.partitions = u32::try_from(count).unwrap_or(1);
     }
     if !topic {
-        log.read_on(producer, producer.partition_slot(&topics.commits(), 0)).await?;
+        log.read_on(producer, producer.partition_slot(&topics.commits(), 0))
+            .await?;
     }
     Ok((log, missing))
 }
@@ -316,7 +331,11 @@ mod tests {
             (found(true, false, true, true), true, missing(false, false)),
             (found(true, true, true, true), true, missing(false, false)),
             (found(true, true, true, true), false, missing(false, false)),
-            (found(false, false, true, false), false, missing(false, true)),
+            (
+                found(false, false, true, false),
+                false,
+                missing(false, true),
+            ),
             (found(false, false, false, false), false, None),
             (found(true, true, true, false), true, None),
             (found(true, true, false, true), true, None),

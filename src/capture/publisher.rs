@@ -15,9 +15,7 @@ use crate::capture::batches::Closed;
 use crate::capture::own_log::OwnLog;
 use crate::capture::takeover::append;
 use crate::error::{Error, Result};
-use crate::log::commit_log::{
-    BatchEntry, CopyBegin, CopyEnd, Entry, Extent, Extents, Sample,
-};
+use crate::log::commit_log::{BatchEntry, CopyBegin, CopyEnd, Entry, Extent, Extents, Sample};
 use crate::log::confirm::{Confirmations, Decision};
 use crate::log::producer::{Acked, BatchId, EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;

@@ -254,7 +254,9 @@ impl StreamLoop {
         let out = &mut state.outbox;
         match message {
             Message::Insert { new, .. } => self.encoder.insert(table, new, out)?,
-            Message::Update { old, new, .. } => self.encoder.update(table, old.as_ref(), new, out)?,
+            Message::Update { old, new, .. } => {
+                self.encoder.update(table, old.as_ref(), new, out)?
+            }
             Message::Delete { old, .. } => self.encoder.delete(table, old, out)?,
             Message::Truncate { .. } => self.encoder.truncate(table, out)?,
             Message::Begin(_)
@@ -290,7 +292,10 @@ impl StreamLoop {
         let order = if state.batches.closes(in_flight) {
             Order::Batch {
                 closed: state.batches.close(now),
-                batch: Some(std::mem::replace(&mut state.batch, self.producer.open_batch())),
+                batch: Some(std::mem::replace(
+                    &mut state.batch,
+                    self.producer.open_batch(),
+                )),
             }
         } else if let Some(closed) = state.batches.heartbeat(in_flight, now) {
             Order::Batch {

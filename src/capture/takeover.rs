@@ -117,7 +117,11 @@ async fn attempt(
         StartOutcome::Busy => return Ok(Err(Missed::Busy)),
     };
 
-    let found = hold(&mut stream, find_leader(context, prepared, identity.system_id, identity.timeline)).await?;
+    let found = hold(
+        &mut stream,
+        find_leader(context, prepared, identity.system_id, identity.timeline),
+    )
+    .await?;
     let own = EpochEntry {
         after,
         instance: instance_of_attempt(context),
@@ -128,13 +132,21 @@ async fn attempt(
             .map(|(table, relation)| Captured { table, relation })
             .collect(),
     };
-    let offset = hold(&mut stream, append(producer, commits, &Entry::Epoch(own.clone()))).await?;
+    let offset = hold(
+        &mut stream,
+        append(producer, commits, &Entry::Epoch(own.clone())),
+    )
+    .await?;
     let mut place = prepared.log.place().clone();
     let between = match offset {
         Some(offset) if offset == after => vec![(offset, Entry::Epoch(own.clone()))],
         Some(_) | None => {
             let commits = topics.commits();
-            hold(&mut stream, OwnLog::read_from(&context.kafka, &commits, after)).await?
+            hold(
+                &mut stream,
+                OwnLog::read_from(&context.kafka, &commits, after),
+            )
+            .await?
         }
     };
     let epoch = match epoch_fate(&mut place, &between, &own)? {
@@ -223,7 +235,10 @@ pub async fn append(
 
 /// Waits for `work` while the stream's frames are left unread, and keeps the connection alive with
 /// feedback that confirms nothing.
-async fn hold<T>(
+///
+/// # Errors
+/// The work's, or transient when the connection ends.
+pub async fn hold<T>(
     stream: &mut ReplicationStream,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {

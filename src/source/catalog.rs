@@ -167,7 +167,10 @@ pub async fn selected(client: &Client, selection: &Selection) -> Result<Vec<Cata
     let oids: Vec<Oid> = rows
         .iter()
         .filter(|row| {
-            selection.takes(&TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)))
+            selection.takes(&TableName::new(
+                row.get::<_, String>(1),
+                row.get::<_, String>(2),
+            ))
         })
         .map(|row| Oid(row.get(0)))
         .collect();
@@ -474,19 +477,24 @@ fn table_schema(
     let streamed: Vec<&ColumnFacts> = columns.iter().filter(|c| !c.generated).collect();
     let place = |number: i16| streamed.iter().position(|c| c.number == number);
     let primary = found.and_then(|found| found.primary.as_ref());
-    let primary_numbers = primary.map(|(numbers, _)| numbers.clone()).unwrap_or_default();
+    let primary_numbers = primary
+        .map(|(numbers, _)| numbers.clone())
+        .unwrap_or_default();
     let key_numbers = match relation.identity {
         ReplicaIdentity::Full => primary_numbers.clone(),
-        identity @ (ReplicaIdentity::Default | ReplicaIdentity::Index | ReplicaIdentity::Nothing) => {
-            identity_numbers(identity, found)
-        }
+        identity @ (ReplicaIdentity::Default
+        | ReplicaIdentity::Index
+        | ReplicaIdentity::Nothing) => identity_numbers(identity, found),
     };
     let missing = columns
         .iter()
         .filter(|c| c.generated && key_numbers.contains(&c.number))
         .map(|c| c.column.name.clone())
         .collect();
-    let mut key: Vec<usize> = key_numbers.iter().filter_map(|&number| place(number)).collect();
+    let mut key: Vec<usize> = key_numbers
+        .iter()
+        .filter_map(|&number| place(number))
+        .collect();
     key.sort_unstable();
     let primary_key: Option<Vec<usize>> = primary_numbers.iter().map(|&n| place(n)).collect();
     let schema = TableSchema {

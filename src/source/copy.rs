@@ -91,9 +91,15 @@ impl Snapshot {
         if leaves.is_empty() {
             return Ok(tables);
         }
-        let list: Vec<String> = leaves.iter().map(|(_, name)| format!("ONLY {name}")).collect();
+        let list: Vec<String> = leaves
+            .iter()
+            .map(|(_, name)| format!("ONLY {name}"))
+            .collect();
         session
-            .batch_execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", ")))
+            .batch_execute(&format!(
+                "LOCK TABLE {} IN ACCESS SHARE MODE",
+                list.join(", ")
+            ))
             .await
             .map_err(|error| classify(&error, "locking tables for their copy"))?;
         let (oids, names): (Vec<u32>, Vec<String>) = leaves.into_iter().unzip();
@@ -109,7 +115,11 @@ impl Snapshot {
             )
             .await
             .map_err(|error| classify(&error, "checking tables before their copy"))?;
-        if row.get(0) { Ok(tables) } else { Err(changed()) }
+        if row.get(0) {
+            Ok(tables)
+        } else {
+            Err(changed())
+        }
     }
 
     /// Blocks of each leaf now: rows of the snapshot lie in them or (for the last chunk) beyond.
@@ -284,7 +294,9 @@ fn unescape(value: &[u8], out: &mut Vec<u8>) -> Result<()> {
             Some(b'v') => 0x0b,
             Some(b'\\') => b'\\',
             Some(_) | None => {
-                return Err(Error::transient("COPY sent an escape that it does not write"));
+                return Err(Error::transient(
+                    "COPY sent an escape that it does not write",
+                ));
             }
         };
         out.push(plain);
