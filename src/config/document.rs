@@ -82,6 +82,18 @@ impl Document {
         found.unwrap_or_else(|| "it".to_owned())
     }
 
+    /// As [`Document::written`], for an item of a list.
+    pub(super) fn written_item(&self, key: &str, index: usize) -> String {
+        let mut found = None;
+        self.visit(&mut |name, _, value| {
+            if name == key {
+                let item = value.as_array().and_then(|items| items.get(index));
+                found = item.and_then(|item| item.get_ref().as_str().map(|t| format!("`{t}`")));
+            }
+        });
+        found.unwrap_or_else(|| "it".to_owned())
+    }
+
     fn place(&self, key: &str, line: Option<usize>) -> String {
         let mut place = self.path.display().to_string();
         if let Some(line) = line {

@@ -571,11 +571,14 @@ fn tables(document: &Document, raw: raw::Tables) -> Result<(Vec<String>, Vec<Str
         ));
     }
     for (key, patterns) in [("tables.include", &include), ("tables.exclude", &exclude)] {
-        for pattern in patterns {
+        for (index, pattern) in patterns.iter().enumerate() {
             if !is_table_pattern(pattern) {
                 return Err(document.error(
                     key,
-                    format!("`{pattern}` is not a table pattern"),
+                    format!(
+                        "{} is not a table pattern",
+                        document.written_item(key, index)
+                    ),
                     "write schema.table without quotes, with * for any characters and ? for one, such as \"public.*\"",
                 ));
             }
