@@ -1,5 +1,7 @@
 //! The sink worker: reads valid entries and their records, plans, applies, checkpoints.
 
+pub mod plan;
+
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;

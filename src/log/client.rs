@@ -1,0 +1,69 @@
+//! What all of walferry's Kafka clients have in common: librdkafka's settings and its log lines.
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+
+use crate::config::KafkaSettings;
+
+/// Settings for one client: brokers, walferry's defaults, then `own`, then what the operator passes
+/// through (which wins, except over `fixed`: what the protocol depends on).
+pub fn client_config(
+    kafka: &KafkaSettings,
+    own: &[(&str, &str)],
+    fixed: &[(&str, &str)],
+) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &kafka.brokers);
+    config.set("client.id", "walferry");
+    config.set("topic.metadata.propagation.max.ms", "30000");
+    // A dead broker that sends no RST is noticed by time-out; a restarted one is used again soon.
+    config.set("socket.keepalive.enable", "true");
+    config.set("socket.nagle.disable", "true");
+    config.set("socket.timeout.ms", "20000");
+    config.set("reconnect.backoff.ms", "50");
+    config.set("reconnect.backoff.max.ms", "2000");
+    config.set("log.connection.close", "false");
+    for (name, value) in own {
+        config.set(*name, *value);
+    }
+    for (name, value) in &kafka.properties {
+        config.set(name, value.reveal());
+    }
+    for (name, value) in fixed {
+        config.set(*name, *value);
+    }
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config
+}
+
+/// Writes librdkafka's log lines to `tracing`, one level quieter than it means them: it cries
+/// wolf at every reconnect, and what stops a worker comes back as an error anyway.
+#[derive(Clone, Copy, Debug)]
+pub struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(error = %error, reason, "Kafka client");
+    }
+}
+
+pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::warn!(facility, "Kafka client: {message}");
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::info!(facility, "Kafka client: {message}");
+        }
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::debug!(facility, "Kafka client: {message}");
+        }
+        RDKafkaLogLevel::Debug => tracing::trace!(facility, "Kafka client: {message}"),
+    }
+}
