@@ -1,5 +1,11 @@
 //! The source worker: one epoch is one replication connection and one producer.
 
+pub mod batches;
+pub mod encode_tx;
+pub mod feedback;
+pub mod outbox;
+pub mod tables;
+
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;

@@ -7,3 +7,4 @@ pub mod publication;
 pub mod sample;
 pub mod slot;
 pub mod stream;
+pub mod user_types;
