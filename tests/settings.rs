@@ -90,7 +90,7 @@ fn every_setting_is_taken() {
     "#;
     let source = r#"
         kind = "postgres-source"
-        url = "host=leader dbname=shop"
+        url = "host=leader user=u dbname=shop"
         slot = "s1"
         publication = "My Publication"
         manage_publication = false
@@ -428,6 +428,21 @@ fn each_wrong_connector_gives_one_clear_error() {
             vec!["c.toml:3", "statement_timeout", "5min"],
         ),
         (
+            "tls said twice",
+            "kind = \"postgres\"\nurl = \"postgres://u@h/d?sslmode=require\"\n[tls]\nmode = \"prefer\"".into(),
+            vec!["c.toml:4", "tls.mode", "sslmode", "one of the two"],
+        ),
+        (
+            "sslmode of nowhere",
+            "kind = \"postgres\"\nurl = \"postgres://u@h/d?sslmode=maybe\"".into(),
+            vec!["c.toml:2", "url", "sslmode", "verify-full"],
+        ),
+        (
+            "no user",
+            "kind = \"postgres\"\nurl = \"postgres://h/d\"".into(),
+            vec!["c.toml:2", "url", "names no user"],
+        ),
+        (
             "unset variable",
             sink("connect_timeout = \"${env:WALFERRY_UNSET_1}\""),
             vec![
@@ -522,7 +537,7 @@ fn secrets_come_from_files_and_the_environment_and_are_never_shown() {
     assert!(!format!("{settings:?}").contains(secret));
 
     // PATH is set wherever tests run.
-    let with_env = "kind = \"postgres\"\nurl = \"host=h application_name='${env:PATH}'\"\n";
+    let with_env = "kind = \"postgres\"\nurl = \"host=h user=u application_name='${env:PATH}'\"\n";
     let settings = load(MAIN, &[("a.toml", with_env)]).unwrap();
     let StoreSettings::Postgres(store) = &settings.sinks[0].store else {
         panic!("{:?}", settings.sinks[0].store)
@@ -570,4 +585,24 @@ fn secrets_come_from_files_and_the_environment_and_are_never_shown() {
         let error = load(&main, &[("a.toml", &connector)]).expect_err(case);
         assert!(!error.to_string().contains(secret), "{case}: {error}");
     }
+}
+
+#[test]
+fn tls_may_be_said_in_the_url_as_libpq_does() {
+    let sink = "kind = \"postgres\"\nurl = \"postgres://u@h/d?sslmode=verify-full&sslrootcert=root.pem\"\n";
+    let settings = load(MAIN, &[("a.toml", sink), ("root.pem", "")]).unwrap();
+    let StoreSettings::Postgres(store) = &settings.sinks[0].store else {
+        panic!("{:?}", settings.sinks[0].store)
+    };
+    assert_eq!(store.postgres.url.reveal(), "postgres://u@h/d");
+    assert_eq!(store.postgres.tls.mode, TlsMode::VerifyFull);
+    assert!(
+        store
+            .postgres
+            .tls
+            .root_cert
+            .as_ref()
+            .unwrap()
+            .ends_with("root.pem")
+    );
 }

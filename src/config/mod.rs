@@ -1,6 +1,8 @@
 //! Settings: what they are, their defaults and bounds. Parsed and checked once, here, before any
 //! connection is opened; past this module nobody re-checks.
 
+mod checks;
+mod connector;
 pub mod defaults;
 mod document;
 mod load;

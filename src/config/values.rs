@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::model::TableName;
-
 /// Units of sizes, longest first, with their bytes.
 const SIZE_UNITS: [(&str, u64); 10] = [
     ("KiB", 1 << 10),
@@ -83,43 +81,6 @@ pub fn is_table_pattern(pattern: &str) -> bool {
         && !pattern.contains(['"', '\0'])
 }
 
-/// Whether include and exclude patterns select a table. Patterns are matched against
-/// `schema.table` as `pg_class` has the names; `*` stands for any characters, `?` for one.
-pub fn selects(include: &[String], exclude: &[String], table: &TableName) -> bool {
-    let name = table.to_string();
-    include.iter().any(|p| matches_pattern(p, &name))
-        && !exclude.iter().any(|p| matches_pattern(p, &name))
-}
-
-/// Glob matching with one back-tracking point, so linear but for the last star.
-fn matches_pattern(pattern: &str, name: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let name: Vec<char> = name.chars().collect();
-    let (mut p, mut n) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == name[n] => {
-                p += 1;
-                n += 1;
-            }
-            Some(_) | None => match star {
-                Some((at, taken)) => {
-                    star = Some((at, taken + 1));
-                    p = at + 1;
-                    n = taken + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,28 +113,6 @@ mod tests {
             (16 << 20, "16.0 MiB"),
         ] {
             assert_eq!(print_size(bytes), text);
-        }
-    }
-
-    #[test]
-    fn patterns_select_tables() {
-        let table = |name: &str| TableName::new("public", name);
-        let one = |p: &str| vec![p.to_owned()];
-        for (include, exclude, name, selected) in [
-            ("*.*", "", "orders", true),
-            ("public.*", "public.orders", "orders", false),
-            ("public.ord?rs", "", "orders", true),
-            ("public.o*s", "", "orders", true),
-            ("public.o*x", "", "orders", false),
-            ("shop.*", "", "orders", false),
-            ("*.a.b", "", "a.b", true),
-            ("*", "", "", true),
-        ] {
-            assert_eq!(
-                selects(&one(include), &one(exclude), &table(name)),
-                selected,
-                "{include} - {exclude}: {name}"
-            );
         }
     }
 }
