@@ -33,13 +33,13 @@ const SUCCESS_AFTER: Duration = Duration::from_secs(60);
 /// Longest wait for the parts to finish what is in flight.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
-/// Runs what the settings name (only the connectors in `only`, unless it is empty) until `stop`.
+/// Runs the connectors of the settings until `stop`; returns the names of the parts that had halted
+/// or been fenced by then.
 ///
 /// # Errors
-/// Halt when `only` names no connector of the settings; transient when the HTTP address cannot be
-/// taken, or when a part did not finish within the time allowed.
-pub async fn run(settings: Settings, only: &[String], stop: CancellationToken) -> Result<()> {
-    let settings = select(settings, only)?;
+/// Transient when the HTTP address cannot be taken, or when a part did not finish within the time
+/// allowed.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<String>> {
     let status = ProcessStatus {
         pipeline: settings.pipeline.clone(),
         source: settings
@@ -95,11 +95,26 @@ pub async fn run(settings: Settings, only: &[String], stop: CancellationToken) -
         )));
     }
     tracing::info!("stopped");
-    Ok(())
+    Ok(unwell(&status))
+}
+
+fn unwell(status: &ProcessStatus) -> Vec<String> {
+    let source = status.source.iter();
+    let source = source.map(|(name, view)| (name, view.get().state));
+    let sinks = status.sinks.iter();
+    let sinks = sinks.map(|sink| (&sink.name, sink.view.get().state));
+    source
+        .chain(sinks)
+        .filter(|(_, state)| matches!(state, State::Halted | State::Fenced))
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// Keeps the connectors named in `only`; all when it is empty.
-fn select(mut settings: Settings, only: &[String]) -> Result<Settings> {
+///
+/// # Errors
+/// Halt when `only` names no connector of the settings.
+pub fn select(mut settings: Settings, only: &[String]) -> Result<Settings> {
     if only.is_empty() {
         return Ok(settings);
     }
@@ -160,7 +175,7 @@ fn start(
 }
 
 /// A token that no other start of a process has.
-fn instance_token() -> String {
+pub fn instance_token() -> String {
     format!("{:016x}", rand::rng().random::<u64>())
 }
 

@@ -8,7 +8,7 @@ use super::document::{Document, nearest};
 use super::values::{is_connector_name, is_slot_name, is_table_pattern, print_size};
 use super::{
     PostgresSettings, PostgresSinkSettings, Secret, Settings, SinkSettings, SourceSettings,
-    StdoutFrom, StdoutSinkSettings, StoreSettings, TlsMode, TlsSettings, defaults, raw,
+    StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, TlsMode, TlsSettings, defaults, raw,
 };
 use crate::error::{Error, Result};
 use crate::postgres::{UrlTls, split_tls};
@@ -215,7 +215,10 @@ fn stdout_sink(document: &Document, name: &str) -> Result<SinkSettings> {
     )?;
     Ok(SinkSettings {
         name: name.to_owned(),
-        store: StoreSettings::Stdout(StdoutSinkSettings { from }),
+        store: StoreSettings::Stdout(StdoutSinkSettings {
+            from,
+            form: StdoutForm::Json,
+        }),
         include,
         exclude,
         batch_max_bytes: size(

@@ -217,6 +217,17 @@ pub struct PostgresSinkSettings {
 pub struct StdoutSinkSettings {
     /// Where to begin: at the log's end, or at its first entry.
     pub from: StdoutFrom,
+    /// How a change is printed. JSON for connectors; `walferry tail` asks for either.
+    pub form: StdoutForm,
+}
+
+/// How a change is printed on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdoutForm {
+    /// One JSON object a line.
+    Json,
+    /// For people: time, table, operation, key and changed columns on one line.
+    Readable,
 }
 
 /// Where a sink without a memory of its own begins.
