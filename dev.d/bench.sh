@@ -1,11 +1,19 @@
 # shellcheck shell=bash
-# ./dev bench: sets the stage and hands over to bench/run, which holds the measurement itself.
+# ./dev bench: the benchmark is bench/replication; here it gets a broker of its own and is run.
 
 cmd_bench() {
-  [[ -x $ROOT/bench/run ]] || die "there is no benchmark yet" "it belongs in bench/run (its load is in bench/load/)"
+  local dir=$STACK/bench-$$
   ensure_setup "$(default_major)"
-  (cd "$ROOT" && cargo build --release --locked)
-  PG_CLIENTS=$(pg_clients)
-  export PG_CLIENTS WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK
-  exec "$ROOT/bench/run" "$@"
+  cd "$ROOT" || die "cannot enter $ROOT"
+  mkdir -p -- "$dir"
+  own_by_server_user "$dir"
+  # shellcheck disable=SC2064 # the directory as it is now
+  trap "(server_stop_all '$dir' immediate) >/dev/null 2>&1; rm -rf -- '$dir'" EXIT
+  cargo bench --locked --bench replication --no-run
+  WALFERRY_KAFKA_HEAP=1g kafka_start "$dir/kafka" 1
+  WALFERRY_TEST_KAFKA=$(<"$dir/kafka/bootstrap")
+  WALFERRY_BENCH_KAFKA_PIDS=$(cut -d ' ' -f 1 "$dir"/kafka/node-*/pid | paste -sd ,)
+  export WALFERRY_TEST_KAFKA WALFERRY_BENCH_KAFKA_PIDS
+  export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$dir
+  cargo bench --quiet --locked --bench replication -- "$@"
 }

@@ -32,6 +32,8 @@ end_demo() {
   stop_process "$DEMO/load.pid" TERM 5 || true
   stop_process "$DEMO/walferry.pid" TERM 20 || true
   (stop_stack demo immediate) || true
+  # .stack/run/env names servers that run: ./dev up's again, if there are any.
+  if [[ -f $RUN/up.env ]]; then cp -- "$RUN/up.env" "$RUN/env"; else rm -f -- "$RUN/env"; fi
   say "all stopped; logs and data stay in $DEMO until the next demo"
   exit "$status"
 }
@@ -185,12 +187,15 @@ SQL
   ) == t ]]
 }
 
+# Reached, or walferry is gone and waiting is pointless.
+follower_settled() { follower_has "$1" || process_is_gone "$DEMO/walferry.pid"; }
+
 await_follower() {
   local lsn started
   wait_until 10 leader_is_quiet || die "the load's sessions are still open on the leader"
   lsn=$(sql "$WALFERRY_LEADER_URL" -c 'SELECT pg_current_wal_flush_lsn()')
   started=$(now_ms)
-  if ! wait_until "$DEMO_DRAIN_LIMIT_S" follower_has "$lsn"; then
+  if ! wait_until "$DEMO_DRAIN_LIMIT_S" follower_settled "$lsn" || ! follower_has "$lsn"; then
     show_log_end "$DEMO/walferry.log"
     die "the follower did not reach the leader's end $lsn within $DEMO_DRAIN_LIMIT_S s" \
       "it has: $(sql "$WALFERRY_FOLLOWER_URL" -c 'SELECT applied FROM walferry.checkpoint' 2>&1)" "walferry's log: $DEMO/walferry.log"

@@ -137,3 +137,9 @@ cmd_psql() {
     *) die "./dev psql leader|follower [psql's arguments]" ;;
   esac
 }
+
+cmd_client() {
+  local program=$1
+  [[ -x $(pg_clients)/$program ]] || ensure_setup "$(default_major)"
+  exec "$(pg_clients)/$program" "${@:2}"
+}

@@ -41,16 +41,26 @@ pub struct Drains {
     pub source: Drained,
 }
 
-const SETTINGS: &[&str] =
-    &["fsync=on", "shared_buffers=256MB", "max_wal_size=8GB", "checkpoint_timeout=30min", "autovacuum=off"];
+const SETTINGS: &[&str] = &[
+    "fsync=on",
+    "shared_buffers=256MB",
+    "max_wal_size=8GB",
+    "checkpoint_timeout=30min",
+    "autovacuum=off",
+];
 
 /// Starts three equal servers, lets the backlog wait in four slots, and drains one after the other.
 pub async fn measure(plan: &Plan) -> anyhow::Result<Drains> {
     let leader = Postgres::start_with("leader", SETTINGS);
-    let (native, follower) = (Postgres::start_with("native", SETTINGS), Postgres::start_with("follower", SETTINGS));
+    let (native, follower) = (
+        Postgres::start_with("native", SETTINGS),
+        Postgres::start_with("follower", SETTINGS),
+    );
     let client = leader.client().await;
     client.batch_execute(load::TABLES).await?;
-    client.batch_execute("CREATE PUBLICATION native FOR TABLE bulk, marker").await?;
+    client
+        .batch_execute("CREATE PUBLICATION native FOR TABLE bulk, marker")
+        .await?;
     let on_native = native.client().await;
     on_native.batch_execute(load::TABLES).await?;
     on_native
@@ -60,7 +70,9 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Drains> {
             leader.port
         ))
         .await?;
-    client.batch_execute("SELECT pg_create_logical_replication_slot('plain', 'pgoutput')").await?;
+    client
+        .batch_execute("SELECT pg_create_logical_replication_slot('plain', 'pgoutput')")
+        .await?;
     // Both pipelines have made their slots and their (empty) first copies before the load is written.
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let alone = Pipeline::new(&leader, &[]);
@@ -75,40 +87,88 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Drains> {
     let end = load::write(&client, plan).await?;
     eprintln!("  the backlog is written, up to {end}");
     let drains = Drains {
-        native: drain_native(plan, &leader, &on_native).await.context("native")?,
-        walferry: drain_walferry(plan, &leader, &on_follower, &pipeline).await.context("walferry")?,
-        recvlogical: drain_recvlogical(plan, &leader, &end).await.context("pg_recvlogical")?,
-        source: drain_source(plan, &leader, &alone, &end).await.context("source")?,
+        native: drain_native(plan, &leader, &on_native)
+            .await
+            .context("native")?,
+        walferry: drain_walferry(plan, &leader, &on_follower, &pipeline)
+            .await
+            .context("walferry")?,
+        recvlogical: drain_recvlogical(plan, &leader, &end)
+            .await
+            .context("pg_recvlogical")?,
+        source: drain_source(plan, &leader, &alone, &end)
+            .await
+            .context("source")?,
     };
-    let contents = (load::content(&client).await?, load::content(&on_native).await?, load::content(&on_follower).await?);
-    ensure!(contents.0 == contents.1, "native's follower differs from the leader: {contents:?}");
-    ensure!(contents.0 == contents.2, "walferry's follower differs from the leader: {contents:?}");
+    let contents = (
+        load::content(&client).await?,
+        load::content(&on_native).await?,
+        load::content(&on_follower).await?,
+    );
+    ensure!(
+        contents.0 == contents.1,
+        "native's follower differs from the leader: {contents:?}"
+    );
+    ensure!(
+        contents.0 == contents.2,
+        "walferry's follower differs from the leader: {contents:?}"
+    );
     Ok(drains)
 }
 
 fn drained(plan: &Plan, begin: Instant) -> Drained {
     let seconds = begin.elapsed().as_secs_f64();
     let rate = load::changes(plan) as f64 / seconds;
-    Drained { seconds, rate, walsender_cpu: 0.0, reader_cpu: 0.0, backend_cpu: 0.0, kafka_cpu: 0.0, peak_bytes: 0 }
+    Drained {
+        seconds,
+        rate,
+        walsender_cpu: 0.0,
+        reader_cpu: 0.0,
+        backend_cpu: 0.0,
+        kafka_cpu: 0.0,
+        peak_bytes: 0,
+    }
 }
 
 /// Process id of the walsender of a slot.
 async fn walsender(leader: &Postgres, slot: &str) -> u32 {
     let client = leader.client().await;
-    let row = client.query_opt("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", &[&slot]).await;
-    row.ok().flatten().and_then(|row| row.get::<_, Option<i32>>(0)).map_or(0, i32::unsigned_abs)
+    let row = client
+        .query_opt(
+            "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1",
+            &[&slot],
+        )
+        .await;
+    row.ok()
+        .flatten()
+        .and_then(|row| row.get::<_, Option<i32>>(0))
+        .map_or(0, i32::unsigned_abs)
 }
 
-async fn drain_native(plan: &Plan, leader: &Postgres, follower: &tokio_postgres::Client) -> anyhow::Result<Drained> {
+async fn drain_native(
+    plan: &Plan,
+    leader: &Postgres,
+    follower: &tokio_postgres::Client,
+) -> anyhow::Result<Drained> {
     let begin = Instant::now();
-    follower.batch_execute("ALTER SUBSCRIPTION native ENABLE").await?;
+    follower
+        .batch_execute("ALTER SUBSCRIPTION native ENABLE")
+        .await?;
     load::arrived(follower).await?;
     let mut result = drained(plan, begin);
     result.walsender_cpu = process::cpu_seconds(walsender(leader, "native").await);
-    let worker = follower.query_one("SELECT pid FROM pg_stat_subscription WHERE pid IS NOT NULL", &[]).await?;
+    let worker = follower
+        .query_one(
+            "SELECT pid FROM pg_stat_subscription WHERE pid IS NOT NULL",
+            &[],
+        )
+        .await?;
     let worker = worker.get::<_, i32>(0).unsigned_abs();
-    (result.reader_cpu, result.peak_bytes) = (process::cpu_seconds(worker), process::peak_bytes(worker));
-    follower.batch_execute("ALTER SUBSCRIPTION native DISABLE").await?;
+    (result.reader_cpu, result.peak_bytes) =
+        (process::cpu_seconds(worker), process::peak_bytes(worker));
+    follower
+        .batch_execute("ALTER SUBSCRIPTION native DISABLE")
+        .await?;
     Ok(result)
 }
 
@@ -124,14 +184,18 @@ async fn drain_walferry(
     let walferry = pipeline.run();
     load::arrived(follower).await?;
     let mut result = drained(plan, begin);
-    result.walsender_cpu = process::cpu_seconds(walsender(leader, &format!("walferry_{}", pipeline.name)).await);
+    result.walsender_cpu =
+        process::cpu_seconds(walsender(leader, &format!("walferry_{}", pipeline.name)).await);
     result.reader_cpu = process::cpu_seconds(walferry.pid());
     result.peak_bytes = process::peak_bytes(walferry.pid());
     result.kafka_cpu = process::cpu_of(&brokers) - kafka;
     let backends = follower
         .query("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'walferry%' AND backend_type = 'client backend'", &[])
         .await?;
-    result.backend_cpu = backends.iter().map(|row| process::cpu_seconds(row.get::<_, i32>(0).unsigned_abs())).sum();
+    result.backend_cpu = backends
+        .iter()
+        .map(|row| process::cpu_seconds(row.get::<_, i32>(0).unsigned_abs()))
+        .sum();
     ensure!(walferry.terminate() == 0, "walferry did not stop in order");
     Ok(result)
 }
@@ -139,8 +203,26 @@ async fn drain_walferry(
 async fn drain_recvlogical(plan: &Plan, leader: &Postgres, end: &str) -> anyhow::Result<Drained> {
     let begin = Instant::now();
     let mut child = Command::new(support::dev())
-        .args(["pg_recvlogical", "-h", "127.0.0.1", "-U", "postgres", "-d", "postgres", "-p", &leader.port.to_string()])
-        .args(["--slot", "plain", "--start", "--endpos", end, "-f", "/dev/null"])
+        .args([
+            "pg_recvlogical",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-d",
+            "postgres",
+            "-p",
+            &leader.port.to_string(),
+        ])
+        .args([
+            "--slot",
+            "plain",
+            "--start",
+            "--endpos",
+            end,
+            "-f",
+            "/dev/null",
+        ])
         .args(["-o", "proto_version=1", "-o", "publication_names=native"])
         .stderr(Stdio::null())
         .spawn()?;
@@ -164,7 +246,12 @@ async fn drain_recvlogical(plan: &Plan, leader: &Postgres, end: &str) -> anyhow:
     Ok(result)
 }
 
-async fn drain_source(plan: &Plan, leader: &Postgres, alone: &Pipeline, end: &str) -> anyhow::Result<Drained> {
+async fn drain_source(
+    plan: &Plan,
+    leader: &Postgres,
+    alone: &Pipeline,
+    end: &str,
+) -> anyhow::Result<Drained> {
     let brokers = process::kafka_pids();
     let kafka = process::cpu_of(&brokers);
     let client = leader.client().await;
@@ -172,7 +259,8 @@ async fn drain_source(plan: &Plan, leader: &Postgres, alone: &Pipeline, end: &st
     let walferry = alone.run();
     wait_confirmed(&client, alone, end).await;
     let mut result = drained(plan, begin);
-    result.walsender_cpu = process::cpu_seconds(walsender(leader, &format!("walferry_{}", alone.name)).await);
+    result.walsender_cpu =
+        process::cpu_seconds(walsender(leader, &format!("walferry_{}", alone.name)).await);
     result.reader_cpu = process::cpu_seconds(walferry.pid());
     result.peak_bytes = process::peak_bytes(walferry.pid());
     result.kafka_cpu = process::cpu_of(&brokers) - kafka;

@@ -39,10 +39,15 @@ const TABLE: &str = "CREATE TABLE pulse (id bigint PRIMARY KEY, v text)";
 pub async fn measure(plan: &Plan) -> anyhow::Result<Latency> {
     let settings = ["fsync=on", "synchronous_commit=on"];
     let leader = Postgres::start_with("leader", &settings);
-    let (native, follower) = (Postgres::start_with("native", &settings), Postgres::start_with("follower", &settings));
+    let (native, follower) = (
+        Postgres::start_with("native", &settings),
+        Postgres::start_with("follower", &settings),
+    );
     let writer = leader.client().await;
     writer.batch_execute(TABLE).await?;
-    writer.batch_execute("CREATE PUBLICATION native FOR TABLE pulse").await?;
+    writer
+        .batch_execute("CREATE PUBLICATION native FOR TABLE pulse")
+        .await?;
     let on_native = native.client().await;
     on_native.batch_execute(TABLE).await?;
     on_native
@@ -63,15 +68,28 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Latency> {
     run(&writer, &on_follower, 20_000_000, 2).await?;
     let of_walferry = run(&writer, &on_follower, 30_000_000, seconds).await?;
     ensure!(walferry.terminate() == 0, "walferry did not stop in order");
-    Ok(Latency { rate: RATE, native: of_native, walferry: of_walferry })
+    Ok(Latency {
+        rate: RATE,
+        native: of_native,
+        walferry: of_walferry,
+    })
 }
 
 /// Writes `RATE` transactions a second and looks at the follower each millisecond.
-async fn run(leader: &Client, follower: &Client, base: i64, seconds: u64) -> anyhow::Result<Quantiles> {
+async fn run(
+    leader: &Client,
+    follower: &Client,
+    base: i64,
+    seconds: u64,
+) -> anyhow::Result<Quantiles> {
     let committed = std::cell::RefCell::new(VecDeque::new());
     let done = std::cell::Cell::new(false);
-    let insert = leader.prepare("INSERT INTO pulse VALUES ($1, 'some words of a row')").await?;
-    let newest = follower.prepare("SELECT coalesce(max(id), 0) FROM pulse WHERE id > $1").await?;
+    let insert = leader
+        .prepare("INSERT INTO pulse VALUES ($1, 'some words of a row')")
+        .await?;
+    let newest = follower
+        .prepare("SELECT coalesce(max(id), 0) FROM pulse WHERE id > $1")
+        .await?;
     let write = async {
         let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -84,7 +102,8 @@ async fn run(leader: &Client, follower: &Client, base: i64, seconds: u64) -> any
         anyhow::Ok(())
     };
     let watch = async {
-        let (mut latencies, mut tick) = (Vec::new(), tokio::time::interval(Duration::from_millis(1)));
+        let (mut latencies, mut tick) =
+            (Vec::new(), tokio::time::interval(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !(done.get() && committed.borrow().is_empty()) {
             tick.tick().await;
@@ -100,5 +119,9 @@ async fn run(leader: &Client, follower: &Client, base: i64, seconds: u64) -> any
     let ((), mut latencies) = tokio::try_join!(write, watch)?;
     latencies.sort_by(f64::total_cmp);
     let at = |q: f64| latencies[((latencies.len() - 1) as f64 * q) as usize];
-    Ok(Quantiles { p50_ms: at(0.5), p99_ms: at(0.99), transactions: latencies.len() })
+    Ok(Quantiles {
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
+        transactions: latencies.len(),
+    })
 }

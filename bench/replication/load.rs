@@ -40,13 +40,20 @@ pub async fn write(leader: &Client, plan: &Plan) -> anyhow::Result<String> {
              INSERT INTO marker VALUES (1); CHECKPOINT;"
         ))
         .await?;
-    Ok(leader.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0))
+    Ok(leader
+        .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+        .await?
+        .get(0))
 }
 
 /// Waits until the marker is on a follower.
 pub async fn arrived(follower: &Client) -> anyhow::Result<()> {
     loop {
-        if follower.query_opt("SELECT 1 FROM marker", &[]).await?.is_some() {
+        if follower
+            .query_opt("SELECT 1 FROM marker", &[])
+            .await?
+            .is_some()
+        {
             return Ok(());
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -27,17 +27,26 @@ pub struct Plan {
 }
 
 fn plan() -> anyhow::Result<Plan> {
-    let mut plan = Plan { rows: 500_000, transactions: 100_000, runs: 1, seconds: 15 };
+    let mut plan = Plan {
+        rows: 500_000,
+        transactions: 100_000,
+        runs: 1,
+        seconds: 15,
+    };
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(option) = arguments.next() {
-        let value = arguments.next().with_context(|| format!("{option} needs a number"))?;
+        let value = arguments
+            .next()
+            .with_context(|| format!("{option} needs a number"))?;
         let number: u64 = value.parse().with_context(|| format!("{option} {value}"))?;
         match option.as_str() {
             "--rows" => plan.rows = number,
             "--transactions" => plan.transactions = number,
             "--runs" => plan.runs = usize::try_from(number)?.max(1),
             "--seconds" => plan.seconds = number,
-            other => anyhow::bail!("unknown option {other}; there are --rows, --transactions, --runs, --seconds"),
+            other => anyhow::bail!(
+                "unknown option {other}; there are --rows, --transactions, --runs, --seconds"
+            ),
         }
     }
     Ok(plan)
@@ -48,7 +57,12 @@ async fn main() -> anyhow::Result<()> {
     let plan = plan()?;
     let mut drains = Vec::new();
     for run in 0..plan.runs {
-        eprintln!("run {} of {}: backlog of {} changes", run + 1, plan.runs, load::changes(&plan));
+        eprintln!(
+            "run {} of {}: backlog of {} changes",
+            run + 1,
+            plan.runs,
+            load::changes(&plan)
+        );
         drains.push(drain::measure(&plan).await.context("backlog drain")?);
     }
     let latency = latency::measure(&plan).await.context("latency")?;

@@ -37,21 +37,50 @@ pub fn print_and_write(plan: &Plan, drains: &[Drains], latency: &Latency) -> any
         source_of_recvlogical: ratio(|d| d.source.rate / d.recvlogical.rate),
         latency_p50_of_native: latency.walferry.p50_ms / latency.native.p50_ms,
     };
-    println!("backlog of {} changes, median of {} run(s)", load::changes(plan), drains.len());
-    println!("{:<28} {:>8} {:>11} {:>10} {:>9} {:>9} {:>8} {:>9}", "", "seconds", "changes/s", "walsender", "reader", "backend", "Kafka", "peak MiB");
+    println!(
+        "backlog of {} changes, median of {} run(s)",
+        load::changes(plan),
+        drains.len()
+    );
+    println!(
+        "{:<28} {:>8} {:>11} {:>10} {:>9} {:>9} {:>8} {:>9}",
+        "", "seconds", "changes/s", "walsender", "reader", "backend", "Kafka", "peak MiB"
+    );
     line("native, end to end", drains, |d| &d.native);
     line("walferry, end to end", drains, |d| &d.walferry);
     line("pg_recvlogical", drains, |d| &d.recvlogical);
     line("walferry, source only", drains, |d| &d.source);
-    println!("(walsender, reader, backend, Kafka: CPU-seconds; reader: apply worker, or the walferry process)\n");
-    println!("end to end / native          {:>6.2}   (at least 0.35)", ratios.end_to_end_of_native);
-    println!("source / pg_recvlogical      {:>6.2}   (at least 0.60)", ratios.source_of_recvlogical);
-    println!("\ncommit to visible at {} transactions/s: p50 / p99", latency.rate);
-    println!("native                       {:>6.1} / {:.1} ms", latency.native.p50_ms, latency.native.p99_ms);
-    println!("walferry                     {:>6.1} / {:.1} ms   (p50 below 20)", latency.walferry.p50_ms, latency.walferry.p99_ms);
+    println!(
+        "(walsender, reader, backend, Kafka: CPU-seconds; reader: apply worker, or the walferry process)\n"
+    );
+    println!(
+        "end to end / native          {:>6.2}   (at least 0.35)",
+        ratios.end_to_end_of_native
+    );
+    println!(
+        "source / pg_recvlogical      {:>6.2}   (at least 0.60)",
+        ratios.source_of_recvlogical
+    );
+    println!(
+        "\ncommit to visible at {} transactions/s: p50 / p99",
+        latency.rate
+    );
+    println!(
+        "native                       {:>6.1} / {:.1} ms",
+        latency.native.p50_ms, latency.native.p99_ms
+    );
+    println!(
+        "walferry                     {:>6.1} / {:.1} ms   (p50 below 20)",
+        latency.walferry.p50_ms, latency.walferry.p99_ms
+    );
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results/replication.json");
     std::fs::create_dir_all(file.parent().expect("the path above has a folder"))?;
-    let results = Results { changes: load::changes(plan), drains, latency, ratios };
+    let results = Results {
+        changes: load::changes(plan),
+        drains,
+        latency,
+        ratios,
+    };
     std::fs::write(&file, serde_json::to_vec_pretty(&results)?)?;
     println!("\n{}", file.display());
     Ok(())

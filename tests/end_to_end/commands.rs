@@ -4,8 +4,13 @@ use crate::support::{Pipeline, Postgres, until, wait_caught_up};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_says_what_is_wrong_and_passes_when_nothing_is() {
-    let (leader, follower) = (Postgres::start_with("leader", &["wal_level=replica"]), Postgres::start("follower"));
-    leader.sql("CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE bad (v int)").await;
+    let (leader, follower) = (
+        Postgres::start_with("leader", &["wal_level=replica"]),
+        Postgres::start("follower"),
+    );
+    leader
+        .sql("CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE bad (v int)")
+        .await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let output = pipeline.command(&["check"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -18,13 +23,20 @@ async fn check_says_what_is_wrong_and_passes_when_nothing_is() {
     leader.sql("CREATE TABLE good (id int PRIMARY KEY)").await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let output = pipeline.command(&["check"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_and_tail_show_what_happens() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
-    leader.sql("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)").await;
+    leader
+        .sql("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)")
+        .await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let (from, to) = (leader.client().await, follower.client().await);
     let _walferry = pipeline.run();
@@ -39,7 +51,8 @@ async fn status_and_tail_show_what_happens() {
         assert!(text.contains(needle), "{needle} is not in:\n{text}");
     }
     let output = pipeline.command(&["status", "--json"]).output().unwrap();
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("status --json prints JSON");
+    let status: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("status --json prints JSON");
     assert_eq!(status["pipeline"], pipeline.name.as_str());
 
     let file = pipeline.dir.join("tail.out");
@@ -50,8 +63,15 @@ async fn status_and_tail_show_what_happens() {
         .unwrap();
     let lines = until("tail prints the three changes of t", || async {
         let text = std::fs::read_to_string(&file).unwrap();
-        let lines: Vec<serde_json::Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
-        if lines.len() >= 3 { Ok(lines) } else { Err(text) }
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .collect();
+        if lines.len() >= 3 {
+            Ok(lines)
+        } else {
+            Err(text)
+        }
     })
     .await;
     tail.kill().unwrap();

@@ -65,7 +65,11 @@ async fn a_source_killed_during_the_copy_loses_and_doubles_nothing() {
         for kill_at in ["copy_begin", "snapshot"] {
             let walferry = pipeline.run();
             crate::support::until(&format!("the log says {kill_at}"), || async {
-                if walferry.output().contains(kill_at) { Ok(()) } else { Err(walferry.output()) }
+                if walferry.output().contains(kill_at) {
+                    Ok(())
+                } else {
+                    Err(walferry.output())
+                }
             })
             .await;
             walferry.kill();
@@ -85,11 +89,19 @@ async fn a_follower_and_a_table_that_join_later_are_copied_without_a_stop() {
     let from = leader.client().await;
     let walferry = pipeline.run();
     wait_caught_up(&from, &first.client().await, "a").await;
-    leader.sql("UPDATE items SET n = n + 1 WHERE id < 100; DELETE FROM items WHERE id > 19000").await;
+    leader
+        .sql("UPDATE items SET n = n + 1 WHERE id < 100; DELETE FROM items WHERE id > 19000")
+        .await;
     assert_eq!(walferry.terminate(), 0);
 
     leader.sql("CREATE TABLE late (id int PRIMARY KEY, v text); INSERT INTO late VALUES (1, 'one'), (2, 'two')").await;
-    pipeline.write("connectors/b.toml", &format!("kind = \"postgres\"\nurl = \"{}\"\n", second.url("postgres")));
+    pipeline.write(
+        "connectors/b.toml",
+        &format!(
+            "kind = \"postgres\"\nurl = \"{}\"\n",
+            second.url("postgres")
+        ),
+    );
     let _walferry = pipeline.run();
     for (follower, sink) in [(&first, "a"), (&second, "b")] {
         let to = follower.client().await;
@@ -107,7 +119,11 @@ async fn a_follower_table_with_rows_of_its_own_is_never_emptied() {
     let walferry = pipeline.run();
     crate::support::until("the sink halts and names the table", || async {
         let output = walferry.output();
-        if output.contains("public.items") && output.contains("remedy") { Ok(()) } else { Err(output) }
+        if output.contains("public.items") && output.contains("remedy") {
+            Ok(())
+        } else {
+            Err(output)
+        }
     })
     .await;
     let rows = crate::support::content::rows(&follower.client().await, "items").await;

@@ -34,14 +34,20 @@ async fn check(identity: &str) {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     let create = "CREATE TABLE t (id int PRIMARY KEY, u int NOT NULL UNIQUE, note text, big text);
                   ALTER TABLE t ALTER COLUMN big SET STORAGE EXTERNAL;";
-    leader.sql(&format!("{create} ALTER TABLE t REPLICA IDENTITY {identity}")).await;
+    leader
+        .sql(&format!(
+            "{create} ALTER TABLE t REPLICA IDENTITY {identity}"
+        ))
+        .await;
     follower.sql(create).await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
     for step in STEPS {
-        from.batch_execute(&format!("BEGIN; {step}; COMMIT")).await.unwrap();
+        from.batch_execute(&format!("BEGIN; {step}; COMMIT"))
+            .await
+            .unwrap();
         wait_caught_up(&from, &to, "a").await;
         assert_equal(&from, &to, &["t"]).await;
     }
@@ -49,7 +55,9 @@ async fn check(identity: &str) {
     assert_eq!(walferry.terminate(), 0);
     from.batch_execute("DELETE FROM t").await.unwrap();
     for step in STEPS {
-        from.batch_execute(&format!("BEGIN; {step}; COMMIT")).await.unwrap();
+        from.batch_execute(&format!("BEGIN; {step}; COMMIT"))
+            .await
+            .unwrap();
     }
     let _walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
@@ -105,11 +113,23 @@ async fn a_table_whose_updates_cannot_be_told_apart_is_refused_before_anything_i
     let walferry = pipeline.run();
     crate::support::until("the source halts and names the table", || async {
         let output = walferry.output();
-        if output.contains("public.nothing") && output.contains("REPLICA IDENTITY") { Ok(()) } else { Err(output) }
+        if output.contains("public.nothing") && output.contains("REPLICA IDENTITY") {
+            Ok(())
+        } else {
+            Err(output)
+        }
     })
     .await;
     let client = leader.client().await;
-    let slots: i64 = client.query_one("SELECT count(*) FROM pg_replication_slots", &[]).await.unwrap().get(0);
-    let publications: i64 = client.query_one("SELECT count(*) FROM pg_publication", &[]).await.unwrap().get(0);
+    let slots: i64 = client
+        .query_one("SELECT count(*) FROM pg_replication_slots", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let publications: i64 = client
+        .query_one("SELECT count(*) FROM pg_publication", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!((slots, publications), (0, 0));
 }

@@ -5,7 +5,11 @@ use crate::support::{Pipeline, Postgres, assert_equal, wait_caught_up};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_of_a_million_rows_is_one_follower_transaction_in_flat_memory() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
-    leader.sql("CREATE TABLE many (id int PRIMARY KEY, v text); CREATE TABLE few (id int PRIMARY KEY)").await;
+    leader
+        .sql(
+            "CREATE TABLE many (id int PRIMARY KEY, v text); CREATE TABLE few (id int PRIMARY KEY)",
+        )
+        .await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
@@ -19,7 +23,10 @@ async fn a_transaction_of_a_million_rows_is_one_follower_transaction_in_flat_mem
     // At no look is there a part of it.
     loop {
         let row = to
-            .query_one("SELECT (SELECT count(*) FROM many), (SELECT count(*) FROM few)", &[])
+            .query_one(
+                "SELECT (SELECT count(*) FROM many), (SELECT count(*) FROM few)",
+                &[],
+            )
             .await
             .unwrap();
         match (row.get::<_, i64>(0), row.get::<_, i64>(1)) {
@@ -34,7 +41,9 @@ async fn a_transaction_of_a_million_rows_is_one_follower_transaction_in_flat_mem
     let peak = walferry.peak_memory_bytes();
     assert!(peak < 300 << 20, "peak memory {} MiB", peak >> 20);
     // The aborted one leaves nothing; a large one of updates and deletes arrives whole.
-    from.batch_execute("BEGIN; DELETE FROM many; ROLLBACK").await.unwrap();
+    from.batch_execute("BEGIN; DELETE FROM many; ROLLBACK")
+        .await
+        .unwrap();
     from.batch_execute(
         "BEGIN; UPDATE many SET v = v || '!' WHERE id <= 200000; DELETE FROM many WHERE id > 900000; COMMIT",
     )
@@ -67,5 +76,10 @@ async fn values_larger_than_a_kafka_record_arrive_whole() {
         )
         .await;
     wait_caught_up(&from, &to, "a").await;
-    assert_equal(&from, &to, &["(SELECT id, length(v), md5(v), md5(b) FROM huge)"]).await;
+    assert_equal(
+        &from,
+        &to,
+        &["(SELECT id, length(v), md5(v), md5(b) FROM huge)"],
+    )
+    .await;
 }

@@ -29,14 +29,23 @@ async fn leader() -> Postgres {
 async fn load(leader: &Postgres, seed: u64, stop: &AtomicBool) {
     let mut random = SmallRng::seed_from_u64(seed);
     while !stop.load(Ordering::Relaxed) {
-        let Ok((client, connection)) = tokio_postgres::connect(&leader.url("postgres"), tokio_postgres::NoTls).await else {
+        let Ok((client, connection)) =
+            tokio_postgres::connect(&leader.url("postgres"), tokio_postgres::NoTls).await
+        else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
         tokio::spawn(connection);
         while !stop.load(Ordering::Relaxed) {
-            let (a, b, amount) = (random.random_range(1..=100), random.random_range(1..=100), random.random_range(1..50));
-            let (d, n) = (random.random_range(1..=50), random.random_range(0..1_000_000));
+            let (a, b, amount) = (
+                random.random_range(1..=100),
+                random.random_range(1..=100),
+                random.random_range(1..50),
+            );
+            let (d, n) = (
+                random.random_range(1..=50),
+                random.random_range(0..1_000_000),
+            );
             let transaction = format!(
                 "BEGIN; UPDATE accounts SET balance = balance - {amount} WHERE id = {a};
                  UPDATE accounts SET balance = balance + {amount} WHERE id = {b};
@@ -56,7 +65,9 @@ async fn load(leader: &Postgres, seed: u64, stop: &AtomicBool) {
 async fn watch(follower: &Postgres, stop: &AtomicBool) -> u32 {
     let mut looks = 0;
     while !stop.load(Ordering::Relaxed) {
-        let Ok((client, connection)) = tokio_postgres::connect(&follower.url("postgres"), tokio_postgres::NoTls).await else {
+        let Ok((client, connection)) =
+            tokio_postgres::connect(&follower.url("postgres"), tokio_postgres::NoTls).await
+        else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -64,7 +75,11 @@ async fn watch(follower: &Postgres, stop: &AtomicBool) -> u32 {
         let query = "SELECT sum(balance)::bigint, count(*), (SELECT count(*) FROM documents WHERE id < 1000) FROM accounts";
         while let Ok(row) = client.query_one(query, &[]).await {
             let sum: Option<i64> = row.get(0);
-            assert_eq!((sum, row.get::<_, i64>(2)), (Some(100_000), 50), "the follower shows a torn transaction");
+            assert_eq!(
+                (sum, row.get::<_, i64>(2)),
+                (Some(100_000), 50),
+                "the follower shows a torn transaction"
+            );
             looks += 1;
             if stop.load(Ordering::Relaxed) {
                 break;
@@ -84,7 +99,10 @@ async fn wait_streaming(follower: &Postgres) {
         let row = follower
             .client()
             .await
-            .query_opt("SELECT jsonb_array_length(state -> 'in_effect') = 3 FROM walferry.checkpoint", &[])
+            .query_opt(
+                "SELECT jsonb_array_length(state -> 'in_effect') = 3 FROM walferry.checkpoint",
+                &[],
+            )
             .await
             .map_err(|e| format!("{e:?}"))?;
         match row {
@@ -111,26 +129,40 @@ async fn parts_die_at_random_moments_and_nothing_is_lost_doubled_or_torn() {
         let stop = AtomicBool::new(false);
         let fault = random.random_range(0..6);
         println!("round {round}: fault {fault}");
-        let ((), looks, ()) = tokio::join!(load(&leader, seed + round, &stop), watch(&follower, &stop), async {
-            pause(&mut random).await;
-            match fault {
-                0 => replace(&mut source, Walferry::kill, || pipeline.run_only(&["leader"])),
-                1 => replace(&mut sink, Walferry::kill, || second_http(&pipeline).run_only(&["a"])),
-                2 => replace(&mut source, terminate, || pipeline.run_only(&["leader"])),
-                3 => replace(&mut sink, terminate, || second_http(&pipeline).run_only(&["a"])),
-                4 | 5 => {} // the servers, below: they are borrowed here
-                _ => unreachable!("random_range(0..6)"),
+        let ((), looks, ()) = tokio::join!(
+            load(&leader, seed + round, &stop),
+            watch(&follower, &stop),
+            async {
+                pause(&mut random).await;
+                match fault {
+                    0 => replace(&mut source, Walferry::kill, || {
+                        pipeline.run_only(&["leader"])
+                    }),
+                    1 => replace(&mut sink, Walferry::kill, || {
+                        second_http(&pipeline).run_only(&["a"])
+                    }),
+                    2 => replace(&mut source, terminate, || pipeline.run_only(&["leader"])),
+                    3 => replace(&mut sink, terminate, || {
+                        second_http(&pipeline).run_only(&["a"])
+                    }),
+                    4 | 5 => {} // the servers, below: they are borrowed here
+                    _ => unreachable!("random_range(0..6)"),
+                }
+                pause(&mut random).await;
+                stop.store(true, Ordering::Relaxed);
             }
-            pause(&mut random).await;
-            stop.store(true, Ordering::Relaxed);
-        });
+        );
         assert!(looks > 0, "the reader never looked");
         match fault {
             4 => leader.crash_and_restart(),
             5 => follower.crash_and_restart(),
             _ => {}
         }
-        assert_eq!(ports, (leader.port, follower.port), "servers keep their ports over restarts");
+        assert_eq!(
+            ports,
+            (leader.port, follower.port),
+            "servers keep their ports over restarts"
+        );
         ports = (leader.port, follower.port);
     }
     let (from, to) = (leader.client().await, follower.client().await);
@@ -144,8 +176,14 @@ fn terminate(walferry: Walferry) {
 }
 
 /// Ends a part, then starts it anew.
-fn replace(part: &mut Option<Walferry>, end: impl FnOnce(Walferry), start: impl FnOnce() -> Walferry) {
-    end(part.take().expect("a part is missing only inside this function"));
+fn replace(
+    part: &mut Option<Walferry>,
+    end: impl FnOnce(Walferry),
+    start: impl FnOnce() -> Walferry,
+) {
+    end(part
+        .take()
+        .expect("a part is missing only inside this function"));
     *part = Some(start());
 }
 
@@ -159,8 +197,15 @@ fn second_http(pipeline: &Pipeline) -> Pipeline {
             std::fs::copy(&path, dir.join(sub).join(path.file_name().unwrap())).unwrap();
         }
     }
-    let second = Pipeline { name: pipeline.name.clone(), dir, http_port: 0 };
+    let second = Pipeline {
+        name: pipeline.name.clone(),
+        dir,
+        http_port: 0,
+    };
     let text = std::fs::read_to_string(second.dir.join("config/walferry.toml")).unwrap();
-    second.write("config/walferry.toml", &text.replace(&format!(":{}\"", pipeline.http_port), ":0\""));
+    second.write(
+        "config/walferry.toml",
+        &text.replace(&format!(":{}\"", pipeline.http_port), ":0\""),
+    );
     second
 }

@@ -63,8 +63,18 @@ async fn odd_names_wide_tables_and_partitions_arrive() {
         &from,
         &to,
         &[
-            "\"Odd \"\"schema\"\".x\".\"UPPER.case, 'quoted'\"", &emoji_table, "copy.commits", "\"a.b\"", "a.b", "wide",
-            "no_columns", "dropped", "generated", "parted", "heir", "ONLY ancestor",
+            "\"Odd \"\"schema\"\".x\".\"UPPER.case, 'quoted'\"",
+            &emoji_table,
+            "copy.commits",
+            "\"a.b\"",
+            "a.b",
+            "wide",
+            "no_columns",
+            "dropped",
+            "generated",
+            "parted",
+            "heir",
+            "ONLY ancestor",
         ],
     )
     .await;
@@ -91,11 +101,18 @@ async fn include_and_exclude_choose_the_tables() {
     wait_caught_up(&from, &to, "a").await;
     assert_equal(&from, &to, &["orders", "customers"]).await;
     for absent in ["order_log", "secrets"] {
-        let there: Option<String> = to.query_one("SELECT to_regclass($1)::text", &[&absent]).await.unwrap().get(0);
+        let there: Option<String> = to
+            .query_one("SELECT to_regclass($1)::text", &[&absent])
+            .await
+            .unwrap()
+            .get(0);
         assert_eq!(there, None, "{absent}");
     }
     let published: Vec<String> = from
-        .query("SELECT tablename::text FROM pg_publication_tables ORDER BY 1", &[])
+        .query(
+            "SELECT tablename::text FROM pg_publication_tables ORDER BY 1",
+            &[],
+        )
         .await
         .unwrap()
         .iter()
@@ -107,15 +124,23 @@ async fn include_and_exclude_choose_the_tables() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_column_added_on_the_leader_is_said_and_after_the_remedy_goes_on() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
-    leader.sql("CREATE TABLE grows (id int PRIMARY KEY, v text); INSERT INTO grows VALUES (1, 'a')").await;
+    leader
+        .sql("CREATE TABLE grows (id int PRIMARY KEY, v text); INSERT INTO grows VALUES (1, 'a')")
+        .await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
-    leader.sql("ALTER TABLE grows ADD COLUMN extra int; INSERT INTO grows VALUES (2, 'b', 3)").await;
+    leader
+        .sql("ALTER TABLE grows ADD COLUMN extra int; INSERT INTO grows VALUES (2, 'b', 3)")
+        .await;
     crate::support::until("the sink halts and names table and column", || async {
         let output = walferry.output();
-        if output.contains("public.grows") && output.contains("extra") { Ok(()) } else { Err(output) }
+        if output.contains("public.grows") && output.contains("extra") {
+            Ok(())
+        } else {
+            Err(output)
+        }
     })
     .await;
     assert_eq!(walferry.terminate(), 0);

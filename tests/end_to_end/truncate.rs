@@ -35,15 +35,21 @@ async fn truncates_stand_in_order_with_the_rows_around_them() {
     ];
     for step in steps {
         wait_caught_up(&from, &to, "a").await;
-        from.batch_execute(&format!("BEGIN; {step}; COMMIT")).await.unwrap();
+        from.batch_execute(&format!("BEGIN; {step}; COMMIT"))
+            .await
+            .unwrap();
         wait_caught_up(&from, &to, "a").await;
         assert_equal(&from, &to, &["parent", "child", "other"]).await;
     }
     assert_eq!(walferry.terminate(), 0);
     for step in steps {
-        from.batch_execute(&format!("BEGIN; {step}; COMMIT")).await.unwrap();
+        from.batch_execute(&format!("BEGIN; {step}; COMMIT"))
+            .await
+            .unwrap();
     }
-    from.batch_execute("INSERT INTO other VALUES (5)").await.unwrap();
+    from.batch_execute("INSERT INTO other VALUES (5)")
+        .await
+        .unwrap();
     let _walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
     assert_equal(&from, &to, &["parent", "child", "other"]).await;

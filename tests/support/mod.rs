@@ -19,14 +19,17 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// The Kafka of this test run.
 pub fn kafka() -> String {
-    std::env::var("WALFERRY_TEST_KAFKA")
-        .expect("WALFERRY_TEST_KAFKA names no broker: run the tests by `./dev test`, which starts one")
+    std::env::var("WALFERRY_TEST_KAFKA").expect(
+        "WALFERRY_TEST_KAFKA names no broker: run the tests by `./dev test`, which starts one",
+    )
 }
 
 /// The `dev` script.
 pub fn dev() -> PathBuf {
-    std::env::var_os("WALFERRY_DEV")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev"), PathBuf::from)
+    std::env::var_os("WALFERRY_DEV").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev"),
+        PathBuf::from,
+    )
 }
 
 /// A new directory below the test run's, readable by the servers' user.
@@ -44,8 +47,16 @@ pub fn directory(name: &str) -> PathBuf {
 pub fn unique() -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let run = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 100_000_000;
-    format!("{run}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    let run = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis()
+        % 100_000_000;
+    format!(
+        "{run}_{}_{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// Asks until the answer is `Ok`, or panics with the last answer when the deadline has passed.

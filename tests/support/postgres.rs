@@ -21,8 +21,11 @@ impl Postgres {
     /// The same with settings.
     pub fn start_with(name: &str, settings: &[&str]) -> Self {
         let dir = super::directory(name).join("pg");
-        let mut server =
-            Postgres { dir, port: 0, settings: settings.iter().map(|s| (*s).to_owned()).collect() };
+        let mut server = Postgres {
+            dir,
+            port: 0,
+            settings: settings.iter().map(|s| (*s).to_owned()).collect(),
+        };
         server.run("start", &[]);
         server
     }
@@ -44,7 +47,10 @@ impl Postgres {
 
     fn run(&mut self, action: &str, more: &[&str]) {
         let mut command = Command::new(super::dev());
-        command.args(["server", "postgres", action]).arg(&self.dir).args(more);
+        command
+            .args(["server", "postgres", action])
+            .arg(&self.dir)
+            .args(more);
         if action != "stop" {
             if let (Ok(major), "start") = (std::env::var("WALFERRY_TEST_PG"), action) {
                 command.args(["--major", &major]);
@@ -55,8 +61,15 @@ impl Postgres {
         }
         let output = command.output().expect("the dev script can be run");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        if let Some(port) = said.split_whitespace().find_map(|w| w.strip_prefix("port=")) {
+        assert!(
+            output.status.success(),
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if let Some(port) = said
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("port="))
+        {
             self.port = port.parse().unwrap();
         }
     }
@@ -82,12 +95,23 @@ impl Postgres {
 
     /// Runs statements on a connection of their own.
     pub async fn sql(&self, statements: &str) {
-        self.client().await.batch_execute(statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+        self.client()
+            .await
+            .batch_execute(statements)
+            .await
+            .unwrap_or_else(|error| panic!("{statements}: {error:?}"));
     }
 
     /// The server's major version.
     pub async fn major(&self) -> i32 {
-        let row = self.client().await.query_one("SELECT current_setting('server_version_num')::int / 10000", &[]).await;
+        let row = self
+            .client()
+            .await
+            .query_one(
+                "SELECT current_setting('server_version_num')::int / 10000",
+                &[],
+            )
+            .await;
         row.unwrap().get(0)
     }
 }

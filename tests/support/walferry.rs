@@ -28,7 +28,11 @@ impl Pipeline {
         for sub in ["config", "connectors"] {
             std::fs::create_dir_all(dir.join(sub)).unwrap();
         }
-        let pipeline = Pipeline { name, dir, http_port };
+        let pipeline = Pipeline {
+            name,
+            dir,
+            http_port,
+        };
         pipeline.write(
             "config/walferry.toml",
             &format!(
@@ -40,12 +44,18 @@ impl Pipeline {
         );
         pipeline.write(
             "connectors/leader.toml",
-            &format!("kind = \"postgres-source\"\nurl = \"{}\"\n{source}\n", leader.url("postgres")),
+            &format!(
+                "kind = \"postgres-source\"\nurl = \"{}\"\n{source}\n",
+                leader.url("postgres")
+            ),
         );
         for (follower, name) in followers.iter().zip('a'..) {
             pipeline.write(
                 &format!("connectors/{name}.toml"),
-                &format!("kind = \"postgres\"\nurl = \"{}\"\n{sink}\n", follower.url("postgres")),
+                &format!(
+                    "kind = \"postgres\"\nurl = \"{}\"\n{sink}\n",
+                    follower.url("postgres")
+                ),
             );
         }
         pipeline
@@ -109,14 +119,21 @@ impl Walferry {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code().unwrap_or(-1);
             }
-            assert!(Instant::now() < end, "walferry does not stop; log: {}", self.log.display());
+            assert!(
+                Instant::now() < end,
+                "walferry does not stop; log: {}",
+                self.log.display()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.child.id().to_string())
+            .status();
         assert!(status.unwrap().success());
     }
 
@@ -128,8 +145,16 @@ impl Walferry {
     /// Peak resident memory in bytes.
     pub fn peak_memory_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("Linux reports VmHWM");
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        let line = status
+            .lines()
+            .find(|l| l.starts_with("VmHWM:"))
+            .expect("Linux reports VmHWM");
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
     }
 
     /// What it has written so far.
@@ -145,7 +170,14 @@ impl Drop for Walferry {
         if std::thread::panicking() {
             let mut tail = String::new();
             let text = read(&self.log);
-            for line in text.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev() {
+            for line in text
+                .lines()
+                .rev()
+                .take(40)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+            {
                 let _ = writeln!(tail, "  {line}");
             }
             eprintln!("the end of {}:\n{tail}", self.log.display());
@@ -159,5 +191,9 @@ fn read(path: &Path) -> String {
 
 /// A port that nobody listens on now.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
