@@ -3,9 +3,11 @@
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
 use crate::config::KafkaSettings;
+use crate::error::Error;
 
 /// Settings for one client: brokers, walferry's defaults, then `own`, then what the operator passes
 /// through (which wins, except over `fixed`: what the protocol depends on).
@@ -38,6 +40,26 @@ pub fn client_config(
     config
 }
 
+/// What to say when librdkafka refuses to make a client. A property's value is never said: it may be
+/// a secret.
+pub(crate) fn refused(what: &str, error: KafkaError) -> Error {
+    const REMEDY: &str = "correct the property that the error names, under [kafka] in the settings";
+    match error {
+        KafkaError::ClientConfig(_, description, name, value) => {
+            let description = if value.is_empty() {
+                description
+            } else {
+                description.replace(&value, "***")
+            };
+            Error::halt(
+                format!("{what} cannot be made: property {name}: {description}"),
+                REMEDY,
+            )
+        }
+        other => Error::halt(format!("{what} cannot be made"), REMEDY).caused_by(other),
+    }
+}
+
 /// Writes librdkafka's log lines to `tracing`, one level quieter than it means them: it cries
 /// wolf at every reconnect, and what stops a worker comes back as an error anyway.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +74,8 @@ impl ClientContext for QuietContext {
         tracing::debug!(error = %error, reason, "Kafka client");
     }
 }
+
+impl ConsumerContext for QuietContext {}
 
 pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
