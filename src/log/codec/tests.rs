@@ -83,6 +83,7 @@ fn an_update_is_written_as_documented() {
         r#""snapshot":"false","db":"app","schema":"public","table":"it\"ems","txId":771,"#,
         r#""lsn":24023128},"ts_ms":1717243200123}"#,
     );
+    let expected = expected.replace("0.1.0", env!("CARGO_PKG_VERSION"));
     assert_eq!(encode(&encoder, Op::Update, None, Some(&row)), expected);
 }
 
@@ -274,4 +275,32 @@ fn bytes_that_are_not_utf8_are_refused() {
     assert!(decoder.value(POSITION, &value, &mut Rows::new(5)).is_ok());
     value[at] = 0xff;
     assert!(decoder.value(POSITION, &value, &mut Rows::new(5)).is_err());
+}
+
+#[test]
+fn the_documented_example_is_what_is_written() {
+    let page = include_str!("../../../docs/event-format.md");
+    let (_, rest) = page.split_once("```json\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let columns = [
+        ("id", ColumnKind::Integer),
+        ("paid", ColumnKind::Bool),
+        ("rate", ColumnKind::Float),
+        ("total", ColumnKind::Text),
+        ("notes", ColumnKind::Text),
+    ];
+    let mut schema = (*table(&columns, &[0])).clone();
+    schema.table = TableName::new("public", "orders");
+    let encoder = RecordEncoder::new(Arc::new(schema), "shop", "app");
+    let row = [
+        text("42"),
+        text("t"),
+        text("1.25"),
+        text("99.90"),
+        Field::Absent,
+    ];
+    let written = encode(&encoder, Op::Update, None, Some(&row));
+    let compact: String = example.split_whitespace().collect();
+    let compact = compact.replace("0.1.0", env!("CARGO_PKG_VERSION"));
+    assert_eq!(written, compact);
 }
