@@ -7,6 +7,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
 use crate::config::KafkaSettings;
+use crate::error::Error;
 
 /// Settings for one client: brokers, walferry's defaults, then `own`, then what the operator passes
 /// through (which wins, except over `fixed`: what the protocol depends on).
@@ -37,6 +38,26 @@ pub fn client_config(
     }
     config.set_log_level(RDKafkaLogLevel::Warning);
     config
+}
+
+/// What to say when librdkafka refuses to make a client. A property's value is never said: it may be
+/// a secret.
+pub(crate) fn refused(what: &str, error: KafkaError) -> Error {
+    const REMEDY: &str = "correct the property that the error names, under [kafka] in the settings";
+    match error {
+        KafkaError::ClientConfig(_, description, name, value) => {
+            let description = if value.is_empty() {
+                description
+            } else {
+                description.replace(&value, "***")
+            };
+            Error::halt(
+                format!("{what} cannot be made: property {name}: {description}"),
+                REMEDY,
+            )
+        }
+        other => Error::halt(format!("{what} cannot be made"), REMEDY).caused_by(other),
+    }
 }
 
 /// Writes librdkafka's log lines to `tracing`, one level quieter than it means them: it cries

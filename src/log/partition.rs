@@ -12,7 +12,7 @@ use rdkafka::{ClientConfig, Message, TopicPartitionList};
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
-use crate::log::client::{QuietContext, client_config};
+use crate::log::client::{QuietContext, client_config, refused};
 
 /// How long a question to the broker may take.
 pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -52,13 +52,9 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, own: &[(&str, &str)]) -> Cl
 /// # Errors
 /// Halt when librdkafka refuses the settings.
 pub(crate) fn consumer(config: &ClientConfig) -> Result<QuietConsumer> {
-    config.create_with_context(QuietContext).map_err(|error| {
-        Error::halt(
-            "Kafka consumer cannot be made",
-            "correct the properties under [kafka] that the error names",
-        )
-        .caused_by(error)
-    })
+    config
+        .create_with_context(QuietContext)
+        .map_err(|error| refused("Kafka consumer", error))
 }
 
 /// A reader of one partition.

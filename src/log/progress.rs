@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
-use crate::log::client::client_config;
+use crate::log::client::{client_config, refused};
 use crate::log::partition::{PartitionReader, STOP_CHECK_INTERVAL};
 use crate::model::{Lsn, TableName};
 
@@ -69,13 +69,7 @@ impl ProgressWriter {
         let fixed = [("enable.idempotence", "true"), ("acks", "all")];
         let producer = client_config(kafka, &own, &fixed)
             .create()
-            .map_err(|error| {
-                Error::halt(
-                    "Kafka producer cannot be made",
-                    "correct the properties under [kafka] that the error names",
-                )
-                .caused_by(error)
-            })?;
+            .map_err(|error| refused("Kafka producer", error))?;
         Ok(ProgressWriter {
             producer: Some(Arc::new(producer)),
             topic: topic.to_owned(),

@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 
 use crate::config::{Durability, KafkaSettings};
 use crate::error::{Error, Result};
-use crate::log::client::{QuietContext, client_config};
+use crate::log::client::{QuietContext, client_config, refused};
 use crate::log::partition::ASK_TIMEOUT;
 use crate::log::topics::{RECORD_MAX_BYTES, Retention, TopicSpec, TopicState};
 
@@ -59,13 +59,7 @@ impl TopicAdmin {
     pub fn open(kafka: &KafkaSettings) -> Result<Self> {
         let client = client_config(kafka, &[], &[])
             .create_with_context(QuietContext)
-            .map_err(|error| {
-                Error::halt(
-                    "Kafka client cannot be made",
-                    "correct the properties under [kafka] that the error names",
-                )
-                .caused_by(error)
-            })?;
+            .map_err(|error| refused("Kafka client", error))?;
         Ok(TopicAdmin {
             client: Arc::new(client),
             kafka: kafka.clone(),
@@ -214,7 +208,7 @@ impl TopicAdmin {
             .map_err(|error| Error::transient("asking Kafka for settings").caused_by(error))?;
         resources
             .into_iter()
-            .map(|resource| resource.map_err(|code| refused("reading settings", code)))
+            .map(|resource| resource.map_err(|code| denied("reading settings", code)))
             .collect()
     }
 
@@ -237,7 +231,7 @@ impl TopicAdmin {
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((name, code)) => return Err(refused(&format!("making topic {name}"), code)),
+                Err((name, code)) => return Err(denied(&format!("making topic {name}"), code)),
             }
         }
         Ok(())
@@ -262,7 +256,7 @@ fn entries(resource: &ConfigResource) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn refused(what: &str, code: RDKafkaErrorCode) -> Error {
+fn denied(what: &str, code: RDKafkaErrorCode) -> Error {
     let remedy = match code {
         RDKafkaErrorCode::InvalidReplicationFactor => {
             "start as many brokers as kafka.replication_factor asks for, or, for a trial, set \

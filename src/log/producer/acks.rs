@@ -174,11 +174,12 @@ impl Acks {
         let (cell, slot) = unpack(opaque);
         let cell = &self.cells[cell];
         lock(&cell.partitions).count(slot.0, offset);
+        // Before the batch can be seen complete, so that nothing of it is still counted then.
+        self.done_with(bytes);
         let acknowledged = cell.acknowledged.fetch_add(1, SeqCst) + 1;
         if cell.closed.load(SeqCst) && acknowledged == cell.sent.load(SeqCst) {
             cell.complete.notify_one();
         }
-        self.done_with(bytes);
     }
 
     /// Bytes sent and not acknowledged, with `overhead` bytes a record.

@@ -17,7 +17,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
-use crate::log::client::client_config;
+use crate::log::client::{client_config, refused};
 use crate::log::topics::RECORD_MAX_BYTES;
 
 use acks::{Acks, DeliveryContext};
@@ -93,13 +93,7 @@ impl EpochProducer {
         let acks = Arc::new(Acks::new());
         let producer: ThreadedProducer<DeliveryContext> = client_config(kafka, &own, &fixed)
             .create_with_context(DeliveryContext::new(Arc::clone(&acks)))
-            .map_err(|error| {
-                Error::halt(
-                    "Kafka producer cannot be made",
-                    "correct the properties under [kafka] that the error names",
-                )
-                .caused_by(error)
-            })?;
+            .map_err(|error| refused("Kafka producer", error))?;
         Ok(EpochProducer {
             topics: TopicHandles::default(),
             producer: Some(Arc::new(producer)),
