@@ -181,8 +181,13 @@ impl TxEncoder {
             moved,
             part: None,
         };
-        let count = Outbox::pieces(&record, self.record_max_bytes)
-            .map_err(|error| error.at(format!("table {} at {}", table.schema().table, self.position)))?;
+        let count = Outbox::pieces(&record, self.record_max_bytes).map_err(|error| {
+            error.at(format!(
+                "table {} at {}",
+                table.schema().table,
+                self.position
+            ))
+        })?;
         let whole = match (&record.value, count) {
             (Some(value), 2..) => value.clone(),
             (Some(_) | None, _) => {
@@ -210,7 +215,10 @@ impl TxEncoder {
         };
         self.position.ordinal = self.position.ordinal.checked_add(1).ok_or_else(|| {
             Error::halt(
-                format!("the transaction with commit LSN {} has more than 2^32 records", self.position.commit),
+                format!(
+                    "the transaction with commit LSN {} has more than 2^32 records",
+                    self.position.commit
+                ),
                 "this is a limit of walferry's record format; split such transactions",
             )
         })?;
@@ -220,7 +228,7 @@ impl TxEncoder {
 
 /// An empty vector with the memory of `fields`, for fields of another lifetime. (Collecting a
 /// vector's own iterator keeps its allocation.)
-fn recycled<'a>(mut fields: Vec<Field<'_>>) -> Vec<Field<'a>> {
+pub(super) fn recycled<'a>(mut fields: Vec<Field<'_>>) -> Vec<Field<'a>> {
     fields.clear();
     fields
         .into_iter()
@@ -238,7 +246,11 @@ fn width_error(table: &TableName, sent: usize, known: usize) -> Error {
 fn read<'a>(table: &CapturedTable, tuple: &Tuple<'a>, row: &mut Vec<Field<'a>>) -> Result<()> {
     let schema = table.schema();
     if tuple.len() != schema.columns.len() {
-        return Err(width_error(&schema.table, tuple.len(), schema.columns.len()));
+        return Err(width_error(
+            &schema.table,
+            tuple.len(),
+            schema.columns.len(),
+        ));
     }
     for datum in tuple.iter() {
         row.push(field(datum, &schema.table)?);
@@ -248,11 +260,7 @@ fn read<'a>(table: &CapturedTable, tuple: &Tuple<'a>, row: &mut Vec<Field<'a>>) 
 
 /// Fields of an old row; whether it is whole. In a key tuple all columns but the replica identity's
 /// stand as NULL and are no information.
-fn read_old<'a>(
-    table: &CapturedTable,
-    old: &Old<'a>,
-    row: &mut Vec<Field<'a>>,
-) -> Result<bool> {
+fn read_old<'a>(table: &CapturedTable, old: &Old<'a>, row: &mut Vec<Field<'a>>) -> Result<bool> {
     match old {
         Old::Full(tuple) => read(table, tuple, row).map(|()| true),
         Old::Key(tuple) => {
@@ -305,3 +313,7 @@ fn write_key(
     table.encoder.key(row, out.bytes_mut())?;
     Ok(Some(out.since(start)))
 }
+
+#[cfg(test)]
+#[path = "encode_tx_tests.rs"]
+mod tests;

@@ -91,7 +91,11 @@ mod tests {
         clock.reported(at(100, 50), now);
         assert_eq!(clock.forward(at(90, 40)), at(100, 50));
         assert_eq!(clock.due_at(at(100, 50)), now + SILENCE_MAX);
-        assert_eq!(clock.due_at(at(200, 50)), now + SILENCE_MAX, "received alone is not urgent");
+        assert_eq!(
+            clock.due_at(at(200, 50)),
+            now + SILENCE_MAX,
+            "received alone is not urgent"
+        );
         assert_eq!(clock.due_at(at(200, 60)), now + CHANGED_INTERVAL);
         clock.asked();
         assert_eq!(clock.due_at(at(100, 50)), now + UNCHANGED_INTERVAL);

@@ -78,12 +78,19 @@ impl Outbox {
         let room = limit_bytes.saturating_sub(fixed);
         if room < OVERHEAD_BYTES {
             return Err(Error::halt(
-                format!("a record's key of {} bytes leaves no room for its value in records of {limit_bytes} bytes", len(&record.key)),
+                format!(
+                    "a record's key of {} bytes leaves no room for its value in records of {limit_bytes} bytes",
+                    len(&record.key)
+                ),
                 "raise message.max.bytes of the brokers and the topics, or exclude the table",
             ));
         }
-        u32::try_from(value.div_ceil(room))
-            .map_err(|_| Error::halt("a value needs too many pieces", "raise message.max.bytes of the brokers and the topics"))
+        u32::try_from(value.div_ceil(room)).map_err(|_| {
+            Error::halt(
+                "a value needs too many pieces",
+                "raise message.max.bytes of the brokers and the topics",
+            )
+        })
     }
 
     /// The value of piece `index` of `count`.
@@ -124,12 +131,7 @@ impl Outbox {
     }
 }
 
-fn send(
-    record: &Outgoing,
-    bytes: &[u8],
-    producer: &EpochProducer,
-    batch: BatchId,
-) -> Result<Sent> {
+fn send(record: &Outgoing, bytes: &[u8], producer: &EpochProducer, batch: BatchId) -> Result<Sent> {
     let slice = |range: &Range<usize>| &bytes[range.clone()];
     let (own, part);
     let mut headers: [Header<'_>; 3] = [("", &[]); 3];

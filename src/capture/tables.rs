@@ -107,17 +107,25 @@ impl Announced {
     fn is(&self, schema: &TableSchema) -> bool {
         self.identity == schema.identity
             && self.columns.len() == schema.columns.len()
-            && self.columns.iter().zip(&schema.columns).all(|(ours, theirs)| {
-                ours.name == theirs.name
-                    && ours.type_oid == theirs.type_oid
-                    && ours.type_modifier == theirs.type_modifier
-            })
+            && self
+                .columns
+                .iter()
+                .zip(&schema.columns)
+                .all(|(ours, theirs)| {
+                    ours.name == theirs.name
+                        && ours.type_oid == theirs.type_oid
+                        && ours.type_modifier == theirs.type_modifier
+                })
             && (self.identity == ReplicaIdentity::Full || self.key() == schema.key)
     }
 
     /// Flagged columns: the replica identity's (under FULL all of them, which says nothing).
     fn key(&self) -> Vec<usize> {
-        let flagged = self.columns.iter().enumerate().filter(|(_, column)| column.key);
+        let flagged = self
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| column.key);
         flagged.map(|(index, _)| index).collect()
     }
 
@@ -309,7 +317,11 @@ async fn find_schema(
     }
     let names = type_names(announced, before, client).await?;
     let mut schema = announced.schema(&known, names);
-    let oids: Vec<Oid> = schema.columns.iter().map(|column| column.type_oid).collect();
+    let oids: Vec<Oid> = schema
+        .columns
+        .iter()
+        .map(|column| column.type_oid)
+        .collect();
     schema.types = user_types::load(client, &oids).await?.needed(oids);
     Ok(schema)
 }
@@ -412,13 +424,20 @@ mod tests {
 
     #[test]
     fn under_full_identity_the_key_is_the_primary_key_although_all_columns_are_flagged() {
-        let full = announced(ReplicaIdentity::Full, &[("id", 20, true), ("new", 25, true)]);
+        let full = announced(
+            ReplicaIdentity::Full,
+            &[("id", 20, true), ("new", 25, true)],
+        );
         let schema = full.schema(&catalog_now(), vec!["bigint".into(), "text".into()]);
         assert_eq!(schema.key, vec![0]);
         let keyless = TableSchema {
             primary_key: Vec::new(),
             ..catalog_now()
         };
-        assert!(!full.schema(&keyless, vec!["bigint".into(), "text".into()]).has_key());
+        assert!(
+            !full
+                .schema(&keyless, vec!["bigint".into(), "text".into()])
+                .has_key()
+        );
     }
 }

@@ -16,7 +16,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::PostgresSettings;
-use crate::error::{Class, Error, Result};
+use crate::error::{Error, Result};
 
 pub use classify::{ServerError, classify};
 pub use tls::Encryption;
@@ -78,9 +78,11 @@ pub(crate) fn connect_timed_out(settings: &PostgresSettings) -> Error {
 pub(crate) fn parse(settings: &PostgresSettings) -> Result<Config> {
     const REMEDY: &str = "write url = \"postgres://user:password@host:port/database\"";
     let mut config: Config = settings.url.reveal().parse().map_err(|error| {
-        let cause =
-            std::error::Error::source(&error).map_or_else(String::new, |s| format!(": {s}"));
-        Error::halt(format!("the connection string is malformed{cause}"), REMEDY)
+        let what = match std::error::Error::source(&error) {
+            Some(cause) => malformed(&cause.to_string()),
+            None => "the connection string is malformed".to_owned(),
+        };
+        Error::halt(what, REMEDY)
     })?;
     if config.get_user().is_none() {
         return Err(Error::halt("the connection string names no user", REMEDY));
@@ -148,7 +150,7 @@ fn malformed(cause: &str) -> String {
 }
 
 /// The TLS of a connection; as in libpq, none over Unix sockets.
-fn encryption(settings: &PostgresSettings, config: &Config) -> Result<Encryption> {
+pub(crate) fn encryption(settings: &PostgresSettings, config: &Config) -> Result<Encryption> {
     let only_unix = config.get_hosts().iter().all(|host| match host {
         Host::Unix(_) => true,
         Host::Tcp(_) => false,
@@ -230,4 +232,69 @@ where
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Secret, TlsMode, TlsSettings};
+    use crate::error::Class;
+
+    fn settings(url: &str) -> PostgresSettings {
+        PostgresSettings {
+            url: Secret::new(url),
+            tls: TlsSettings {
+                mode: TlsMode::Prefer,
+                root_cert: None,
+                cert: None,
+                key: None,
+            },
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+
+    #[test]
+    fn a_connection_string_that_cannot_work_halts_without_being_shown() {
+        for (url, what) in [
+            ("postgres://u:secret@h:port/d", "`port`"),
+            ("postgres://u:p?secret=1&x@h/d?secret=1", "has a parameter"),
+            ("postgres://u:secret@h/d?gssencmode=disable", "gssencmode"),
+            ("host=h password=secret", "no user"),
+            ("user=u password=secret", "no host"),
+        ] {
+            let error = parse(&settings(url)).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.class(), Class::Halt, "{text}");
+            assert!(text.contains(what), "{text}");
+            assert!(!text.contains("secret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_serves_as_host_name_and_a_socket_needs_no_tls() {
+        let by_address = settings("user=u hostaddr=127.0.0.1");
+        let config = parse(&by_address).unwrap();
+        assert_eq!(config.get_hosts(), [Host::Tcp("127.0.0.1".to_owned())]);
+
+        let mut by_socket = settings("user=u host=/tmp");
+        by_socket.tls.mode = TlsMode::VerifyFull;
+        let config = parse(&by_socket).unwrap();
+        let encryption = encryption(&by_socket, &config).unwrap();
+        assert!(matches!(encryption, Encryption::Never), "{encryption:?}");
+    }
+
+    #[test]
+    fn tls_files_that_cannot_serve_halt() {
+        let mut missing = settings("host=h user=u");
+        missing.tls.mode = TlsMode::VerifyCa;
+        missing.tls.root_cert = Some("/nonexistent/root.pem".into());
+        let error = tls::encryption(&missing.tls).unwrap_err();
+        assert_eq!(error.class(), Class::Halt);
+        assert!(error.what().contains("/nonexistent/root.pem"), "{error}");
+
+        let mut half = settings("host=h user=u");
+        half.tls.cert = Some("/nonexistent/client.pem".into());
+        let error = tls::encryption(&half.tls).unwrap_err();
+        assert_eq!(error.class(), Class::Halt);
+    }
 }

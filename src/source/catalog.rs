@@ -28,6 +28,8 @@ pub struct CatalogTable {
     pub rows_estimate: Option<u64>,
     /// The publication's row filter as SQL, when a named publication has one.
     pub row_filter: Option<String>,
+    /// The publication's column list, when a named publication has one.
+    pub column_list: Option<Vec<String>>,
     /// Names of key columns that the stream does not carry (generated ones).
     pub missing_key_columns: Vec<String>,
 }
@@ -165,7 +167,10 @@ pub async fn selected(client: &Client, selection: &Selection) -> Result<Vec<Cata
     let oids: Vec<Oid> = rows
         .iter()
         .filter(|row| {
-            selection.takes(&TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)))
+            selection.takes(&TableName::new(
+                row.get::<_, String>(1),
+                row.get::<_, String>(2),
+            ))
         })
         .map(|row| Oid(row.get(0)))
         .collect();
@@ -199,13 +204,21 @@ pub async fn published(client: &Client, publication: &str) -> Result<Vec<Catalog
     let mut tables = describe(client, &oids).await?;
     for table in &mut tables {
         if let Some((names, filter)) = limits.remove(&table.schema.relation) {
-            table.row_filter = filter;
-            if let Some(names) = names {
-                keep_columns(&mut table.schema, &names);
-            }
+            table.limit(filter, names);
         }
     }
     Ok(tables)
+}
+
+impl CatalogTable {
+    /// Takes on what a named publication leaves of the table.
+    pub fn limit(&mut self, row_filter: Option<String>, column_list: Option<Vec<String>>) {
+        if let Some(names) = &column_list {
+            keep_columns(&mut self.schema, names);
+        }
+        self.row_filter = row_filter;
+        self.column_list = column_list;
+    }
 }
 
 /// Leaves only the named columns in a schema. Postgres demands that a column list holds the replica
@@ -269,6 +282,7 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
             leaves: Vec::new(),
             rows_estimate: None,
             row_filter: None,
+            column_list: None,
             missing_key_columns: missing,
         };
         for leaf in leaves.iter().filter(|leaf| leaf.root == root) {
@@ -463,19 +477,24 @@ fn table_schema(
     let streamed: Vec<&ColumnFacts> = columns.iter().filter(|c| !c.generated).collect();
     let place = |number: i16| streamed.iter().position(|c| c.number == number);
     let primary = found.and_then(|found| found.primary.as_ref());
-    let primary_numbers = primary.map(|(numbers, _)| numbers.clone()).unwrap_or_default();
+    let primary_numbers = primary
+        .map(|(numbers, _)| numbers.clone())
+        .unwrap_or_default();
     let key_numbers = match relation.identity {
         ReplicaIdentity::Full => primary_numbers.clone(),
-        identity @ (ReplicaIdentity::Default | ReplicaIdentity::Index | ReplicaIdentity::Nothing) => {
-            identity_numbers(identity, found)
-        }
+        identity @ (ReplicaIdentity::Default
+        | ReplicaIdentity::Index
+        | ReplicaIdentity::Nothing) => identity_numbers(identity, found),
     };
     let missing = columns
         .iter()
         .filter(|c| c.generated && key_numbers.contains(&c.number))
         .map(|c| c.column.name.clone())
         .collect();
-    let mut key: Vec<usize> = key_numbers.iter().filter_map(|&number| place(number)).collect();
+    let mut key: Vec<usize> = key_numbers
+        .iter()
+        .filter_map(|&number| place(number))
+        .collect();
     key.sort_unstable();
     let primary_key: Option<Vec<usize>> = primary_numbers.iter().map(|&n| place(n)).collect();
     let schema = TableSchema {

@@ -81,8 +81,12 @@ pub fn check(publication: &Publication, name: &str, managed: bool) -> Result<()>
     let quoted = quote_identifier(name);
     if !publication.all_changes {
         return Err(Error::halt(
-            format!("publication {name} does not publish all of insert, update, delete and truncate: followers would diverge"),
-            format!("run ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')"),
+            format!(
+                "publication {name} does not publish all of insert, update, delete and truncate: followers would diverge"
+            ),
+            format!(
+                "run ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')"
+            ),
         ));
     }
     if managed && !publication.via_root {
@@ -93,7 +97,9 @@ pub fn check(publication: &Publication, name: &str, managed: bool) -> Result<()>
     }
     if managed && publication.open_ended {
         return Err(Error::halt(
-            format!("publication {name} is FOR ALL TABLES or has schemas, so walferry cannot manage its tables"),
+            format!(
+                "publication {name} is FOR ALL TABLES or has schemas, so walferry cannot manage its tables"
+            ),
             "set manage_publication = false to use it as it is, or name another publication in the source's settings",
         ));
     }
@@ -183,13 +189,41 @@ mod tests {
         };
         assert!(check(&good, "p", true).is_ok());
         for (bad, managed) in [
-            (Publication { all_changes: false, ..good.clone() }, false),
-            (Publication { via_root: false, ..good.clone() }, true),
-            (Publication { open_ended: true, ..good.clone() }, true),
+            (
+                Publication {
+                    all_changes: false,
+                    ..good.clone()
+                },
+                false,
+            ),
+            (
+                Publication {
+                    via_root: false,
+                    ..good.clone()
+                },
+                true,
+            ),
+            (
+                Publication {
+                    open_ended: true,
+                    ..good.clone()
+                },
+                true,
+            ),
         ] {
             let error = check(&bad, "p", managed).expect_err("refused");
             assert!(error.remedy().is_some());
         }
-        assert!(check(&Publication { open_ended: true, ..good }, "p", false).is_ok());
+        assert!(
+            check(
+                &Publication {
+                    open_ended: true,
+                    ..good
+                },
+                "p",
+                false
+            )
+            .is_ok()
+        );
     }
 }

@@ -66,7 +66,9 @@ pub fn check(slot: &SlotState, name: &str, database: &str) -> Result<()> {
     }
     if slot.wal_status.as_deref() == Some("lost") {
         return Err(Error::halt(
-            format!("slot {name} has lost WAL that walferry has not read: changes are missing for good"),
+            format!(
+                "slot {name} has lost WAL that walferry has not read: changes are missing for good"
+            ),
             "begin a new pipeline (another pipeline name, or drop the slot and delete the pipeline's topics), and raise max_slot_wal_keep_size",
         ));
     }
@@ -88,10 +90,22 @@ mod tests {
         };
         assert!(check(&good, "s", "shop").is_ok());
         for bad in [
-            SlotState { plugin: None, ..good.clone() },
-            SlotState { plugin: Some("test_decoding".into()), ..good.clone() },
-            SlotState { database: Some("other".into()), ..good.clone() },
-            SlotState { wal_status: Some("lost".into()), ..good.clone() },
+            SlotState {
+                plugin: None,
+                ..good.clone()
+            },
+            SlotState {
+                plugin: Some("test_decoding".into()),
+                ..good.clone()
+            },
+            SlotState {
+                database: Some("other".into()),
+                ..good.clone()
+            },
+            SlotState {
+                wal_status: Some("lost".into()),
+                ..good.clone()
+            },
         ] {
             assert!(check(&bad, "s", "shop").is_err(), "{bad:?}");
         }

@@ -107,7 +107,11 @@ fn read(row: &Row) -> Known {
         };
     }
     let kind: String = row.get(3);
-    let some = |oid: Option<u32>| oid.filter(|&oid| oid != 0).into_iter().collect::<Vec<u32>>();
+    let some = |oid: Option<u32>| {
+        oid.filter(|&oid| oid != 0)
+            .into_iter()
+            .collect::<Vec<u32>>()
+    };
     match kind.as_str() {
         "e" => Known {
             made: Some(UserType::Enum {
