@@ -270,11 +270,12 @@ fn ordinal_source(aliases: impl Iterator<Item = String>) -> String {
     )
 }
 
-/// The cast of a text value to a column's type. A cast function that users made from text would be
-/// called instead of the input function; from varchar none is looked up.
+/// The cast of a text value to a column's type. A cast function from text would be called instead of
+/// the input function (regclass has one that does not know `-`); from bpchar there is none, so that
+/// the input function reads what bpchar's output function prints, which is the text unchanged.
 pub(super) fn cast(type_name: &str, text_cast_function: bool) -> String {
     if text_cast_function {
-        format!("::varchar::{type_name}")
+        format!("::bpchar::{type_name}")
     } else {
         format!("::{type_name}")
     }

@@ -114,7 +114,9 @@ const COLUMNS: &str = "SELECT a.attname::text, w.n::int4, \
     pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid, \
     a.attnotnull, a.atthasdef, a.attgenerated, a.attidentity, a.attcollation <> 0, \
     EXISTS (SELECT FROM pg_catalog.pg_cast x WHERE x.castsource = 'pg_catalog.text'::pg_catalog.regtype \
-        AND x.casttarget = a.atttypid AND x.castmethod = 'f' AND x.oid >= 16384) \
+        AND x.casttarget = a.atttypid AND x.castmethod = 'f' \
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast y WHERE y.casttarget = a.atttypid \
+            AND y.castsource = 'pg_catalog.bpchar'::pg_catalog.regtype)) \
     FROM pg_catalog.pg_attribute a \
     LEFT JOIN unnest($2::text[], $3::text[], $4::int4[]) \
         WITH ORDINALITY AS w(name, type_name, modifier, n) ON w.name = a.attname \
