@@ -1,10 +1,13 @@
-//! The commit log `P.commits`: its entries and the pure rules by which every reader judges them.
+//! The commit log `P.commits`: its entries and the pure rule by which every reader judges them.
+//!
+//! Which entries count is decided by [`judge`] and nowhere else. What follows from it for a source
+//! stands in `takeover` and `confirm`, for copies of tables in `copies`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Epoch, Lsn, Oid, TableName};
 
@@ -145,6 +148,19 @@ impl LogPlace {
             fresh: true,
         }
     }
+
+    /// A second reader that begins behind the valid `copy_begin` at offset `copy`. `captured` is
+    /// the captured set of the epoch it stands in.
+    pub fn behind_copy_begin(copy: i64, begin: &CopyBegin, captured: BTreeSet<TableName>) -> Self {
+        LogPlace {
+            next_offset: copy + 1,
+            epoch: Some(begin.epoch),
+            to: begin.at,
+            last_valid: Some(copy),
+            captured,
+            fresh: false,
+        }
+    }
 }
 
 /// What an entry means to a reader.
@@ -160,9 +176,102 @@ pub enum Verdict {
 
 /// Judges the entry at `offset` and moves `place` past it.
 ///
+/// - An epoch entry is void if a valid entry lies in `[after, offset)`: its writer resumes where
+///   the log ended when it looked, and somebody wrote on. Else it is valid, and `offset` is the epoch.
+/// - Any other entry is void unless its epoch is current.
+/// - A batch entry is a repeat if it ends at or before the log's `to`, and must else begin there. A
+///   log without a boundary accepts any beginning.
+/// - A `copy_begin` whose `at` is not the log's `to` is a repeat.
+/// - The first entry of a log that was trimmed counts as valid: trimming ends at a valid one.
+///
 /// # Errors
-/// Halt when a batch entry of the current epoch begins beyond the log's `to`: a hole.
+/// Halt when a batch entry of the current epoch does not begin at the log's `to`: a hole. `place`
+/// is then as it was.
+///
+/// # Panics
+/// When `offset` is before the place: a bug of the reader.
 pub fn judge(place: &mut LogPlace, offset: i64, entry: &Entry) -> Result<Verdict> {
-    let _ = (place, offset, entry);
-    todo!()
+    assert!(
+        offset >= place.next_offset,
+        "entry at offset {offset} judged by a reader at {}",
+        place.next_offset
+    );
+    let epoch = match entry {
+        Entry::Epoch(_) => None,
+        Entry::Batch(batch) => Some(batch.epoch),
+        Entry::CopyBegin(begin) => Some(begin.epoch),
+        Entry::CopyEnd(end) => Some(end.epoch),
+    };
+    let current = if place.fresh { epoch } else { place.epoch };
+    let verdict = match entry {
+        Entry::Epoch(epoch) => judge_epoch(place, epoch),
+        _of_an_epoch if epoch != current => Verdict::Void,
+        Entry::Batch(batch) => judge_batch(place, offset, batch)?,
+        Entry::CopyBegin(begin) => judge_copy_begin(place, begin),
+        Entry::CopyEnd(_) => Verdict::Valid,
+    };
+    place.next_offset = offset + 1;
+    if verdict != Verdict::Valid {
+        return Ok(verdict);
+    }
+    match entry {
+        Entry::Epoch(epoch) => {
+            let own = u64::try_from(offset).expect("Kafka's offsets are not negative");
+            place.epoch = Some(Epoch(own));
+            place.captured = epoch.captured.iter().map(|c| c.table.clone()).collect();
+        }
+        Entry::Batch(batch) => place.to = Some(batch.to),
+        // The log's first boundary may come from a copy that begins before anything is streamed.
+        Entry::CopyBegin(begin) => place.to = place.to.or(begin.at),
+        Entry::CopyEnd(_) => {}
+    }
+    if place.fresh {
+        place.epoch = place.epoch.or(epoch);
+        place.fresh = false;
+    }
+    place.last_valid = Some(offset);
+    Ok(Verdict::Valid)
 }
+
+fn judge_epoch(place: &LogPlace, entry: &EpochEntry) -> Verdict {
+    match place.last_valid {
+        Some(last) if last >= entry.after => Verdict::Void,
+        Some(_) | None => Verdict::Valid,
+    }
+}
+
+fn judge_batch(place: &LogPlace, offset: i64, batch: &BatchEntry) -> Result<Verdict> {
+    match place.to {
+        Some(to) if batch.to <= to => Ok(Verdict::Repeat),
+        Some(to) if batch.from == to => Ok(Verdict::Valid),
+        None if batch.from <= batch.to => Ok(Verdict::Valid),
+        Some(_) | None => Err(hole(place, offset, batch)),
+    }
+}
+
+fn judge_copy_begin(place: &LogPlace, begin: &CopyBegin) -> Verdict {
+    if place.to.is_none() || begin.at == place.to {
+        Verdict::Valid
+    } else {
+        Verdict::Repeat
+    }
+}
+
+fn hole(place: &LogPlace, offset: i64, batch: &BatchEntry) -> Error {
+    let reached = place
+        .to
+        .map_or_else(|| "no boundary".to_owned(), |to| to.to_string());
+    Error::halt(
+        format!(
+            "hole in the commit log: the entry at offset {offset} of epoch {} covers {} to {}, but \
+             the valid log before it ends at {reached}",
+            batch.epoch, batch.from, batch.to
+        ),
+        "entries that Kafka had acknowledged are gone or were changed: restore the commits topic, or \
+         begin a new pipeline (new name, new slot), which copies every table again",
+    )
+}
+
+#[cfg(test)]
+#[path = "commit_log_tests.rs"]
+mod tests;

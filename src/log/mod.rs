@@ -1,14 +1,20 @@
 //! The event log in Kafka: records, the commit log, topics, producer and readers.
 //!
-//! The commit log's rules (`commit_log`) and the codec are pure; `producer`, `tail`, `records`,
-//! `topics` and `progress` talk to Kafka and decide nothing.
+//! The commit log's rules (`commit_log`, `takeover`, `confirm`, `copies`) and the codec are pure;
+//! `producer`, `tail`, `records`, `schemas`, `topics` and `progress` talk to Kafka and decide nothing.
 
+pub mod client;
 pub mod codec;
 pub mod commit_log;
+pub mod confirm;
+pub mod copies;
 pub mod header;
+pub(crate) mod partition;
 pub mod producer;
 pub mod progress;
 pub mod records;
 pub mod schemas;
 pub mod tail;
+pub mod takeover;
+pub(crate) mod topic_admin;
 pub mod topics;

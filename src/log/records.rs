@@ -3,11 +3,25 @@
 //! Blocking: used from the sink's reader thread. The per-partition queues of librdkafka are the
 //! read-ahead buffer; their size is bounded by a budget over all partitions.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::error::KafkaResult;
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::{ClientConfig, Message};
 
 use crate::config::KafkaSettings;
-use crate::error::Result;
-use crate::log::header::{CopyHeader, PartHeader, RecordHeader};
+use crate::error::{Error, Result};
+use crate::log::client::QuietContext;
+use crate::log::header::{
+    COPY_HEADER, CopyHeader, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, PartHeader,
+    RECORD_HEADER, RecordHeader,
+};
+use crate::log::partition::{
+    QuietConsumer, consumer, consumer_config, one_partition, read_error, watermarks,
+};
 
 /// One record, borrowed from librdkafka's buffer.
 #[derive(Debug)]
@@ -30,33 +44,105 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+/// Longest wait before the client's own events (lost connections) are looked at.
+const SERVE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Records taken without waiting before the client's own events are looked at.
+const SERVE_INTERVAL_RECORDS: u32 = 4096;
+
+/// Fewest partitions that the budget is divided by: a few more can then be assigned without a new consumer.
+const SHARES_MIN: usize = 4;
+
+/// Smallest share of the budget: below it fetching becomes a request a record.
+const SHARE_MIN_BYTES: usize = 64 * 1024;
+
+/// What librdkafka asks for a partition in one request at most; a larger record still comes whole.
+const FETCH_MAX_BYTES: usize = 1024 * 1024;
+
+/// What librdkafka keeps a record beside its bytes.
+const RECORD_OVERHEAD_BYTES: usize = 512;
+
 /// Reads records of assigned partitions.
-pub struct RecordReader {}
+pub struct RecordReader {
+    kafka: KafkaSettings,
+    budget_bytes: usize,
+    consumer: Arc<QuietConsumer>,
+    /// Partitions that the consumer's share of the budget is made for.
+    shares: usize,
+    assigned: Vec<Assigned>,
+    /// Where the last record came from: the next one mostly does too.
+    newest: usize,
+    /// Whether an assigned partition is not yet fetched.
+    waiting: bool,
+    unserved: u32,
+}
+
+struct Assigned {
+    topic: String,
+    partition: i32,
+    next: i64,
+    /// None: not yet fetched.
+    queue: Option<PartitionQueue<QuietContext>>,
+    /// Records fetched before a move may still be in its queue: all others than `next` are passed over.
+    moved: bool,
+}
 
 impl RecordReader {
-    /// Makes the consumer; nothing is assigned. `budget_bytes` bounds what is fetched ahead, over all partitions.
+    /// Makes the consumer; nothing is assigned. `budget_bytes` bounds what is fetched ahead, over all
+    /// partitions; each may exceed its share by one fetched batch.
+    ///
+    /// # Errors
+    /// Halt when librdkafka refuses the settings.
     pub fn open(kafka: &KafkaSettings, budget_bytes: usize) -> Result<Self> {
-        let _ = (kafka, budget_bytes);
-        todo!()
+        let config = config(kafka, budget_bytes, SHARES_MIN);
+        Ok(RecordReader {
+            kafka: kafka.clone(),
+            budget_bytes,
+            consumer: Arc::new(consumer(&config)?),
+            shares: SHARES_MIN,
+            assigned: Vec::new(),
+            newest: 0,
+            waiting: false,
+            unserved: 0,
+        })
     }
 
-    /// Begins to read a partition at an offset, or moves it there.
+    /// Begins to read a partition at an offset, or moves it there. It is fetched from the next call
+    /// of [`RecordReader::next`] on, for whatever partition. An offset below the low watermark makes
+    /// `next` halt; one that is only a lower bound is to be raised to [`RecordReader::watermarks`] first.
+    ///
+    /// # Errors
+    /// Transient.
     pub fn assign(&mut self, topic: &str, partition: i32, offset: i64) -> Result<()> {
-        let _ = (topic, partition, offset);
-        todo!()
+        let moved = self.unassign_known(topic, partition)?;
+        self.assigned.push(Assigned {
+            topic: topic.to_owned(),
+            partition,
+            next: offset,
+            queue: None,
+            moved,
+        });
+        self.waiting = true;
+        Ok(())
     }
 
     /// Stops reading a partition.
+    ///
+    /// # Errors
+    /// Transient.
     pub fn unassign(&mut self, topic: &str, partition: i32) -> Result<()> {
-        let _ = (topic, partition);
-        todo!()
+        self.unassign_known(topic, partition)?;
+        Ok(())
     }
 
-    /// Hands the next record of a partition to `take`; `None` when none came in time.
+    /// Hands the next record of a partition to `take`; `None` when none came in time. Blocking.
     ///
     /// # Errors
     /// Transient for Kafka's own; halt when the topic is gone or the wanted offset is below the
     /// low watermark or beyond the end (retention passed, topic recreated).
+    ///
+    /// # Panics
+    /// When the partition is not assigned: a bug of the caller.
     pub fn next<R>(
         &mut self,
         topic: &str,
@@ -64,13 +150,173 @@ impl RecordReader {
         timeout: Duration,
         take: impl FnOnce(Record<'_>) -> R,
     ) -> Result<Option<R>> {
-        let _ = (topic, partition, timeout, take);
-        todo!()
+        if self.waiting {
+            self.fetch_waiting()?;
+        }
+        self.unserved += 1;
+        if self.unserved >= SERVE_INTERVAL_RECORDS {
+            self.serve()?;
+        }
+        let at = self
+            .find(topic, partition)
+            .unwrap_or_else(|| panic!("{topic} {partition} is not assigned"));
+        self.newest = at;
+        let begun = Instant::now();
+        let mut wait = Duration::ZERO;
+        loop {
+            let assigned = &mut self.assigned[at];
+            let queue = assigned
+                .queue
+                .as_ref()
+                .expect("fetched since fetch_waiting");
+            match queue.poll(wait) {
+                Some(Ok(message)) if assigned.moved && message.offset() != assigned.next => {}
+                Some(Ok(message)) => {
+                    assigned.next = message.offset() + 1;
+                    assigned.moved = false;
+                    return Ok(Some(take(record(&message))));
+                }
+                Some(Err(error)) => {
+                    let place = (assigned.topic.as_str(), assigned.partition);
+                    if let Some(error) = read_error(&self.consumer, place.0, place.1, &error) {
+                        return Err(error);
+                    }
+                }
+                None => {
+                    self.serve()?;
+                    let left = timeout.saturating_sub(begun.elapsed());
+                    if left.is_zero() {
+                        return Ok(None);
+                    }
+                    wait = left.min(SERVE_INTERVAL);
+                }
+            }
+        }
     }
 
-    /// Low and high watermark, asked from the broker.
+    /// Low and high watermark, asked from the broker. Blocking.
+    ///
+    /// # Errors
+    /// Transient when Kafka does not answer in time; halt when the topic is gone.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
-        let _ = (topic, partition);
-        todo!()
+        watermarks(&self.consumer, topic, partition)
     }
+
+    fn find(&self, topic: &str, partition: i32) -> Option<usize> {
+        let is = |a: &Assigned| a.partition == partition && a.topic == topic;
+        if self.assigned.get(self.newest).is_some_and(is) {
+            return Some(self.newest);
+        }
+        self.assigned.iter().position(is)
+    }
+
+    fn unassign_known(&mut self, topic: &str, partition: i32) -> Result<bool> {
+        let Some(at) = self.find(topic, partition) else {
+            return Ok(false);
+        };
+        let was = self.assigned.swap_remove(at);
+        if was.queue.is_none() {
+            return Ok(was.moved);
+        }
+        let list = one_partition(topic, partition, was.next)?;
+        kafka_result(self.consumer.incremental_unassign(&list), topic)?;
+        Ok(true)
+    }
+
+    /// Begins to fetch what was assigned; with a new consumer when the shares have become too large.
+    fn fetch_waiting(&mut self) -> Result<()> {
+        if self.assigned.len() > self.shares {
+            self.shares = self.assigned.len().next_power_of_two();
+            for assigned in &mut self.assigned {
+                assigned.queue = None;
+                assigned.moved = false;
+            }
+            let config = config(&self.kafka, self.budget_bytes, self.shares);
+            self.consumer = Arc::new(consumer(&config)?);
+        }
+        for assigned in &mut self.assigned {
+            if assigned.queue.is_some() {
+                continue;
+            }
+            let (topic, partition) = (&assigned.topic, assigned.partition);
+            // Split before it is assigned: nothing of it ever comes out of the main queue.
+            let queue = self.consumer.split_partition_queue(topic, partition);
+            assigned.queue =
+                Some(queue.ok_or_else(|| {
+                    Error::transient(format!("no queue for {topic} {partition}"))
+                })?);
+            let list = one_partition(topic, partition, assigned.next)?;
+            kafka_result(self.consumer.incremental_assign(&list), topic)?;
+        }
+        self.waiting = false;
+        Ok(())
+    }
+
+    /// Looks at the client's own events.
+    fn serve(&mut self) -> Result<()> {
+        self.unserved = 0;
+        match self.consumer.poll(Duration::ZERO) {
+            Some(Err(error)) => match read_error(&self.consumer, "table topics", -1, &error) {
+                Some(error) => Err(error),
+                None => Ok(()),
+            },
+            Some(Ok(message)) => Err(Error::transient(format!(
+                "a record of {} {} came outside of its queue",
+                message.topic(),
+                message.partition()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn kafka_result(result: KafkaResult<()>, topic: &str) -> Result<()> {
+    result.map_err(|error| Error::transient(format!("assigning {topic}")).caused_by(error))
+}
+
+fn config(kafka: &KafkaSettings, budget_bytes: usize, shares: usize) -> ClientConfig {
+    let share = (budget_bytes / shares).max(SHARE_MIN_BYTES);
+    let share_kbytes = (share / 1024).clamp(1, 2_000_000).to_string();
+    let records = (share / RECORD_OVERHEAD_BYTES)
+        .clamp(1, 1_000_000)
+        .to_string();
+    let fetch = share.min(FETCH_MAX_BYTES).to_string();
+    let fetch_all = budget_bytes
+        .clamp(FETCH_MAX_BYTES, 50 * FETCH_MAX_BYTES)
+        .to_string();
+    consumer_config(
+        kafka,
+        &[
+            ("queued.max.messages.kbytes", &share_kbytes),
+            ("queued.min.messages", &records),
+            ("fetch.message.max.bytes", &fetch),
+            ("fetch.max.bytes", &fetch_all),
+            // A partition assigned while a request is under way waits for its answer.
+            ("fetch.wait.max.ms", "100"),
+        ],
+    )
+}
+
+fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+    let mut record = Record {
+        offset: message.offset(),
+        header: None,
+        copy: None,
+        part: None,
+        new_key: None,
+        old_key: None,
+        key: message.key(),
+        value: message.payload(),
+    };
+    for header in message.headers().into_iter().flat_map(Headers::iter) {
+        match (header.key, header.value) {
+            (RECORD_HEADER, Some(bytes)) => record.header = RecordHeader::from_bytes(bytes),
+            (COPY_HEADER, Some(bytes)) => record.copy = CopyHeader::from_bytes(bytes),
+            (PART_HEADER, Some(bytes)) => record.part = PartHeader::from_bytes(bytes),
+            (NEW_KEY_HEADER, bytes) => record.new_key = bytes,
+            (OLD_KEY_HEADER, bytes) => record.old_key = bytes,
+            (_foreign, _) => {}
+        }
+    }
+    record
 }

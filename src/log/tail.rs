@@ -1,11 +1,35 @@
 //! Reading the commit log in order, on a consumer and thread of its own.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rdkafka::Message;
+use rdkafka::message::BorrowedMessage;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
 use crate::config::KafkaSettings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::commit_log::Entry;
+use crate::log::partition::{PartitionReader, QuietConsumer, STOP_CHECK_INTERVAL, watermarks};
+
+/// Entries fetched and parsed ahead of who reads them.
+const AHEAD_MAX_ENTRIES: usize = 1024;
+
+/// The log's only partition.
+const PARTITION: i32 = 0;
 
 /// A reader of one single-partition topic of entries.
-pub struct LogTail {}
+pub struct LogTail {
+    topic: String,
+    low: i64,
+    next: i64,
+    entries: mpsc::Receiver<Result<(i64, Entry)>>,
+    /// Read by a `read_to_end` that was cancelled; before what `entries` brings.
+    kept: VecDeque<(i64, Entry)>,
+    /// For watermarks while its thread reads; there until drop.
+    consumer: Option<Arc<QuietConsumer>>,
+}
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,30 +49,176 @@ impl LogTail {
     /// Transient when Kafka cannot be reached in time; halt when the topic is gone, or `Offset` is
     /// outside of `[low, high]`: the log lost what was acknowledged, or trimmed what was needed.
     pub async fn open(kafka: &KafkaSettings, commits: &str, from: From) -> Result<Self> {
-        let _ = (kafka, commits, from);
-        todo!()
+        let (kafka, topic) = (kafka.clone(), commits.to_owned());
+        let opened = spawn_blocking(move || {
+            let reader = PartitionReader::open(&kafka, &topic, PARTITION)?;
+            let (low, high) = reader.watermarks()?;
+            let next = begin(&topic, from, low, high)?;
+            reader.start(next)?;
+            let (sender, entries) = mpsc::channel(AHEAD_MAX_ENTRIES);
+            let tail = LogTail {
+                topic: topic.clone(),
+                low,
+                next,
+                entries,
+                kept: VecDeque::new(),
+                consumer: Some(reader.consumer()),
+            };
+            std::thread::Builder::new()
+                .name("walferry-log-tail".to_owned())
+                .spawn(move || read(&reader, &topic, &sender))
+                .map_err(|error| {
+                    Error::transient("no thread to read the commit log").caused_by(error)
+                })?;
+            Ok(tail)
+        });
+        opened
+            .await
+            .map_err(|error| Error::transient("opening the commit log").caused_by(error))?
     }
 
     /// The low watermark at opening.
     pub fn low(&self) -> i64 {
-        todo!()
+        self.low
     }
 
     /// The next entry with its offset; waits for it. Cancel-safe.
     ///
     /// # Errors
-    /// Transient for Kafka's; halt for an entry that cannot be parsed.
+    /// Transient for Kafka's; halt for an entry that cannot be parsed. The tail is then of no more use.
     pub async fn next(&mut self) -> Result<(i64, Entry)> {
-        todo!()
+        match self.kept.pop_front() {
+            Some(entry) => Ok(entry),
+            None => self.receive().await,
+        }
     }
 
     /// The next entry if it is here already (fetched); never waits.
+    ///
+    /// # Errors
+    /// As [`LogTail::next`].
     pub fn try_next(&mut self) -> Result<Option<(i64, Entry)>> {
-        todo!()
+        if let Some(entry) = self.kept.pop_front() {
+            return Ok(Some(entry));
+        }
+        match self.entries.try_recv() {
+            Ok(entry) => self.received(Some(entry)).map(Some),
+            Err(mpsc::error::TryRecvError::Empty) => Ok(None),
+            Err(mpsc::error::TryRecvError::Disconnected) => self.received(None).map(Some),
+        }
     }
 
     /// Asks for the high watermark now, and reads up to it. The second value is that watermark.
+    /// Cancel-safe: entries read before it was cancelled come from the next call of whatever method.
+    ///
+    /// # Errors
+    /// As [`LogTail::next`].
     pub async fn read_to_end(&mut self) -> Result<(Vec<(i64, Entry)>, i64)> {
-        todo!()
+        let consumer = self
+            .consumer
+            .clone()
+            .expect("the consumer is there until drop");
+        let topic = self.topic.clone();
+        let asked = spawn_blocking(move || {
+            let answer = watermarks(&consumer, &topic, PARTITION);
+            drop_elsewhere(consumer);
+            answer
+        });
+        let (_low, high) = asked.await.map_err(|error| {
+            Error::transient("asking for the commit log's end").caused_by(error)
+        })??;
+        while self.next < high {
+            let entry = self.receive().await?;
+            self.kept.push_back(entry);
+        }
+        Ok((self.kept.drain(..).collect(), high))
     }
+
+    async fn receive(&mut self) -> Result<(i64, Entry)> {
+        let entry = self.entries.recv().await;
+        self.received(entry)
+    }
+
+    fn received(&mut self, entry: Option<Result<(i64, Entry)>>) -> Result<(i64, Entry)> {
+        let (offset, entry) = entry
+            .unwrap_or_else(|| Err(Error::transient("the reader of the commit log has ended")))?;
+        self.next = offset + 1;
+        Ok((offset, entry))
+    }
+}
+
+impl Drop for LogTail {
+    fn drop(&mut self) {
+        // Its thread sees the closed channel and ends.
+        self.entries.close();
+        if let Some(consumer) = self.consumer.take() {
+            drop_elsewhere(consumer);
+        }
+    }
+}
+
+/// Closing a consumer waits for its threads; that must not happen on a thread that drives tasks.
+fn drop_elsewhere(consumer: Arc<QuietConsumer>) {
+    if Arc::strong_count(&consumer) > 1 {
+        // Its reading thread holds it, and closes it when it ends.
+        return;
+    }
+    let closing = std::thread::Builder::new()
+        .name("walferry-tail-close".to_owned())
+        .spawn(move || drop(consumer));
+    if let Err(error) = closing {
+        tracing::warn!(%error, "no thread to close a Kafka consumer: closed in place");
+    }
+}
+
+fn begin(topic: &str, from: From, low: i64, high: i64) -> Result<i64> {
+    match from {
+        From::Low => Ok(low),
+        From::End => Ok(high),
+        From::Offset(wanted) if wanted < low => Err(Error::halt(
+            format!(
+                "entry {wanted} of {topic} is needed, but the log now begins at {low}: it was trimmed \
+                 or made anew"
+            ),
+            "rebuild the follower (it then takes a copy); if the topic was deleted, begin a new \
+             pipeline (new name, new slot)",
+        )),
+        From::Offset(wanted) if wanted > high => Err(Error::halt(
+            format!(
+                "entry {wanted} of {topic} comes next, but the log ends at {high}: Kafka lost entries \
+                 that it had acknowledged, or the topic was made anew"
+            ),
+            "restore the commits topic, or begin a new pipeline (new name, new slot), which copies \
+             every table again",
+        )),
+        From::Offset(wanted) => Ok(wanted),
+    }
+}
+
+fn read(reader: &PartitionReader, topic: &str, entries: &mpsc::Sender<Result<(i64, Entry)>>) {
+    while !entries.is_closed() {
+        let entry = match reader.poll(STOP_CHECK_INTERVAL) {
+            Ok(None) => continue,
+            Ok(Some(message)) => parse(topic, &message),
+            Err(error) => Err(error),
+        };
+        let over = entry.is_err();
+        if entries.blocking_send(entry).is_err() || over {
+            return;
+        }
+    }
+}
+
+fn parse(topic: &str, message: &BorrowedMessage<'_>) -> Result<(i64, Entry)> {
+    let offset = message.offset();
+    let foreign = || {
+        Error::halt(
+            format!("the record at offset {offset} of {topic} is not an entry of a commit log"),
+            "find out who else writes to the topic; if it was written by a newer walferry, upgrade \
+             this one",
+        )
+    };
+    let value = message.payload().ok_or_else(foreign)?;
+    let entry = serde_json::from_slice(value).map_err(|error| foreign().caused_by(error))?;
+    Ok((offset, entry))
 }

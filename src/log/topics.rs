@@ -1,8 +1,23 @@
 //! Names of topics and their making.
+//!
+//! A name is `pipeline.schema.table`. Kafka takes `[a-zA-Z0-9._-]`, and refuses a topic whose name
+//! differs from another's only in `.` and `_` (they would share a metric's name). So, in schema and
+//! table names alike, every other byte is written `-` and two hex digits (`.` and `-` too); in schema
+//! names `_` is written `--`, and the schema `copy` is written `-63opy`. With that the first `.` or
+//! `_` after the pipeline ends the schema, and no two tables collide. What gets longer than
+//! 101 bytes (only names full of escapes can) ends in `-z` and a hash.
 
-use crate::config::KafkaSettings;
-use crate::error::Result;
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
 use crate::model::TableName;
+
+pub use crate::log::topic_admin::TopicAdmin;
+
+/// Largest record that walferry sends (key and value), far above Kafka's own default of 1 MB: most
+/// rows then travel in one piece. Larger values travel in parts.
+pub const RECORD_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// The topics of a pipeline.
 #[derive(Clone, Debug)]
@@ -17,29 +32,72 @@ impl Topics {
             pipeline: pipeline.into(),
         }
     }
-    /// `P.<schema>.<table>`, with an injective escape for what Kafka names cannot hold
-    /// (`copy.` and single-word suffixes cannot be confused with it; over-long names end in a hash).
+    /// `P.<schema>.<table>`, with an injective escape for what Kafka names cannot hold; see
+    /// the module's documentation.
     pub fn table(&self, table: &TableName) -> String {
-        let _ = (table, &self.pipeline);
-        todo!()
+        let (schema, name) = escaped(table);
+        format!("{}.{schema}.{name}", self.pipeline)
     }
     /// `P.copy.<schema>.<table>`.
     pub fn copy(&self, table: &TableName) -> String {
-        let _ = table;
-        todo!()
+        let (schema, name) = escaped(table);
+        format!("{}.{COPY}.{schema}.{name}", self.pipeline)
     }
     /// `P.commits`.
     pub fn commits(&self) -> String {
-        todo!()
+        format!("{}.commits", self.pipeline)
     }
     /// `P.schemas`.
     pub fn schemas(&self) -> String {
-        todo!()
+        format!("{}.schemas", self.pipeline)
     }
     /// `P.progress`.
     pub fn progress(&self) -> String {
-        todo!()
+        format!("{}.progress", self.pipeline)
     }
+}
+
+const COPY: &str = "copy";
+
+/// Longest escaped schema or table name: a pipeline's 40 bytes, `.copy.` and a dot stay below
+/// Kafka's 249. Names without escapes (63 bytes at most) always fit.
+const NAME_MAX_BYTES: usize = 101;
+
+/// Bytes of the hash at the end of a name that was cut, as hex digits.
+const HASH_DIGITS: usize = 32;
+
+fn escaped(table: &TableName) -> (String, String) {
+    let schema = if table.schema == COPY {
+        format!("-{:02x}{}", COPY.as_bytes()[0], &COPY[1..])
+    } else {
+        escape(&table.schema, true)
+    };
+    (schema, escape(&table.name, false))
+}
+
+fn escape(name: &str, is_schema: bool) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut fits = 0;
+    for byte in name.bytes() {
+        match byte {
+            b'_' if is_schema => out.push_str("--"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => out.push(char::from(byte)),
+            _other => {
+                let _infallible = write!(out, "-{byte:02x}");
+            }
+        }
+        if out.len() <= NAME_MAX_BYTES - HASH_DIGITS - 2 {
+            fits = out.len();
+        }
+    }
+    if out.len() > NAME_MAX_BYTES {
+        out.truncate(fits);
+        out.push_str("-z");
+        for byte in &Sha256::digest(name.as_bytes())[..HASH_DIGITS / 2] {
+            let _infallible = write!(out, "{byte:02x}");
+        }
+    }
+    out
 }
 
 /// A topic as it must be.
@@ -75,43 +133,6 @@ pub struct TopicState {
     pub replication: i32,
 }
 
-/// Administration of topics.
-pub struct TopicAdmin {}
-
-impl TopicAdmin {
-    /// Makes the client.
-    pub fn open(kafka: &KafkaSettings) -> Result<Self> {
-        let _ = kafka;
-        todo!()
-    }
-    /// The cluster's id.
-    pub async fn cluster_id(&self) -> Result<String> {
-        todo!()
-    }
-    /// State of the named topics that exist.
-    pub async fn describe(
-        &self,
-        names: &[String],
-    ) -> Result<std::collections::BTreeMap<String, TopicState>> {
-        let _ = names;
-        todo!()
-    }
-    /// Creates those that are missing, with explicit settings, and checks the others.
-    ///
-    /// # Errors
-    /// Halt when an existing topic would lose data (compacted table topic, replication or
-    /// `min.insync.replicas` too low for the durability asked, unclean election on) or has another
-    /// number of partitions.
-    pub async fn ensure(&self, specs: &[TopicSpec]) -> Result<()> {
-        let _ = specs;
-        todo!()
-    }
-    /// Broker settings by name (from any broker), for `walferry check`.
-    pub async fn broker_config(&self) -> Result<std::collections::BTreeMap<String, String>> {
-        todo!()
-    }
-    /// Number of live brokers.
-    pub async fn brokers(&self) -> Result<usize> {
-        todo!()
-    }
-}
+#[cfg(test)]
+#[path = "topics_tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+//! What a reader of the commit log knows of copies: which tables have a complete or running one.
+//!
+//! Used by the source (does a table need a copy?) and by sinks (which copy to load?). Fed every
+//! valid entry in log order; never void ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::log::commit_log::{Captured, CopyBegin, CopyEnd, Entry};
+use crate::model::{Oid, TableName};
+
+/// A copy that is complete or may become so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownCopy {
+    /// Its first entry.
+    pub begin: CopyBegin,
+    /// Its last entry; none: it is running.
+    pub end: Option<CopyEnd>,
+    /// Tables for which it is still good: those of `begin` that no later entry took out.
+    pub tables: BTreeSet<TableName>,
+    /// The captured set of the epoch it was begun in: what a second reader starts with.
+    pub captured: BTreeSet<TableName>,
+}
+
+/// Copies by id (offset of `copy_begin`).
+#[derive(Clone, Debug, Default)]
+pub struct CopyLedger {
+    captured: BTreeMap<TableName, Oid>,
+    copies: BTreeMap<i64, KnownCopy>,
+}
+
+impl CopyLedger {
+    /// A ledger before the log's first entry.
+    pub fn new() -> Self {
+        CopyLedger::default()
+    }
+
+    /// Notes a valid entry. Returns the tables that left with it: those that the captured set lost,
+    /// or has now under another OID. They are no longer in effect anywhere and need a copy when
+    /// they return.
+    pub fn valid(&mut self, offset: i64, entry: &Entry) -> BTreeSet<TableName> {
+        match entry {
+            Entry::Epoch(epoch) => return self.new_epoch(&epoch.captured),
+            Entry::Batch(_) => {}
+            Entry::CopyBegin(begin) => self.begin(offset, begin),
+            Entry::CopyEnd(end) => {
+                if let Some(copy) = self.copies.get_mut(&end.copy) {
+                    copy.end.get_or_insert_with(|| end.clone());
+                }
+            }
+        }
+        BTreeSet::new()
+    }
+
+    /// Tables of the current epoch's captured set with their OIDs; empty before the first epoch entry.
+    pub fn captured(&self) -> &BTreeMap<TableName, Oid> {
+        &self.captured
+    }
+
+    /// The copy with this id, if it is good for some table.
+    pub fn get(&self, copy: i64) -> Option<&KnownCopy> {
+        self.copies.get(&copy)
+    }
+
+    /// What to load a table from: the newest complete copy that is not refused, else the running
+    /// one. `None`: a copy must be asked for.
+    pub fn choose(
+        &self,
+        table: &TableName,
+        refused: Option<&BTreeSet<i64>>,
+    ) -> Option<(i64, &KnownCopy)> {
+        let usable = || {
+            self.copies.iter().rev().filter(|(id, copy)| {
+                copy.tables.contains(table) && !refused.is_some_and(|refused| refused.contains(id))
+            })
+        };
+        usable()
+            .find(|(_, copy)| copy.end.is_some())
+            .or_else(|| usable().next())
+            .map(|(id, copy)| (*id, copy))
+    }
+
+    /// Whether a complete or running copy of the table with an id above `after` (-1: any) is there.
+    /// A source makes one for each captured table without, and for each that a sink wants.
+    pub fn has(&self, table: &TableName, after: i64) -> bool {
+        self.copies
+            .range(after + 1..)
+            .any(|(_, copy)| copy.tables.contains(table))
+    }
+
+    fn new_epoch(&mut self, captured: &[Captured]) -> BTreeSet<TableName> {
+        let captured: BTreeMap<TableName, Oid> = captured
+            .iter()
+            .map(|c| (c.table.clone(), c.relation))
+            .collect();
+        // A log that was trimmed elsewhere than at an epoch entry names tables before their OIDs
+        // are known: then only the name counts.
+        let stays = |table: &TableName, before: Option<&Oid>| match captured.get(table) {
+            Some(oid) => before.is_none_or(|before| before == oid),
+            None => false,
+        };
+        let before = &self.captured;
+        for copy in self.copies.values_mut() {
+            copy.tables.retain(|table| stays(table, before.get(table)));
+        }
+        self.copies
+            .retain(|_, copy| copy.end.is_some() && !copy.tables.is_empty());
+        let left = before
+            .iter()
+            .filter(|(table, oid)| !stays(table, Some(oid)))
+            .map(|(table, _)| table.clone())
+            .collect();
+        self.captured = captured;
+        left
+    }
+
+    fn begin(&mut self, offset: i64, begin: &CopyBegin) {
+        for copy in self.copies.values_mut().filter(|copy| copy.end.is_none()) {
+            copy.tables.retain(|table| !begin.tables.contains(table));
+        }
+        self.copies.retain(|_, copy| !copy.tables.is_empty());
+        let copy = KnownCopy {
+            begin: begin.clone(),
+            end: None,
+            tables: begin.tables.iter().cloned().collect(),
+            captured: self.captured.keys().cloned().collect(),
+        };
+        self.copies.insert(offset, copy);
+    }
+}
+
+#[cfg(test)]
+#[path = "copies_tests.rs"]
+mod tests;

@@ -1,0 +1,287 @@
+//! A blocking reader of one partition, from an offset on: what the log's tail, the schemas and the
+//! sinks' progress are read with.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::{ClientConfig, Message, TopicPartitionList};
+
+use crate::config::KafkaSettings;
+use crate::error::{Error, Result};
+use crate::log::client::{QuietContext, client_config, refused};
+
+/// How long a question to the broker may take.
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a topic that brokers do not know may be one that they do not know yet.
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often a thread that waits for records looks whether it is to stop.
+pub(crate) const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+pub(crate) type QuietConsumer = BaseConsumer<QuietContext>;
+
+/// What the consumers of records and of the log have in common.
+pub(crate) fn consumer_config(kafka: &KafkaSettings, own: &[(&str, &str)]) -> ClientConfig {
+    let mut defaults = vec![
+        // librdkafka assigns partitions only to members of a group; nothing is committed to it.
+        ("group.id", "walferry"),
+        ("fetch.error.backoff.ms", "50"),
+        ("fetch.queue.backoff.ms", "2"),
+        ("check.crcs", "true"),
+    ];
+    defaults.extend_from_slice(own);
+    let fixed = [
+        ("auto.offset.reset", "error"),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        // walferry's own rules say what counts; nothing in its topics is transactional.
+        ("isolation.level", "read_uncommitted"),
+        ("enable.partition.eof", "false"),
+        ("allow.auto.create.topics", "false"),
+    ];
+    client_config(kafka, &defaults, &fixed)
+}
+
+/// Makes a consumer.
+///
+/// # Errors
+/// Halt when librdkafka refuses the settings.
+pub(crate) fn consumer(config: &ClientConfig) -> Result<QuietConsumer> {
+    config
+        .create_with_context(QuietContext)
+        .map_err(|error| refused("Kafka consumer", error))
+}
+
+/// A reader of one partition.
+pub(crate) struct PartitionReader {
+    consumer: Arc<QuietConsumer>,
+    topic: String,
+    partition: i32,
+}
+
+impl PartitionReader {
+    /// Makes a reader; nothing is read before [`PartitionReader::start`].
+    ///
+    /// # Errors
+    /// Halt when librdkafka refuses the settings.
+    pub(crate) fn open(kafka: &KafkaSettings, topic: &str, partition: i32) -> Result<Self> {
+        let config = consumer_config(
+            kafka,
+            &[
+                ("queued.min.messages", "10000"),
+                ("queued.max.messages.kbytes", "8192"),
+            ],
+        );
+        Ok(PartitionReader {
+            consumer: Arc::new(consumer(&config)?),
+            topic: topic.to_owned(),
+            partition,
+        })
+    }
+
+    /// The consumer, for questions while another thread reads.
+    pub(crate) fn consumer(&self) -> Arc<QuietConsumer> {
+        Arc::clone(&self.consumer)
+    }
+
+    /// Low and high watermark, asked from the broker now.
+    ///
+    /// # Errors
+    /// As [`watermarks`].
+    pub(crate) fn watermarks(&self) -> Result<(i64, i64)> {
+        watermarks(&self.consumer, &self.topic, self.partition)
+    }
+
+    /// Begins to read at an offset.
+    ///
+    /// # Errors
+    /// Transient.
+    pub(crate) fn start(&self, offset: i64) -> Result<()> {
+        let list = one_partition(&self.topic, self.partition, offset)?;
+        self.consumer
+            .assign(&list)
+            .map_err(|error| Error::transient(format!("reading {}", self.topic)).caused_by(error))
+    }
+
+    /// The next record, if one comes in time.
+    ///
+    /// # Errors
+    /// As [`read_error`].
+    pub(crate) fn poll(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>> {
+        match self.consumer.poll(timeout) {
+            Some(Ok(message)) => Ok(Some(message)),
+            Some(Err(error)) => {
+                match read_error(&self.consumer, &self.topic, self.partition, &error) {
+                    Some(error) => Err(error),
+                    None => Ok(None),
+                }
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Hands every record from `next` (the offset that reading has reached) to the high watermark,
+    /// asked now, to `take`; returns that watermark.
+    ///
+    /// # Errors
+    /// As [`PartitionReader::poll`]; transient when the records do not come in time.
+    pub(crate) fn read_to_end(
+        &self,
+        mut next: i64,
+        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
+    ) -> Result<i64> {
+        let (_low, high) = self.watermarks()?;
+        let mut heard = Instant::now();
+        while next < high {
+            match self.poll(STOP_CHECK_INTERVAL)? {
+                Some(message) => {
+                    take(&message)?;
+                    next = message.offset() + 1;
+                    heard = Instant::now();
+                }
+                // A compacted topic may end in a gap: then the position says that nothing is left.
+                None if self.position().is_some_and(|at| at >= high) => break,
+                None if heard.elapsed() > ASK_TIMEOUT => {
+                    return Err(Error::transient(format!(
+                        "Kafka does not send the records of {} up to offset {high}",
+                        self.topic
+                    )));
+                }
+                None => {}
+            }
+        }
+        Ok(high)
+    }
+
+    fn position(&self) -> Option<i64> {
+        let list = self.consumer.position().ok()?;
+        match list.find_partition(&self.topic, self.partition)?.offset() {
+            Offset::Offset(at) => Some(at),
+            Offset::Beginning
+            | Offset::End
+            | Offset::Stored
+            | Offset::Invalid
+            | Offset::OffsetTail(_) => None,
+        }
+    }
+}
+
+pub(crate) fn one_partition(
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> Result<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition_offset(topic, partition, Offset::Offset(offset))
+        .map_err(|error| {
+            Error::transient(format!("offset {offset} of {topic} {partition}")).caused_by(error)
+        })?;
+    Ok(list)
+}
+
+/// Low and high watermark of a partition, asked from the broker now. Blocking.
+///
+/// # Errors
+/// Transient when Kafka does not answer in time; halt when the topic or partition is not there.
+pub(crate) fn watermarks(
+    consumer: &QuietConsumer,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64)> {
+    must_exist(consumer, topic, partition)?;
+    consumer
+        .fetch_watermarks(topic, partition, ASK_TIMEOUT)
+        .map_err(|error| {
+            Error::transient(format!(
+                "Kafka does not tell the watermarks of {topic} {partition}"
+            ))
+            .caused_by(error)
+        })
+}
+
+/// # Errors
+/// Halt when the brokers do not know the topic or the partition, transient when they do not answer.
+fn must_exist(consumer: &QuietConsumer, topic: &str, partition: i32) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let metadata = consumer
+            .fetch_metadata(Some(topic), ASK_TIMEOUT)
+            .map_err(|error| {
+                Error::transient("Kafka cannot be reached or does not answer").caused_by(error)
+            })?;
+        let found = metadata
+            .topics()
+            .iter()
+            .any(|found| found.partitions().iter().any(|p| p.id() == partition));
+        if found {
+            return Ok(());
+        }
+        // A topic made a moment ago may not be known to this broker yet.
+        if begun.elapsed() > PROPAGATION_TIMEOUT {
+            return Err(Error::halt(
+                format!("topic {topic} (partition {partition}) is not there"),
+                "if it was deleted, restore it, or begin a new pipeline (new name, new slot); it is \
+                 never made again silently",
+            ));
+        }
+        std::thread::sleep(STOP_CHECK_INTERVAL);
+    }
+}
+
+/// What an error of a consumer means; `None`: it passes by itself and reading goes on.
+pub(crate) fn read_error(
+    consumer: &QuietConsumer,
+    topic: &str,
+    partition: i32,
+    error: &KafkaError,
+) -> Option<Error> {
+    let place = || format!("reading {topic} {partition}");
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+            Some(out_of_range(consumer, topic, partition))
+        }
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition,
+        ) => Some(match must_exist(consumer, topic, partition) {
+            Err(error) => error,
+            Ok(()) => Error::transient(place()).caused_by(error.clone()),
+        }),
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Some(
+            Error::halt(
+                format!("Kafka does not let walferry read topic {topic}"),
+                "grant READ and DESCRIBE on the pipeline's topics to walferry's Kafka user",
+            )
+            .caused_by(error.clone()),
+        ),
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Fatal) => {
+            Some(Error::transient(place()).caused_by(error.clone()))
+        }
+        // Lost connections, elections, throttling: librdkafka goes on by itself.
+        Some(_) | None => {
+            tracing::debug!(topic, partition, %error, "Kafka consumer");
+            None
+        }
+    }
+}
+
+fn out_of_range(consumer: &QuietConsumer, topic: &str, partition: i32) -> Error {
+    let range = consumer
+        .fetch_watermarks(topic, partition, ASK_TIMEOUT)
+        .map_or_else(
+            |_unreachable| "unknown".to_owned(),
+            |(low, high)| format!("{low} to {high}"),
+        );
+    Error::halt(
+        format!("the wanted offset of {topic} {partition} is outside of what Kafka has ({range})"),
+        "retention has passed records that were still needed, or the topic was made anew: rebuild the \
+         follower (it then takes a copy), and set kafka.retention to the longest time a follower may \
+         be down",
+    )
+}

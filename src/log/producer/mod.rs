@@ -1,0 +1,249 @@
+//! The producer of one epoch: idempotent, `acks=all`, `message.timeout.ms=0`. The first delivery
+//! error or fatal error ends the epoch: every method then fails.
+//!
+//! Acknowledgements are counted, not stored: a batch knows how many records are under way and, a
+//! partition, the last acknowledged offset and the count (`acks`). Nothing is allocated on our side
+//! for a record; librdkafka copies key, value and headers.
+
+mod acks;
+mod native;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::config::KafkaSettings;
+use crate::error::{Error, Result};
+use crate::log::client::{client_config, refused};
+use crate::log::topics::RECORD_MAX_BYTES;
+
+use acks::{Acks, DeliveryContext};
+use native::{Produced, TopicHandles};
+
+/// A topic partition of this producer's, by a small number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartitionSlot(pub u32);
+
+/// A set of records acknowledged together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BatchId(pub u64);
+
+/// A header of a record.
+pub type Header<'a> = (&'static str, &'a [u8]);
+
+/// Whether a record was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It will be delivered, or the epoch ends.
+    Taken,
+    /// The queue is full: wait for [`EpochProducer::room`], then send it again.
+    Full,
+}
+
+/// Acknowledgement of one partition's records of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// Offset of the last record, `None` where Kafka acknowledged it without one (a retry answered as duplicate).
+    pub last: Option<i64>,
+    /// The largest offset that any acknowledgement of this batch named in this partition.
+    pub largest_named: Option<i64>,
+    /// Records acknowledged.
+    pub count: u64,
+}
+
+/// How long a question to the broker may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What librdkafka keeps a record beside key and value, for the bound of the queue.
+const RECORD_OVERHEAD_BYTES: usize = 256;
+
+/// The producer of one epoch. Shared by the stream, the copy readers and the commit log.
+pub struct EpochProducer {
+    // Before `producer`: librdkafka's topic handles must go before the client.
+    topics: TopicHandles,
+    producer: Option<Arc<ThreadedProducer<DeliveryContext>>>,
+    acks: Arc<Acks>,
+    queue_max_bytes: usize,
+}
+
+impl EpochProducer {
+    /// Makes the producer; connects lazily. The queue takes `queue_max_bytes` of records.
+    ///
+    /// # Errors
+    /// Halt when librdkafka refuses the settings.
+    pub fn open(kafka: &KafkaSettings, queue_max_bytes: usize) -> Result<Self> {
+        let record_max = (RECORD_MAX_BYTES + HEADROOM_BYTES).to_string();
+        let own = [
+            ("compression.type", "lz4"),
+            ("linger.ms", "1"),
+            ("batch.size", "1000000"),
+        ];
+        let fixed = [
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            ("message.timeout.ms", "0"),
+            ("message.max.bytes", record_max.as_str()),
+            // Ours is the bound that counts (`queue_max_bytes`): it can be waited for.
+            ("queue.buffering.max.messages", "0"),
+            ("queue.buffering.max.kbytes", "2147483647"),
+        ];
+        let acks = Arc::new(Acks::new());
+        let producer: ThreadedProducer<DeliveryContext> = client_config(kafka, &own, &fixed)
+            .create_with_context(DeliveryContext::new(Arc::clone(&acks)))
+            .map_err(|error| refused("Kafka producer", error))?;
+        Ok(EpochProducer {
+            topics: TopicHandles::default(),
+            producer: Some(Arc::new(producer)),
+            acks,
+            queue_max_bytes,
+        })
+    }
+
+    /// How large key, value and headers of one record may be together. Larger values travel in parts.
+    pub fn record_max_bytes(&self) -> usize {
+        RECORD_MAX_BYTES
+    }
+
+    /// The number of a topic's partition; the same for the same arguments.
+    pub fn partition_slot(&self, topic: &str, partition: i32) -> PartitionSlot {
+        self.topics.slot(self.client(), topic, partition)
+    }
+
+    /// Topic and partition of a slot.
+    ///
+    /// # Panics
+    /// When the slot is not from this producer.
+    pub fn partition_of(&self, slot: PartitionSlot) -> (String, i32) {
+        self.topics.name(slot)
+    }
+
+    /// A new, open batch. At most 4,096 batches may be open at a time.
+    ///
+    /// # Panics
+    /// When more batches are open: a bug of the caller, which must wait for [`EpochProducer::acked`].
+    pub fn open_batch(&self) -> BatchId {
+        self.acks.open()
+    }
+
+    /// Sends one record as part of an open batch. Never blocks. Payloads are copied.
+    ///
+    /// # Errors
+    /// The epoch is over; or halt when the record is larger than the broker takes.
+    pub fn send(
+        &self,
+        batch: BatchId,
+        slot: PartitionSlot,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[Header<'_>],
+    ) -> Result<Sent> {
+        self.acks.check()?;
+        if self.acks.queued(RECORD_OVERHEAD_BYTES) >= self.queue_max_bytes {
+            return Ok(Sent::Full);
+        }
+        let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+        // Counted before it is handed over: its acknowledgement may come before `produce` returns.
+        let opaque = self.acks.sending(batch, slot, bytes);
+        let outcome = self
+            .topics
+            .produce(self.client(), slot, key, value, headers, opaque);
+        match outcome {
+            Produced::Taken => Ok(Sent::Taken),
+            Produced::Refused(RDKafkaErrorCode::QueueFull) => {
+                self.acks.not_sent(batch, bytes);
+                Ok(Sent::Full)
+            }
+            Produced::Refused(code) => {
+                self.acks.not_sent(batch, bytes);
+                let error = acks::delivery_error(code, &self.topics.name(slot), bytes);
+                self.acks.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until there is room in the queue again: a quarter of it, so that a sender is not woken
+    /// for every record.
+    ///
+    /// # Errors
+    /// The epoch is over.
+    pub async fn room(&self) -> Result<()> {
+        let enough = self.queue_max_bytes - self.queue_max_bytes / 4;
+        self.acks.room(RECORD_OVERHEAD_BYTES, enough).await
+    }
+
+    /// Bytes of keys and values sent and not yet acknowledged.
+    pub fn unacknowledged_bytes(&self) -> usize {
+        self.acks.queued(0)
+    }
+
+    /// Waits until every record of the batch is acknowledged (nothing more may be sent to it), and
+    /// forgets the batch. Cancel-safe: a batch that was not returned can be waited for again.
+    ///
+    /// # Errors
+    /// The epoch is over.
+    pub async fn acked(&self, batch: BatchId) -> Result<BTreeMap<PartitionSlot, Acked>> {
+        self.acks.acked(batch).await
+    }
+
+    /// The high watermark of a partition, asked from the broker now.
+    ///
+    /// # Errors
+    /// Transient when the broker does not answer in time.
+    pub async fn high_watermark(&self, slot: PartitionSlot) -> Result<i64> {
+        let (topic, partition) = self.topics.name(slot);
+        let producer = Arc::clone(self.producer());
+        let asked = tokio::task::spawn_blocking(move || {
+            let client = producer.client();
+            let answer = client.fetch_watermarks(&topic, partition, ASK_TIMEOUT);
+            answer.map_err(|error| {
+                Error::transient(format!("high watermark of {topic} {partition}")).caused_by(error)
+            })
+        });
+        let (_low, high) = asked
+            .await
+            .map_err(|error| Error::transient("asking for a high watermark").caused_by(error))??;
+        Ok(high)
+    }
+
+    /// Waits until the epoch is over through an error of the producer; for `select!`.
+    pub async fn failed(&self) -> Error {
+        self.acks.failed().await
+    }
+
+    fn producer(&self) -> &Arc<ThreadedProducer<DeliveryContext>> {
+        self.producer
+            .as_ref()
+            .expect("the producer is there until drop")
+    }
+
+    fn client(&self) -> &rdkafka::client::Client<DeliveryContext> {
+        self.producer().client()
+    }
+}
+
+/// Headers (a MOVE's keys) and framing beside key and value of the largest record.
+const HEADROOM_BYTES: usize = 64 * 1024;
+
+impl Drop for EpochProducer {
+    /// Throws away what is not yet sent. What is under way may still land: it is void by its epoch.
+    fn drop(&mut self) {
+        self.acks
+            .fail(&Error::transient("the epoch's producer was closed"));
+        self.topics.release();
+        let Some(producer) = self.producer.take() else {
+            return;
+        };
+        producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        // Joining librdkafka's threads takes up to a second while a broker is unreachable.
+        let closing = std::thread::Builder::new()
+            .name("walferry-producer-close".to_owned())
+            .spawn(move || drop(producer));
+        if let Err(error) = closing {
+            tracing::warn!(%error, "no thread to close a Kafka producer: closed in place");
+        }
+    }
+}

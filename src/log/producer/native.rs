@@ -1,0 +1,225 @@
+//! librdkafka's own produce call: handles of topics looked up once, headers passed as they are.
+//!
+//! Why not `BaseProducer::send`: see `unsafe` below.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::os::raw::c_void;
+use std::ptr;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rdkafka::client::Client;
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka_sys as sys;
+use sys::rd_kafka_vtype_t as Tag;
+
+use super::acks::DeliveryContext;
+use super::{Header, PartitionSlot};
+use crate::log::header::{COPY_HEADER, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, RECORD_HEADER};
+
+/// Whether librdkafka took a record.
+pub(super) enum Produced {
+    /// It did.
+    Taken,
+    /// It did not.
+    Refused(RDKafkaErrorCode),
+}
+
+/// Headers a record may have.
+const HEADERS_MAX: usize = 4;
+
+/// Topic, partition, flags, opaque, key, value.
+const FIXED_ARGUMENTS: usize = 6;
+
+struct Handle(*mut sys::rd_kafka_topic_t);
+
+// SAFETY: librdkafka's topic handles are reference-counted with their own locks and may be used from
+// any thread (INTRODUCTION.md, "Threads and callbacks": the API is fully thread-safe).
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+struct Slot {
+    topic: usize,
+    partition: i32,
+}
+
+#[derive(Default)]
+struct Registry {
+    names: Vec<String>,
+    handles: Vec<Handle>,
+    slots: Vec<Slot>,
+    by_name: HashMap<String, HashMap<i32, PartitionSlot>>,
+}
+
+/// Topics and partitions of one producer, by number.
+#[derive(Default)]
+pub(super) struct TopicHandles(RwLock<Registry>);
+
+impl TopicHandles {
+    fn read(&self) -> RwLockReadGuard<'_, Registry> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Registry> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn slot(
+        &self,
+        client: &Client<DeliveryContext>,
+        topic: &str,
+        partition: i32,
+    ) -> PartitionSlot {
+        let known = |registry: &Registry| {
+            let partitions = registry.by_name.get(topic)?;
+            partitions.get(&partition).copied()
+        };
+        if let Some(slot) = known(&self.read()) {
+            return slot;
+        }
+        let mut registry = self.write();
+        if let Some(slot) = known(&registry) {
+            return slot;
+        }
+        let at = match registry.names.iter().position(|name| name == topic) {
+            Some(at) => at,
+            None => {
+                registry.handles.push(topic_handle(client, topic));
+                registry.names.push(topic.to_owned());
+                registry.names.len() - 1
+            }
+        };
+        let number = u32::try_from(registry.slots.len()).expect("fewer than 2^32 partitions");
+        let slot = PartitionSlot(number);
+        registry.slots.push(Slot {
+            topic: at,
+            partition,
+        });
+        let partitions = registry.by_name.entry(topic.to_owned()).or_default();
+        partitions.insert(partition, slot);
+        slot
+    }
+
+    pub(super) fn name(&self, slot: PartitionSlot) -> (String, i32) {
+        let registry = self.read();
+        let Slot { topic, partition } = registry.slots[slot.0 as usize];
+        (registry.names[topic].clone(), partition)
+    }
+
+    /// Hands one record to librdkafka, which copies it.
+    ///
+    /// # Panics
+    /// When a record has more than four headers.
+    pub(super) fn produce(
+        &self,
+        client: &Client<DeliveryContext>,
+        slot: PartitionSlot,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[Header<'_>],
+        opaque: usize,
+    ) -> Produced {
+        assert!(headers.len() <= HEADERS_MAX, "{} headers", headers.len());
+        let registry = self.read();
+        let Slot { topic, partition } = registry.slots[slot.0 as usize];
+        let mut arguments =
+            [argument(Tag::RD_KAFKA_VTYPE_END, |u| u.i = 0); FIXED_ARGUMENTS + HEADERS_MAX];
+        let copy = i32::try_from(sys::RD_KAFKA_MSG_F_COPY).expect("a small flag");
+        let fixed = [
+            argument(Tag::RD_KAFKA_VTYPE_RKT, |u| {
+                u.rkt = registry.handles[topic].0
+            }),
+            argument(Tag::RD_KAFKA_VTYPE_PARTITION, |u| u.i32_ = partition),
+            argument(Tag::RD_KAFKA_VTYPE_MSGFLAGS, |u| u.i = copy),
+            argument(Tag::RD_KAFKA_VTYPE_OPAQUE, |u| {
+                u.ptr = opaque as *mut c_void
+            }),
+            argument(Tag::RD_KAFKA_VTYPE_KEY, |u| u.mem = memory(key)),
+            argument(Tag::RD_KAFKA_VTYPE_VALUE, |u| u.mem = memory(value)),
+        ];
+        arguments[..FIXED_ARGUMENTS].copy_from_slice(&fixed);
+        for ((name, bytes), place) in headers.iter().zip(&mut arguments[FIXED_ARGUMENTS..]) {
+            let header = sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2 {
+                name: header_name(name).as_ptr(),
+                val: bytes.as_ptr().cast(),
+                size: isize::try_from(bytes.len()).expect("a slice is shorter than isize::MAX"),
+            };
+            *place = argument(Tag::RD_KAFKA_VTYPE_HEADER, |u| u.header = header);
+        }
+        // SAFETY: every pointer in `arguments` outlives the call, and librdkafka copies what they
+        // point to (F_COPY for key and value, always for headers); the topic handle is alive until
+        // `release`. What it buys over `BaseProducer::send`, which makes a C string of the topic's
+        // name and boxes the headers for every record: `producing_costs` in tests/log_kafka.rs.
+        let error = unsafe {
+            sys::rd_kafka_produceva(
+                client.native_ptr(),
+                arguments.as_ptr(),
+                FIXED_ARGUMENTS + headers.len(),
+            )
+        };
+        if error.is_null() {
+            return Produced::Taken;
+        }
+        // SAFETY: a non-null error is ours to read and to destroy, once.
+        let code = unsafe {
+            let code = sys::rd_kafka_error_code(error);
+            sys::rd_kafka_error_destroy(error);
+            code
+        };
+        Produced::Refused(code.into())
+    }
+
+    /// Gives the handles back; nothing may be produced any more.
+    pub(super) fn release(&mut self) {
+        for Handle(handle) in self.write().handles.drain(..) {
+            // SAFETY: the handle came from `rd_kafka_topic_new` and is given back once.
+            unsafe { sys::rd_kafka_topic_destroy(handle) };
+        }
+    }
+}
+
+fn topic_handle(client: &Client<DeliveryContext>, topic: &str) -> Handle {
+    let name = CString::new(topic).expect("topic names have no NUL");
+    // SAFETY: the client is alive, the name is a C string that librdkafka copies, and a null
+    // configuration stands for the client's default.
+    let handle =
+        unsafe { sys::rd_kafka_topic_new(client.native_ptr(), name.as_ptr(), ptr::null_mut()) };
+    assert!(!handle.is_null(), "librdkafka refuses topic name {topic:?}");
+    Handle(handle)
+}
+
+fn argument(
+    tag: Tag,
+    set: impl FnOnce(&mut sys::rd_kafka_vu_s__bindgen_ty_1),
+) -> sys::rd_kafka_vu_t {
+    let mut u = sys::rd_kafka_vu_s__bindgen_ty_1 {
+        ptr: ptr::null_mut(),
+    };
+    set(&mut u);
+    sys::rd_kafka_vu_t { vtype: tag, u }
+}
+
+fn memory(bytes: Option<&[u8]>) -> sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+    // Null stands for "none": a tombstone. An empty slice has a dangling pointer that is not null.
+    let (ptr, size) = bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()));
+    sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+        ptr: ptr.cast_mut().cast(),
+        size,
+    }
+}
+
+/// The names of the headers that records have, as C strings.
+///
+/// # Panics
+/// When the name is none of `header`'s constants.
+fn header_name(name: &str) -> &'static CStr {
+    match name {
+        RECORD_HEADER => c"walferry",
+        COPY_HEADER => c"walferry.copy",
+        PART_HEADER => c"walferry.part",
+        NEW_KEY_HEADER => c"__debezium.newkey",
+        OLD_KEY_HEADER => c"__debezium.oldkey",
+        other => panic!("no record has a header {other:?}"),
+    }
+}

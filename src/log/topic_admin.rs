@@ -1,0 +1,390 @@
+//! Making and checking topics.
+//!
+//! Topics are made with explicit settings, never by a broker's defaults, and those that are there
+//! are checked, never changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::Metadata;
+use tokio::task::spawn_blocking;
+
+use crate::config::{Durability, KafkaSettings};
+use crate::error::{Error, Result};
+use crate::log::client::{QuietContext, client_config, refused};
+use crate::log::partition::ASK_TIMEOUT;
+use crate::log::topics::{RECORD_MAX_BYTES, Retention, TopicSpec, TopicState};
+
+/// How long brokers may take to know a topic that was just made.
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(10);
+const PROPAGATION_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// `max.message.bytes` of topics: the largest record with its headers, and what batching adds.
+const MESSAGE_MAX_BYTES: usize = RECORD_MAX_BYTES + 1024 * 1024;
+
+const MIN_INSYNC: &str = "min.insync.replicas";
+const UNCLEAN: &str = "unclean.leader.election.enable";
+const CLEANUP: &str = "cleanup.policy";
+const RETENTION_MS: &str = "retention.ms";
+const RETENTION_BYTES: &str = "retention.bytes";
+const MESSAGE_MAX: &str = "max.message.bytes";
+
+/// Settings of topics that matter.
+const SETTINGS: [&str; 6] = [
+    MIN_INSYNC,
+    UNCLEAN,
+    CLEANUP,
+    RETENTION_MS,
+    RETENTION_BYTES,
+    MESSAGE_MAX,
+];
+
+/// Administration of topics.
+pub struct TopicAdmin {
+    client: Arc<AdminClient<QuietContext>>,
+    kafka: KafkaSettings,
+}
+
+impl TopicAdmin {
+    /// Makes the client; connects lazily.
+    ///
+    /// # Errors
+    /// Halt when librdkafka refuses the settings.
+    pub fn open(kafka: &KafkaSettings) -> Result<Self> {
+        let client = client_config(kafka, &[], &[])
+            .create_with_context(QuietContext)
+            .map_err(|error| refused("Kafka client", error))?;
+        Ok(TopicAdmin {
+            client: Arc::new(client),
+            kafka: kafka.clone(),
+        })
+    }
+
+    /// The cluster's id.
+    ///
+    /// # Errors
+    /// Transient when Kafka does not answer in time.
+    pub async fn cluster_id(&self) -> Result<String> {
+        let client = Arc::clone(&self.client);
+        let id = spawn_blocking(move || client.inner().fetch_cluster_id(ASK_TIMEOUT));
+        id.await
+            .map_err(|error| Error::transient("asking for the cluster's id").caused_by(error))?
+            .ok_or_else(|| Error::transient("Kafka cannot be reached or does not answer"))
+    }
+
+    /// State of the named topics that exist.
+    ///
+    /// # Errors
+    /// Transient when Kafka does not answer in time; halt when it does not allow it.
+    pub async fn describe(&self, names: &[String]) -> Result<BTreeMap<String, TopicState>> {
+        let mut states = BTreeMap::new();
+        for topic in self.metadata().await?.topics() {
+            // A topic under deletion is listed with an error and no partitions.
+            if !names.iter().any(|name| name == topic.name()) || topic.partitions().is_empty() {
+                continue;
+            }
+            let replicas = |p: &rdkafka::metadata::MetadataPartition| p.replicas().len();
+            let state = TopicState {
+                partitions: small(topic.partitions().len()),
+                config: BTreeMap::new(),
+                replication: small(topic.partitions().iter().map(replicas).min().unwrap_or(0)),
+            };
+            states.insert(topic.name().to_owned(), state);
+        }
+        let known: Vec<String> = states.keys().cloned().collect();
+        let asked: Vec<_> = known.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
+        for resource in self.configs(&asked).await? {
+            let OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
+                continue;
+            };
+            if let Some(state) = states.get_mut(name) {
+                state.config = entries(&resource);
+                state
+                    .config
+                    .retain(|name, _| SETTINGS.contains(&name.as_str()));
+            }
+        }
+        Ok(states)
+    }
+
+    /// Creates those that are missing, with explicit settings, and checks the others.
+    ///
+    /// # Errors
+    /// Halt when an existing topic would lose data (compacted table topic, replication or
+    /// `min.insync.replicas` too low for the durability asked, unclean election on), would refuse
+    /// large records, or has another number of partitions; transient when Kafka does not answer.
+    pub async fn ensure(&self, specs: &[TopicSpec]) -> Result<()> {
+        let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
+        let mut states = self.describe(&names).await?;
+        let missing: Vec<&TopicSpec> = specs
+            .iter()
+            .filter(|spec| !states.contains_key(&spec.name))
+            .collect();
+        if !missing.is_empty() {
+            self.create(&missing).await?;
+            let begun = Instant::now();
+            while states.len()
+                < names
+                    .iter()
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .len()
+            {
+                if begun.elapsed() > PROPAGATION_TIMEOUT {
+                    return Err(Error::transient("Kafka made topics but does not show them"));
+                }
+                tokio::time::sleep(PROPAGATION_CHECK_INTERVAL).await;
+                states = self.describe(&names).await?;
+            }
+        }
+        for spec in specs {
+            if let Some(state) = states.get(&spec.name) {
+                fits(spec, state, &self.kafka)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Broker settings by name (from any broker), for `walferry check`.
+    ///
+    /// # Errors
+    /// As [`TopicAdmin::describe`].
+    pub async fn broker_config(&self) -> Result<BTreeMap<String, String>> {
+        let metadata = self.metadata().await?;
+        let Some(broker) = metadata.brokers().first() else {
+            return Err(Error::transient("Kafka names no live broker"));
+        };
+        let asked = [ResourceSpecifier::Broker(broker.id())];
+        let resources = self.configs(&asked).await?;
+        Ok(resources.iter().flat_map(entries).collect())
+    }
+
+    /// Number of live brokers.
+    ///
+    /// # Errors
+    /// Transient when Kafka does not answer in time.
+    pub async fn brokers(&self) -> Result<usize> {
+        Ok(self.metadata().await?.brokers().len())
+    }
+
+    /// Removes the records below an offset of a partition: how the commit log is trimmed.
+    ///
+    /// # Errors
+    /// Transient.
+    pub async fn trim(&self, topic: &str, partition: i32, below: i64) -> Result<()> {
+        let list = crate::log::partition::one_partition(topic, partition, below)?;
+        let failed = || Error::transient(format!("trimming {topic} to offset {below}"));
+        let answer = self.client.delete_records(&list, &options()).await;
+        let answer = answer.map_err(|error| failed().caused_by(error))?;
+        for element in answer.elements() {
+            element.error().map_err(|error| failed().caused_by(error))?;
+        }
+        Ok(())
+    }
+
+    /// Of all topics: asking for one by name would make it on brokers that create topics by themselves.
+    async fn metadata(&self) -> Result<Metadata> {
+        let client = Arc::clone(&self.client);
+        let asked = spawn_blocking(move || client.inner().fetch_metadata(None, ASK_TIMEOUT));
+        asked
+            .await
+            .map_err(|error| Error::transient("asking for topics").caused_by(error))?
+            .map_err(|error| {
+                Error::transient("Kafka cannot be reached or does not answer").caused_by(error)
+            })
+    }
+
+    async fn configs(&self, of: &[ResourceSpecifier<'_>]) -> Result<Vec<ConfigResource>> {
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
+        let answer = self.client.describe_configs(of, &options()).await;
+        let resources = answer
+            .map_err(|error| Error::transient("asking Kafka for settings").caused_by(error))?;
+        resources
+            .into_iter()
+            .map(|resource| resource.map_err(|code| denied("reading settings", code)))
+            .collect()
+    }
+
+    async fn create(&self, specs: &[&TopicSpec]) -> Result<()> {
+        let settings: Vec<_> = specs.iter().map(|s| topic_config(s, &self.kafka)).collect();
+        let topics: Vec<NewTopic<'_>> = specs
+            .iter()
+            .zip(&settings)
+            .map(|(spec, settings)| {
+                let replication = TopicReplication::Fixed(self.kafka.replication_factor);
+                let topic = NewTopic::new(&spec.name, spec.partitions, replication);
+                settings
+                    .iter()
+                    .fold(topic, |topic, (name, value)| topic.set(name, value))
+            })
+            .collect();
+        let answer = self.client.create_topics(&topics, &options()).await;
+        let results =
+            answer.map_err(|error| Error::transient("making topics in Kafka").caused_by(error))?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => return Err(denied(&format!("making topic {name}"), code)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(ASK_TIMEOUT))
+        .operation_timeout(Some(ASK_TIMEOUT))
+}
+
+fn small(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+fn entries(resource: &ConfigResource) -> BTreeMap<String, String> {
+    resource
+        .entries
+        .iter()
+        .filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)))
+        .collect()
+}
+
+fn denied(what: &str, code: RDKafkaErrorCode) -> Error {
+    let remedy = match code {
+        RDKafkaErrorCode::InvalidReplicationFactor => {
+            "start as many brokers as kafka.replication_factor asks for, or, for a trial, set \
+             kafka.durability = \"single-broker\""
+        }
+        RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+            "grant CREATE, DESCRIBE and DESCRIBE_CONFIGS on the pipeline's topics to walferry's Kafka user"
+        }
+        RDKafkaErrorCode::PolicyViolation => {
+            "make the topic by hand as the cluster's policy wants it"
+        }
+        RDKafkaErrorCode::InvalidTopic => {
+            "its name differs from another topic's only in `.` and `_`: choose another pipeline name"
+        }
+        other => {
+            return Error::transient(format!("Kafka refuses: {what}: {other}"));
+        }
+    };
+    Error::halt(format!("Kafka refuses: {what}: {code}"), remedy)
+}
+
+fn min_insync(kafka: &KafkaSettings) -> i64 {
+    match kafka.durability {
+        Durability::Replicated => 2,
+        Durability::SingleBroker => 1,
+    }
+}
+
+/// The explicit settings of a new topic.
+fn topic_config(spec: &TopicSpec, kafka: &KafkaSettings) -> Vec<(&'static str, String)> {
+    let (cleanup, retention_ms) = match spec.retention {
+        Retention::Settings => ("delete", kafka.retention.as_millis().to_string()),
+        Retention::Unlimited => ("delete", "-1".to_owned()),
+        Retention::Compacted => ("compact", "-1".to_owned()),
+    };
+    vec![
+        (MIN_INSYNC, min_insync(kafka).to_string()),
+        (UNCLEAN, "false".to_owned()),
+        (CLEANUP, cleanup.to_owned()),
+        (RETENTION_MS, retention_ms),
+        (RETENTION_BYTES, "-1".to_owned()),
+        (MESSAGE_MAX, MESSAGE_MAX_BYTES.to_string()),
+    ]
+}
+
+/// Whether an existing topic keeps what walferry promises.
+///
+/// # Errors
+/// Halt with topic, setting and remedy.
+fn fits(spec: &TopicSpec, state: &TopicState, kafka: &KafkaSettings) -> Result<()> {
+    let wrong = |what: String, remedy: String| {
+        Err(Error::halt(format!("topic {}: {what}", spec.name), remedy))
+    };
+    let set = |name: &str, value: &str| format!("set {name}={value} on topic {}", spec.name);
+    let number = |name: &str| state.config.get(name).and_then(|v| v.parse::<i64>().ok());
+    let text = |name: &str| state.config.get(name).map_or("", String::as_str);
+
+    if state.partitions != spec.partitions {
+        return wrong(
+            format!(
+                "it has {} partitions and must have {}: keys would move between partitions",
+                state.partitions, spec.partitions
+            ),
+            "set the source's partitions to what the topic has, or begin a new pipeline".to_owned(),
+        );
+    }
+    let cleanup = match spec.retention {
+        Retention::Settings | Retention::Unlimited => "delete",
+        Retention::Compacted => "compact",
+    };
+    if text(CLEANUP) != cleanup {
+        return wrong(
+            format!("{CLEANUP}={} would lose records", text(CLEANUP)),
+            set(CLEANUP, cleanup),
+        );
+    }
+    if spec.retention == Retention::Unlimited {
+        for name in [RETENTION_MS, RETENTION_BYTES] {
+            if number(name) != Some(-1) {
+                let what = format!("{name}={} would lose what readers need", text(name));
+                return wrong(what, set(name, "-1"));
+            }
+        }
+    }
+    let largest = i64::try_from(RECORD_MAX_BYTES).unwrap_or(i64::MAX);
+    if number(MESSAGE_MAX).is_none_or(|bytes| bytes < largest) {
+        return wrong(
+            format!(
+                "{MESSAGE_MAX}={} would refuse large records",
+                text(MESSAGE_MAX)
+            ),
+            set(MESSAGE_MAX, &MESSAGE_MAX_BYTES.to_string()),
+        );
+    }
+    if kafka.durability == Durability::SingleBroker {
+        return Ok(());
+    }
+    if state.replication < 3 {
+        return wrong(
+            format!("{} replicas would lose data with a broker", state.replication),
+            "reassign its partitions to at least 3 brokers, or, for a trial, set kafka.durability = \
+             \"single-broker\""
+                .to_owned(),
+        );
+    }
+    let needed = min_insync(kafka);
+    if number(MIN_INSYNC).is_none_or(|replicas| replicas < needed) {
+        return wrong(
+            format!(
+                "{MIN_INSYNC}={} would lose data with a broker",
+                text(MIN_INSYNC)
+            ),
+            set(MIN_INSYNC, &needed.to_string()),
+        );
+    }
+    if text(UNCLEAN) != "false" {
+        return wrong(
+            format!(
+                "{UNCLEAN}={} would lose acknowledged records",
+                text(UNCLEAN)
+            ),
+            set(UNCLEAN, "false"),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "topic_admin_tests.rs"]
+mod tests;
