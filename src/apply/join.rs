@@ -20,7 +20,7 @@ pub enum JoinStep {
     Nothing,
     /// No copy is there: one is asked for in the progress record.
     Ask,
-    /// Empty the tables and begin to load this copy.
+    /// Begin to load this copy; each table is emptied with its first rows.
     Begin(Join),
     /// Go on with the rows, or with the changes up to the checkpoint's place.
     Load,

@@ -3,7 +3,7 @@
 //! What was read ahead is void once a durable step has been taken that the reader did not know of:
 //! then the reader begins anew at the checkpoint.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::log::schemas::SchemaStore;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
 use crate::model::selection::Selection;
-use crate::model::{Checkpoint, SchemaVersion, TableSchema};
+use crate::model::{Checkpoint, TableSchema};
 use crate::sink::{self, Sink, Work};
 use crate::status::{CopyProgress, State};
 
@@ -69,7 +69,8 @@ pub(super) struct Session<'a> {
     pending: Option<BatchEnd>,
     committed_at: Instant,
     pub(super) join: JoinWork,
-    prepared: HashSet<SchemaVersion>,
+    /// Schema versions made to fit, by address: hashing one costs more than a small batch.
+    prepared: HashMap<usize, Arc<TableSchema>>,
     progress: ProgressWriter,
     said: Option<Progress>,
     said_at: Instant,
@@ -119,7 +120,7 @@ impl<'a> Session<'a> {
             pending: None,
             committed_at: Instant::now(),
             join: JoinWork::default(),
-            prepared: HashSet::new(),
+            prepared: HashMap::new(),
             said: None,
             said_at: Instant::now() - PROGRESS_EVERY,
         })
@@ -214,16 +215,15 @@ impl<'a> Session<'a> {
     }
 
     pub(super) fn is_prepared(&self, schemas: &[Arc<TableSchema>]) -> bool {
-        schemas.iter().all(|schema| self.prepared.contains(&schema.version()))
+        schemas.iter().all(|schema| self.prepared.contains_key(&address(schema)))
     }
 
     /// Makes the follower's tables fit schema versions not met before in this session.
     pub(super) async fn prepare(&mut self, schemas: &[Arc<TableSchema>]) -> Result<()> {
         for schema in schemas {
-            let version = schema.version();
-            if !self.prepared.contains(&version) {
+            if !self.prepared.contains_key(&address(schema)) {
                 self.sink.prepare_table(schema).await?;
-                self.prepared.insert(version);
+                self.prepared.insert(address(schema), schema.clone());
             }
         }
         Ok(())
@@ -333,6 +333,11 @@ impl<'a> Session<'a> {
             view.copies = copies;
         });
     }
+}
+
+/// Unique while the schema is held.
+fn address(schema: &Arc<TableSchema>) -> usize {
+    Arc::as_ptr(schema).addr()
 }
 
 /// Progress of two ends, one behind the other.

@@ -109,9 +109,6 @@ impl Session<'_> {
         );
         self.join.stop();
         self.begin().await?;
-        for table in &join.tables {
-            self.sink.empty(table).await?;
-        }
         let next = with_join(&self.checkpoint, join);
         self.commit(next).await
     }
@@ -154,6 +151,7 @@ impl Session<'_> {
             self.join.state = LoaderState::Idle(loader);
             return Ok(());
         }
+        let emptied = self.to_empty(&loaded).await?;
         self.prepare(&schemas_of(&loaded)).await?;
         if has_rows {
             self.start_step(loader);
@@ -162,6 +160,9 @@ impl Session<'_> {
         }
         let in_chunks = loaded.more;
         self.begin().await?;
+        for table in &emptied {
+            self.sink.empty(table).await?;
+        }
         while loaded.more {
             self.apply_loaded(&mut loaded, true).await?;
             let (loader, next) = self.join.loaded().await?;
@@ -242,7 +243,6 @@ impl Session<'_> {
         let join = self.checkpoint.joins.first().expect("a join takes effect");
         let tables: Vec<TableName> = join.tables.iter().cloned().collect();
         self.join.stop();
-        self.prepare_empty().await?;
         self.begin().await?;
         self.commit(taken_effect(&self.checkpoint)).await?;
         tracing::info!(
@@ -254,19 +254,32 @@ impl Session<'_> {
         self.restart_reader().await
     }
 
-    /// Tables whose copy had no rows have not met a schema version yet; the follower has them too.
-    async fn prepare_empty(&mut self) -> Result<()> {
-        let Some(join) = self.checkpoint.joins.first() else {
-            return Ok(());
+    /// Tables to empty in the transaction that loads this part: those whose first rows are in it,
+    /// and once all rows are there, those without any. A table that is half loaded from another
+    /// copy is so never added to, and one that does not exist yet is made before.
+    async fn to_empty(&mut self, loaded: &Loaded) -> Result<BTreeSet<TableName>> {
+        let Some(durable) = self.checkpoint.joins.first() else {
+            return Ok(BTreeSet::new());
         };
-        let captured = self.ledger.captured();
-        let empty: BTreeSet<&TableName> = join
-            .tables
-            .iter()
-            .filter(|table| self.rows_loaded(table) == 0)
-            .collect();
-        if empty.is_empty() {
-            return Ok(());
+        let begun = |table: &TableName| self.rows_loaded(durable, table) > 0;
+        let first_rows = loaded.rows.iter().map(|rows| &rows.schema.table);
+        let mut tables: BTreeSet<TableName> = first_rows.filter(|t| !begun(t)).cloned().collect();
+        if loaded.join.complete && !durable.complete {
+            let all = loaded.join.tables.iter();
+            let empty: BTreeSet<TableName> = all
+                .filter(|table| self.rows_loaded(&loaded.join, table) == 0)
+                .cloned()
+                .collect();
+            tables.extend(self.prepare_without_rows(empty).await?);
+        }
+        Ok(tables)
+    }
+
+    /// Tables whose copy has no rows have not met a schema version yet; the follower has them too.
+    /// Gives those that are there now.
+    async fn prepare_without_rows(&mut self, tables: BTreeSet<TableName>) -> Result<BTreeSet<TableName>> {
+        if tables.is_empty() {
+            return Ok(tables);
         }
         let schemas = self.schemas.clone();
         let read = tokio::task::spawn_blocking(move || {
@@ -277,23 +290,23 @@ impl Session<'_> {
         let all = read
             .await
             .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
+        let captured = self.ledger.captured();
         let mut chosen: Vec<Arc<TableSchema>> = Vec::new();
-        for table in empty {
-            let relation = captured.get(table);
+        for table in tables {
+            let relation = captured.get(&table);
             let fits = |schema: &&Arc<TableSchema>| {
-                schema.table == *table && relation.is_none_or(|oid| *oid == schema.relation)
+                schema.table == table && relation.is_none_or(|oid| *oid == schema.relation)
             };
-            // A table that changed its shape gets the rest with its first change.
+            // Of several versions any will do: the first change brings what is still missing.
             chosen.extend(all.iter().filter(fits).max_by_key(|schema| schema.columns.len()).cloned());
         }
-        self.prepare(&chosen).await
+        self.prepare(&chosen).await?;
+        Ok(chosen.iter().map(|schema| schema.table.clone()).collect())
     }
 
-    fn rows_loaded(&self, table: &TableName) -> u64 {
-        let topic = self.terms.topics.copy(table);
-        let joins = self.checkpoint.joins.iter();
-        let partitions = joins.filter_map(|join| join.rows.get(&topic)).flat_map(|rows| rows.values());
-        partitions.map(|rows| rows.count).sum()
+    fn rows_loaded(&self, join: &Join, table: &TableName) -> u64 {
+        let rows = join.rows.get(&self.terms.topics.copy(table));
+        rows.into_iter().flat_map(|rows| rows.values()).map(|rows| rows.count).sum()
     }
 
     /// Progress of a table that is not in effect.
@@ -303,7 +316,7 @@ impl Session<'_> {
         let end = join.and_then(|join| self.ledger.get(join.copy)?.end.as_ref());
         CopyProgress {
             table: table.to_string(),
-            rows: self.rows_loaded(table),
+            rows: join.map_or(0, |join| self.rows_loaded(join, table)),
             rows_estimate: end
                 .map(|end| end.rows.get(&topic).into_iter().flatten().map(|(_, extent)| extent.count).sum()),
             done: join.is_some_and(|join| join.complete),

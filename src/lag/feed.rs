@@ -51,17 +51,14 @@ pub struct LagFeed {
 pub async fn run_feed(feed: LagFeed) {
     let mut wait = Duration::from_millis(500);
     let mut said: Option<String> = None;
-    let mut from_end = false;
     loop {
         let result = tokio::select! {
             () = feed.stop.cancelled() => return,
-            result = feed.follow(from_end, &mut wait) => result,
+            result = feed.follow(&mut wait) => result,
         };
         let Err(error) = result else {
             continue;
         };
-        // An offset that the log no longer has halts its sink; lag of the others goes on.
-        from_end = error.class() == Class::Halt;
         let what = error.what();
         if said.as_ref() != Some(&what) {
             tracing::warn!(error = %what, "lag is unknown until the commit log can be read again");
@@ -77,15 +74,23 @@ pub async fn run_feed(feed: LagFeed) {
 
 impl LagFeed {
     /// Opens the log and follows it; returns when a sink turns out to stand before its beginning.
-    async fn follow(&self, from_end: bool, wait: &mut Duration) -> Result<()> {
+    async fn follow(&self, wait: &mut Duration) -> Result<()> {
         self.tracker.lock().behind();
         // The log's end now: what lies below it has come before we looked.
         let mut probe = LogTail::open(&self.kafka, &self.commits, From::End).await?;
         let (_, high) = probe.read_to_end().await?;
         drop(probe);
-        let furthest = self.furthest_back().filter(|_| !from_end).unwrap_or(high);
-        let begin = furthest.min(high);
-        let mut tail = LogTail::open(&self.kafka, &self.commits, From::Offset(begin)).await?;
+        let mut begin = self.furthest_back().map_or(high, |back| back.min(high));
+        let mut all_there = true;
+        let mut tail = match LogTail::open(&self.kafka, &self.commits, From::Offset(begin)).await {
+            Err(error) if error.class() == Class::Halt && begin < high => {
+                // An offset that the log no longer has halts its sink; lag of the others goes on.
+                begin = high;
+                all_there = false;
+                LogTail::open(&self.kafka, &self.commits, From::End).await?
+            }
+            opened => opened?,
+        };
         *wait = Duration::from_millis(500);
         let mut place = LogPlace::at_low_end(begin);
         if begin >= high {
@@ -96,7 +101,7 @@ impl LagFeed {
             let (offset, entry) = tokio::select! {
                 next = tail.next() => next?,
                 _ = look.tick() => {
-                    if !from_end && self.furthest_back().is_some_and(|back| back < begin) {
+                    if all_there && self.furthest_back().is_some_and(|back| back < begin) {
                         return Ok(());
                     }
                     continue;
