@@ -8,4 +8,5 @@ mod framing;
 pub mod publication;
 pub mod sample;
 pub mod slot;
+mod start_up;
 pub mod stream;
