@@ -20,7 +20,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -179,16 +178,32 @@ async fn watermarks(
     topics: &Topics,
     prepared: &Prepared,
 ) -> Result<HashMap<PartitionSlot, i64>> {
-    let slots = prepared.tables.iter().flat_map(|table| {
+    let mut waiting: Vec<PartitionSlot> = Vec::new();
+    for table in &prepared.tables {
         let topic = topics.table(&table.schema.table);
         let partitions = i32::try_from(table.schema.partitions).unwrap_or(i32::MAX);
-        (0..partitions).map(move |partition| producer.partition_slot(&topic, partition))
-    });
-    futures_util::stream::iter(slots)
-        .map(|slot| async move { Ok((slot, producer.high_watermark(slot).await?)) })
-        .buffer_unordered(WATERMARKS_AT_ONCE)
-        .try_collect()
-        .await
+        waiting.extend((0..partitions).map(|partition| producer.partition_slot(&topic, partition)));
+    }
+    let mut bounds = HashMap::with_capacity(waiting.len());
+    let mut asked: JoinSet<Result<(PartitionSlot, i64)>> = JoinSet::new();
+    loop {
+        while asked.len() < WATERMARKS_AT_ONCE
+            && let Some(slot) = waiting.pop()
+        {
+            let producer = producer.clone();
+            asked.spawn(async move { Ok((slot, producer.high_watermark(slot).await?)) });
+        }
+        match asked.join_next().await {
+            None => return Ok(bounds),
+            Some(Ok(answer)) => {
+                let (slot, bound) = answer?;
+                bounds.insert(slot, bound);
+            }
+            Some(Err(error)) => {
+                return Err(Error::transient("asking for watermarks").caused_by(error));
+            }
+        }
+    }
 }
 
 /// Tables that left the captured set leave the publication, now that the epoch entry says so.
