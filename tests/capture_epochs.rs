@@ -20,9 +20,9 @@ use walferry::config::{
     Durability, KafkaSettings, PostgresSettings, Secret, SourceSettings, TlsMode, TlsSettings,
 };
 use walferry::error::{Class, Result};
-use walferry::log::commit_log::{Entry, Extents, Verdict, judge};
+use walferry::log::commit_log::{Entry, Extent, Verdict, judge};
 use walferry::log::copies::CopyLedger;
-use walferry::log::records::RecordReader;
+use walferry::log::records::{Record, RecordReader};
 use walferry::log::tail::{From, LogTail};
 use walferry::log::topics::Topics;
 use walferry::model::checkpoint::LogPlace;
@@ -244,10 +244,10 @@ impl Follower {
     /// Takes `count` records that fit from each partition of the extents.
     fn take(
         &mut self,
-        extents: &BTreeMap<i32, walferry::log::commit_log::Extent>,
+        extents: &BTreeMap<i32, Extent>,
         topic: &str,
         low: &BTreeMap<i32, i64>,
-        fits: impl Fn(&walferry::log::records::Record<'_>) -> bool,
+        fits: impl Fn(&Record<'_>) -> bool,
     ) -> Vec<Taken> {
         let mut out = Vec::new();
         for (&partition, extent) in extents {
@@ -393,8 +393,6 @@ fn rebuild_table(
     let end = copy.end.as_ref().expect("a complete copy");
     let mut replica = Replica::default();
     let topic = topics.copy(table);
-    let none = Extents::new();
-    let _ = none;
     let rows = follower.take(&end.rows[&topic], &topic, &copy.begin.offsets[&topic], |record| {
         record.copy.is_some_and(|header| header.copy == id)
     });
@@ -475,7 +473,7 @@ const CHANGES: &[&str] = &[
     "UPDATE \"My.Shop\".\"Or\"\"ders\" SET \"b c\" = 'changed' WHERE \"Id\" = 2",
     "DELETE FROM loose WHERE ctid IN (SELECT ctid FROM loose WHERE a = 1 LIMIT 3)",
     "UPDATE loose SET b = 'y' WHERE a = 2",
-    "UPDATE parts SET k = k + 40 WHERE k BETWEEN 80 AND 99",
+    "UPDATE parts SET k = k + 100 WHERE k BETWEEN 80 AND 99",
     "INSERT INTO left_out VALUES (1)",
     "BEGIN; INSERT INTO empty VALUES (1), (2); TRUNCATE empty; INSERT INTO empty VALUES (3); COMMIT",
     "ALTER TABLE t ADD extra int DEFAULT 7",

@@ -178,31 +178,35 @@ async fn watermarks(
     topics: &Topics,
     prepared: &Prepared,
 ) -> Result<HashMap<PartitionSlot, i64>> {
-    let mut waiting: Vec<PartitionSlot> = Vec::new();
+    let mut slots = Vec::new();
     for table in &prepared.tables {
         let topic = topics.table(&table.schema.table);
         let partitions = i32::try_from(table.schema.partitions).unwrap_or(i32::MAX);
-        waiting.extend((0..partitions).map(|partition| producer.partition_slot(&topic, partition)));
+        slots.extend((0..partitions).map(|partition| producer.partition_slot(&topic, partition)));
     }
-    let mut bounds = HashMap::with_capacity(waiting.len());
-    let mut asked: JoinSet<Result<(PartitionSlot, i64)>> = JoinSet::new();
-    loop {
-        while asked.len() < WATERMARKS_AT_ONCE
-            && let Some(slot) = waiting.pop()
-        {
-            let producer = producer.clone();
-            asked.spawn(async move { Ok((slot, producer.high_watermark(slot).await?)) });
+    let mut asked = JoinSet::new();
+    let mut marks = HashMap::new();
+    for slot in slots {
+        if asked.len() == WATERMARKS_AT_ONCE {
+            marks.extend(joined(asked.join_next().await)?);
         }
-        match asked.join_next().await {
-            None => return Ok(bounds),
-            Some(Ok(answer)) => {
-                let (slot, bound) = answer?;
-                bounds.insert(slot, bound);
-            }
-            Some(Err(error)) => {
-                return Err(Error::transient("asking for watermarks").caused_by(error));
-            }
-        }
+        let producer = Arc::clone(producer);
+        asked.spawn(async move { Ok((slot, producer.high_watermark(slot).await?)) });
+    }
+    while let Some(answer) = asked.join_next().await {
+        marks.extend(joined(Some(answer))?);
+    }
+    Ok(marks)
+}
+
+/// What a joined question for a watermark answered.
+fn joined(
+    answer: Option<std::result::Result<Result<(PartitionSlot, i64)>, tokio::task::JoinError>>,
+) -> Result<Option<(PartitionSlot, i64)>> {
+    match answer {
+        Some(Ok(mark)) => mark.map(Some),
+        Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        None => Ok(None),
     }
 }
 
