@@ -3,6 +3,8 @@
 
 pub mod message;
 mod reader;
+#[cfg(test)]
+mod tests;
 pub mod tuple;
 
 pub use message::{Begin, Commit, Malformed, Message, Old, Relation, RelationColumn, decode};

@@ -1,9 +1,11 @@
-//! Change events as JSON lines on standard output: one line a change.
+//! Change events on standard output, one line a change: JSON, or `readable` for people.
 //!
 //! `{"op":"u","table":"public.a","position":"0/15F2A30:0","before":null,"after":{"id":1,"name":"x"}}`.
 //! Values are as in the records' envelope: booleans and numbers where JSON holds them exactly, else
 //! Postgres's text. Columns about which nothing is known are left out. Lines of a transaction are kept
 //! back until it is committed, up to a bound; a stream cannot take back what it has shown.
+
+mod readable;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use super::{Sink, Wants, Work};
-use crate::config::StdoutSinkSettings;
+use crate::config::{StdoutForm, StdoutSinkSettings};
 use crate::error::{Error, Result};
 use crate::model::{
     Cell, Change, Checkpoint, Chunk, ColumnKind, Op, RowRef, Rows, TableChanges, TableName,
@@ -24,19 +26,30 @@ const KEPT_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Standard output.
 pub struct StdoutSink {
     out: Arc<Mutex<dyn Write + Send>>,
+    form: StdoutForm,
     lines: Vec<u8>,
 }
 
 impl StdoutSink {
     /// Nothing is connected yet. Where the stream begins (`from`) is for the worker to see to.
-    pub fn new(_settings: StdoutSinkSettings) -> Self {
-        StdoutSink::to(std::io::stdout())
+    pub fn new(settings: StdoutSinkSettings) -> Self {
+        StdoutSink::to(std::io::stdout(), settings.form)
     }
 
-    fn to(out: impl Write + Send + 'static) -> Self {
+    fn to(out: impl Write + Send + 'static, form: StdoutForm) -> Self {
         StdoutSink {
             out: Arc::new(Mutex::new(out)),
+            form,
             lines: Vec::new(),
+        }
+    }
+
+    fn write(&mut self, table: &TableChanges, change: &Change) {
+        match self.form {
+            StdoutForm::Json => write_change(&table.schema, &table.rows, change, &mut self.lines),
+            StdoutForm::Readable => {
+                readable::write_change(&table.schema, &table.rows, change, &mut self.lines);
+            }
         }
     }
 
@@ -93,15 +106,17 @@ impl Sink for StdoutSink {
     }
 
     async fn load(&mut self, rows: &TableChanges) -> Result<()> {
-        write_changes(rows, &mut self.lines);
+        for change in &rows.changes {
+            self.write(rows, change);
+        }
         Ok(())
     }
 
     async fn apply(&mut self, work: Work, _more: bool) -> Result<()> {
         match work {
             Work::Changes(Chunk { tables }) => {
-                for changes in &tables {
-                    write_changes(changes, &mut self.lines);
+                for (table, change) in in_order(&tables) {
+                    self.write(table, change);
                     if self.lines.len() > KEPT_MAX_BYTES {
                         self.show().await?;
                     }
@@ -122,10 +137,14 @@ impl Sink for StdoutSink {
     }
 }
 
-fn write_changes(changes: &TableChanges, out: &mut Vec<u8>) {
-    for change in &changes.changes {
-        write_change(&changes.schema, &changes.rows, change, out);
-    }
+/// All changes of a chunk in the leader's order, across tables.
+fn in_order(tables: &[TableChanges]) -> Vec<(&TableChanges, &Change)> {
+    let mut all: Vec<_> = tables
+        .iter()
+        .flat_map(|table| table.changes.iter().map(move |change| (table, change)))
+        .collect();
+    all.sort_by_key(|(_, change)| change.position);
+    all
 }
 
 fn write_change(schema: &TableSchema, rows: &Rows, change: &Change, out: &mut Vec<u8>) {
@@ -277,11 +296,52 @@ mod tests {
         assert_eq!(value, expected);
     }
 
+    #[test]
+    fn a_readable_line_names_table_operation_and_row() {
+        let mut rows = Rows::new(4);
+        let mut keyed = |id: &str| {
+            let row = rows.add_row();
+            let cell = rows.push_text(id.as_bytes());
+            rows.row_mut(row)[0] = cell;
+            row
+        };
+        let (old, new) = (keyed("7"), keyed("8"));
+        let change = |op, before, after, moved| Change {
+            op,
+            position: Position::default(),
+            before,
+            after,
+            moved,
+        };
+        let mut out = Vec::new();
+        for change in [
+            change(Op::Delete, Some(old), None, None),
+            change(Op::Delete, Some(old), None, Some(new)),
+            change(Op::Insert, None, Some(new), Some(old)),
+            change(Op::Truncate, None, None, None),
+        ] {
+            readable::write_change(&schema(), &rows, &change, &mut out);
+        }
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text
+            .lines()
+            .map(|line| &line["00:00:00 ".len()..])
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "public.odd \"name\" delete {\"id\":7}",
+                "public.odd \"name\" rekey {\"id\":7} -> {\"id\":8}",
+                "public.odd \"name\" truncate",
+            ]
+        );
+    }
+
     #[tokio::test]
     async fn a_reader_that_has_gone_halts_the_sink() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut sink = StdoutSink::to(writer);
+        let mut sink = StdoutSink::to(writer, StdoutForm::Json);
         sink.lines.extend_from_slice(b"{}\n");
         let error = sink.show().await.unwrap_err();
         assert_eq!(error.class(), crate::error::Class::Halt);

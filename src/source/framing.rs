@@ -28,7 +28,7 @@ const ROOM_MIN_BYTES: usize = 64 * 1024;
 /// A message larger than Postgres can make (`MaxAllocSize`) means that the stream is garbled.
 const MESSAGE_MAX_BYTES: usize = 0x3fff_ffff + 5;
 
-trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for T {}
 
 /// One address of the leader.
@@ -102,7 +102,7 @@ impl Wire {
         }
     }
 
-    fn new(stream: Box<dyn Duplex>, end_point: Option<Option<Vec<u8>>>) -> Self {
+    pub(super) fn new(stream: Box<dyn Duplex>, end_point: Option<Option<Vec<u8>>>) -> Self {
         Wire {
             stream,
             read: BytesMut::with_capacity(BLOCK_BYTES),

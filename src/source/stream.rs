@@ -254,3 +254,184 @@ fn silent(idle: Duration) -> Error {
 fn garbled() -> Error {
     Error::transient("the replication stream is garbled")
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+    use crate::error::Class;
+
+    fn stream(idle: Option<Duration>) -> (ReplicationStream, DuplexStream) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let wire = Wire::new(Box::new(near), None);
+        (ReplicationStream::new(wire, idle, "slot"), far)
+    }
+
+    fn copy_data(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![b'd'];
+        bytes.put_u32(u32::try_from(payload.len()).unwrap() + 4);
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn data(start: u64, content: &[u8]) -> Vec<u8> {
+        let mut payload = vec![b'w'];
+        payload.put_u64(start);
+        payload.put_u64(start);
+        payload.put_i64(0);
+        payload.extend(content);
+        copy_data(&payload)
+    }
+
+    fn keepalive(end: u64, reply: u8) -> Vec<u8> {
+        let mut payload = vec![b'k'];
+        payload.put_u64(end);
+        payload.put_i64(0);
+        payload.put_u8(reply);
+        copy_data(&payload)
+    }
+
+    fn message(tag: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = copy_data(content);
+        bytes[0] = tag;
+        bytes
+    }
+
+    #[tokio::test]
+    async fn frames_that_came_together_are_handed_out_from_memory() {
+        let (mut stream, mut far) = stream(None);
+        let mut bytes = data(7, b"change");
+        bytes.extend(message(b'S', b"TimeZone\0UTC\0"));
+        bytes.extend(keepalive(9, 1));
+        bytes.extend(&data(10, b"cut off")[..10]);
+        far.write_all(&bytes).await.unwrap();
+        assert_eq!(stream.try_next().unwrap(), None);
+        assert_eq!(
+            stream.next().await.unwrap(),
+            Frame::Data {
+                start: Lsn(7),
+                data: Bytes::from_static(b"change"),
+            }
+        );
+        assert_eq!(
+            stream.try_next().unwrap(),
+            Some(Frame::Keepalive {
+                end: Lsn(9),
+                reply: true,
+            })
+        );
+        assert_eq!(stream.try_next().unwrap(), None);
+        far.write_all(&data(10, b"cut off")[10..]).await.unwrap();
+        let Frame::Data { data, .. } = stream.next().await.unwrap() else {
+            panic!("a keepalive")
+        };
+        assert_eq!(&data[..], b"cut off");
+    }
+
+    #[tokio::test]
+    async fn waiting_may_be_given_up_at_any_byte() {
+        let (mut stream, mut far) = stream(None);
+        let mut sent = data(1, b"first");
+        sent.extend(keepalive(2, 0));
+        sent.extend(data(3, b"second"));
+        let mut frames = Vec::new();
+        for byte in sent {
+            far.write_u8(byte).await.unwrap();
+            if let Ok(frame) = timeout(Duration::ZERO, stream.next()).await {
+                frames.push(frame.unwrap());
+            }
+        }
+        while let Some(frame) = stream.try_next().unwrap() {
+            frames.push(frame);
+        }
+        assert_eq!(frames.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_silent_leader_is_noticed_even_if_waiting_is_given_up_again_and_again() {
+        let idle = Duration::from_millis(60);
+        let (mut stream, _far) = stream(Some(idle));
+        let started = Instant::now();
+        let error = loop {
+            match timeout(idle / 10, stream.next()).await {
+                Ok(Ok(frame)) => panic!("{frame:?}"),
+                Ok(Err(error)) => break error,
+                Err(_elapsed) => assert!(started.elapsed() < Duration::from_secs(20)),
+            }
+        };
+        assert_eq!(error.class(), Class::Transient);
+        assert!(error.what().contains("silent"), "{error}");
+        assert!(started.elapsed() >= idle);
+    }
+
+    #[tokio::test]
+    async fn what_arrived_while_nobody_read_is_no_silence() {
+        let idle = Duration::from_millis(30);
+        let (mut stream, mut far) = stream(Some(idle));
+        timeout(Duration::ZERO, stream.next()).await.unwrap_err();
+        far.write_all(&keepalive(1, 0)).await.unwrap();
+        stream.silent_since = Instant::now().checked_sub(2 * idle);
+        stream.next().await.unwrap();
+        assert_eq!(stream.silent_since, None);
+    }
+
+    #[tokio::test]
+    async fn feedback_asks_for_a_sign_of_life_after_some_silence() {
+        let idle = Duration::from_secs(30);
+        let (mut stream, mut far) = stream(Some(idle));
+        let feedback = Feedback {
+            write: Lsn(3),
+            flush: Lsn(2),
+            apply: Lsn(1),
+        };
+        for (silent, asks) in [(None, 0), (Some(idle / 10), 0), (Some(idle / 2), 1)] {
+            stream.silent_since = silent.and_then(|silent| Instant::now().checked_sub(silent));
+            stream.feedback(feedback).await.unwrap();
+            let mut sent = [0; 39];
+            far.read_exact(&mut sent).await.unwrap();
+            assert_eq!(sent[..6], [b'd', 0, 0, 0, 38, b'r']);
+            let mut rest = BytesMut::from(&sent[6..]);
+            assert_eq!((rest.get_u64(), rest.get_u64(), rest.get_u64()), (3, 2, 1));
+            assert_eq!(sent[38], asks);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_takes_nothing_ends_feedback() {
+        let (near, _far) = tokio::io::duplex(8);
+        let wire = Wire::new(Box::new(near), None);
+        let mut stream = ReplicationStream::new(wire, Some(Duration::from_millis(30)), "slot");
+        let error = stream.feedback(Feedback::default()).await.unwrap_err();
+        assert_eq!(error.class(), Class::Transient);
+    }
+
+    #[tokio::test]
+    async fn what_ends_a_stream_is_told_apart() {
+        let skipped = b"SWARNING\0VWARNING\0C55000\0Mskipped loading publication \"p\"\0\0";
+        let terminated = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0";
+        let missing = b"SERROR\0VERROR\0C42704\0Mpublication \"p\" does not exist\0\0";
+        for (bytes, class) in [
+            (message(b'N', skipped), Class::Halt),
+            (message(b'E', missing), Class::Halt),
+            (message(b'E', terminated), Class::Transient),
+            (message(b'C', b"COPY 0\0"), Class::Transient),
+            (message(b'c', b""), Class::Transient),
+            (message(b'?', b""), Class::Transient),
+            (copy_data(b""), Class::Transient),
+            (copy_data(b"w"), Class::Transient),
+            (copy_data(b"k12345678"), Class::Transient),
+        ] {
+            let (mut stream, mut far) = stream(None);
+            far.write_all(&bytes).await.unwrap();
+            let error = stream.next().await.unwrap_err();
+            assert_eq!(error.class(), class, "{error}");
+        }
+        let (mut stream, mut far) = stream(None);
+        let notice = b"SNOTICE\0VNOTICE\0C00000\0Mhello\0\0";
+        far.write_all(&message(b'N', notice)).await.unwrap();
+        far.write_all(&keepalive(1, 0)).await.unwrap();
+        stream.next().await.unwrap();
+    }
+}

@@ -115,7 +115,7 @@ fn replace(table: &Table) -> String {
     let (name, only) = (&table.quoted, table.only);
     let mask = table.key().len() + table.written.len() + 1;
     let aliases = key_aliases(table).chain(table.written.iter().map(|c| format!("c{c}")));
-    let mut from = String::from("pg_catalog.unnest(");
+    let mut from = String::from("unnest(");
     let mut names = String::new();
     for (n, alias) in aliases.enumerate() {
         let _ = write!(from, "${}::text[], ", n + 1);
@@ -249,7 +249,8 @@ fn key_condition(table: &Table) -> String {
     condition
 }
 
-/// `unnest($1::text[], …) AS s(…)`: Postgres makes ROWS FROM of it, so there is no limit of 100.
+/// `unnest($1::text[], …) AS s(…)`. Postgres makes ROWS FROM of it, so there is no limit of 100
+/// arguments; only of the bare name, see `transformRangeFunction` in parse_clause.c.
 fn source(aliases: impl Iterator<Item = String>, first: usize) -> String {
     let (mut params, mut names) = (String::new(), String::new());
     for (n, alias) in aliases.enumerate() {
@@ -257,7 +258,7 @@ fn source(aliases: impl Iterator<Item = String>, first: usize) -> String {
         let _ = write!(params, "{separator}${}::text[]", first + n);
         let _ = write!(names, "{separator}{alias}");
     }
-    format!("pg_catalog.unnest({params}) AS s({names})")
+    format!("unnest({params}) AS s({names})")
 }
 
 fn ordinal_source(aliases: impl Iterator<Item = String>) -> String {
@@ -269,11 +270,12 @@ fn ordinal_source(aliases: impl Iterator<Item = String>) -> String {
     )
 }
 
-/// The cast of a text value to a column's type. A cast function that users made from text would be
-/// called instead of the input function; from varchar none is looked up.
+/// The cast of a text value to a column's type. A cast function from text would be called instead of
+/// the input function (regclass has one that does not know `-`); from bpchar there is none, so that
+/// the input function reads what bpchar's output function prints, which is the text unchanged.
 pub(super) fn cast(type_name: &str, text_cast_function: bool) -> String {
     if text_cast_function {
-        format!("::varchar::{type_name}")
+        format!("::bpchar::{type_name}")
     } else {
         format!("::{type_name}")
     }

@@ -114,20 +114,22 @@ const COLUMNS: &str = "SELECT a.attname::text, w.n::int4, \
     pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid, \
     a.attnotnull, a.atthasdef, a.attgenerated, a.attidentity, a.attcollation <> 0, \
     EXISTS (SELECT FROM pg_catalog.pg_cast x WHERE x.castsource = 'pg_catalog.text'::pg_catalog.regtype \
-        AND x.casttarget = a.atttypid AND x.castmethod = 'f' AND x.oid >= 16384) \
+        AND x.casttarget = a.atttypid AND x.castmethod = 'f' \
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast y WHERE y.casttarget = a.atttypid \
+            AND y.castsource = 'pg_catalog.bpchar'::pg_catalog.regtype)) \
     FROM pg_catalog.pg_attribute a \
-    LEFT JOIN pg_catalog.unnest($2::text[], $3::text[], $4::int4[]) \
+    LEFT JOIN unnest($2::text[], $3::text[], $4::int4[]) \
         WITH ORDINALITY AS w(name, type_name, modifier, n) ON w.name = a.attname \
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
 const INDEXES: &str = "SELECT i.indisunique, i.indisexclusion, \
     i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid = $1, am.amname = 'btree', \
     (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.n) \
-        FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n) \
+        FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n) \
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
         WHERE k.n <= i.indnkeyatts), \
     (SELECT pg_catalog.array_agg(o.nspname::text ORDER BY k.n) || pg_catalog.array_agg(o.oprname::text ORDER BY k.n) \
-        FROM pg_catalog.unnest(i.indclass::oid[]) WITH ORDINALITY AS k(opclass, n) \
+        FROM unnest(i.indclass::oid[]) WITH ORDINALITY AS k(opclass, n) \
         LEFT JOIN LATERAL (SELECT p.oprname, s.nspname FROM pg_catalog.pg_opclass c \
             JOIN pg_catalog.pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype \
                 AND m.amoprighttype = c.opcintype AND m.amopstrategy = 3 AND am.amname = 'btree' \
