@@ -262,7 +262,8 @@ impl Follower {
                 let (offset, taken) = self
                     .reader
                     .next(topic, partition, WAIT, |record| {
-                        let text = |b: Option<&[u8]>| b.map(|b| String::from_utf8(b.to_vec()).unwrap());
+                        let text =
+                            |b: Option<&[u8]>| b.map(|b| String::from_utf8(b.to_vec()).unwrap());
                         let taken = fits(&record).then(|| {
                             let header = record.header.expect("a header");
                             (
@@ -277,7 +278,10 @@ impl Follower {
                     })
                     .unwrap()
                     .expect("a record that the entry counts");
-                assert!(offset <= extent.last, "{topic}/{partition} {offset} {extent:?}");
+                assert!(
+                    offset <= extent.last,
+                    "{topic}/{partition} {offset} {extent:?}"
+                );
                 self.cursors.insert(at.clone(), offset + 1);
                 let Some((position, key, value, old_key, part)) = taken else {
                     continue;
@@ -319,7 +323,10 @@ fn apply(replica: &mut Replica, changes: Vec<Taken>) {
                 let mut after = row("after").unwrap();
                 let old = change.old_key.and_then(|old| moved.remove(&old));
                 fill(&value, &mut after, old.as_ref());
-                assert!(replica.keyed.insert(key.clone(), after).is_none(), "{key} twice");
+                assert!(
+                    replica.keyed.insert(key.clone(), after).is_none(),
+                    "{key} twice"
+                );
             }
             ("u", Some(key)) => {
                 let mut after = row("after").unwrap();
@@ -355,7 +362,9 @@ fn fill(value: &Value, after: &mut Row, old: Option<&Row>) {
 /// The whole log and every table of its captured set, rebuilt.
 async fn rebuild(pipeline: &str) -> BTreeMap<TableName, Replica> {
     let topics = Topics::new(pipeline);
-    let mut tail = LogTail::open(&kafka(), &topics.commits(), From::Low).await.unwrap();
+    let mut tail = LogTail::open(&kafka(), &topics.commits(), From::Low)
+        .await
+        .unwrap();
     let (entries, _) = tail.read_to_end().await.unwrap();
     let mut place = LogPlace::at_low_end(tail.low());
     let mut ledger = CopyLedger::new();
@@ -393,9 +402,12 @@ fn rebuild_table(
     let end = copy.end.as_ref().expect("a complete copy");
     let mut replica = Replica::default();
     let topic = topics.copy(table);
-    let rows = follower.take(&end.rows[&topic], &topic, &copy.begin.offsets[&topic], |record| {
-        record.copy.is_some_and(|header| header.copy == id)
-    });
+    let rows = follower.take(
+        &end.rows[&topic],
+        &topic,
+        &copy.begin.offsets[&topic],
+        |record| record.copy.is_some_and(|header| header.copy == id),
+    );
     apply(&mut replica, rows);
     let topic = topics.table(table);
     for (_, entry) in valid.iter().filter(|(offset, _)| *offset > id) {
@@ -420,7 +432,10 @@ async fn assert_equal(admin: &Client, pipeline: &str, tables: usize) {
     assert_eq!(rebuilt.len(), tables, "{:?}", rebuilt.keys());
     for (table, replica) in rebuilt {
         let rows = admin
-            .query(&format!("SELECT to_jsonb(t) FROM {} t", table.quoted()), &[])
+            .query(
+                &format!("SELECT to_jsonb(t) FROM {} t", table.quoted()),
+                &[],
+            )
             .await
             .unwrap();
         let mut expected: Vec<String> = rows
@@ -550,14 +565,28 @@ async fn copies_made_while_writes_go_on_join_the_stream_exactly() {
     assert_equal(&admin, &pipeline, 2).await;
 
     // A table made now joins with the next epoch, and one that is excluded leaves.
-    run(&admin, &["CREATE TABLE c (id int PRIMARY KEY)", "INSERT INTO c VALUES (1), (2)"]).await;
+    run(
+        &admin,
+        &[
+            "CREATE TABLE c (id int PRIMARY KEY)",
+            "INSERT INTO c VALUES (1), (2)",
+        ],
+    )
+    .await;
     source.stop().await;
     let mut next = context(&server, &pipeline, "two");
     next.source.exclude.push("public.a".into());
     let source = Source::start(next);
     source.until("the copy", copied).await;
     assert_eq!(source.view().copies.len(), 1);
-    run(&admin, &["INSERT INTO c VALUES (3)", "UPDATE b SET t = 'q' WHERE id = 5"]).await;
+    run(
+        &admin,
+        &[
+            "INSERT INTO c VALUES (3)",
+            "UPDATE b SET t = 'q' WHERE id = 5",
+        ],
+    )
+    .await;
     published(&source, &admin).await;
     assert_equal(&admin, &pipeline, 2).await;
     source.stop().await;
@@ -570,23 +599,40 @@ async fn a_second_source_waits_and_takes_over_and_sources_killed_lose_nothing() 
     run(&admin, &["CREATE TABLE a (id int PRIMARY KEY, n int)"]).await;
     let pipeline = pipeline();
     let first = Source::start(context(&server, &pipeline, "first"));
-    first.until("streaming", |view| view.state == State::Streaming).await;
+    first
+        .until("streaming", |view| view.state == State::Streaming)
+        .await;
     let mut source = Source::start(context(&server, &pipeline, "second"));
-    source.until("waiting", |view| view.state == State::Waiting).await;
+    source
+        .until("waiting", |view| view.state == State::Waiting)
+        .await;
     first.stop().await;
-    source.until("streaming", |view| view.state == State::Streaming).await;
+    source
+        .until("streaming", |view| view.state == State::Streaming)
+        .await;
 
     let writer = server.admin().await;
     for round in 0..8 {
         for n in 0..50 {
             let id = round * 50 + n;
-            run(&writer, &[&format!("INSERT INTO a VALUES ({id}, 0)"), &format!("UPDATE a SET n = {round} WHERE id <= {id} AND id > {id} - 5")]).await;
+            run(
+                &writer,
+                &[
+                    &format!("INSERT INTO a VALUES ({id}, 0)"),
+                    &format!("UPDATE a SET n = {round} WHERE id <= {id} AND id > {id} - 5"),
+                ],
+            )
+            .await;
         }
         source.task.abort();
         source = Source::start(context(&server, &pipeline, &format!("round {round}")));
-        source.until("streaming", |view| view.state == State::Streaming).await;
+        source
+            .until("streaming", |view| view.state == State::Streaming)
+            .await;
     }
-    source.until("the copy", |view| view.published.is_some()).await;
+    source
+        .until("the copy", |view| view.published.is_some())
+        .await;
     published(&source, &admin).await;
     source.stop().await;
     let last = Source::start(context(&server, &pipeline, "last"));
@@ -608,7 +654,9 @@ async fn a_second_source_waits_and_takes_over_and_sources_killed_lose_nothing() 
 /// Whether every captured table has a complete copy.
 async fn rebuild_ready(pipeline: &str) -> bool {
     let topics = Topics::new(pipeline);
-    let mut tail = LogTail::open(&kafka(), &topics.commits(), From::Low).await.unwrap();
+    let mut tail = LogTail::open(&kafka(), &topics.commits(), From::Low)
+        .await
+        .unwrap();
     let (entries, _) = tail.read_to_end().await.unwrap();
     let mut place = LogPlace::at_low_end(tail.low());
     let mut ledger = CopyLedger::new();
@@ -618,7 +666,9 @@ async fn rebuild_ready(pipeline: &str) -> bool {
         }
     }
     ledger.captured().keys().all(|table| {
-        ledger.choose(table, None).is_some_and(|(_, copy)| copy.end.is_some())
+        ledger
+            .choose(table, None)
+            .is_some_and(|(_, copy)| copy.end.is_some())
     })
 }
 
@@ -628,7 +678,9 @@ async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
     let admin = server.admin().await;
     run(&admin, &["CREATE TABLE nokey (a int)"]).await;
     let pipeline = pipeline();
-    let refused = run_epoch(&context(&server, &pipeline, "one")).await.expect_err("refused");
+    let refused = run_epoch(&context(&server, &pipeline, "one"))
+        .await
+        .expect_err("refused");
     assert_eq!(refused.class(), Class::Halt);
     assert!(refused.what().contains("public.nokey"), "{refused}");
     let made = admin
@@ -639,14 +691,31 @@ async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
 
     run(&admin, &["ALTER TABLE nokey REPLICA IDENTITY FULL"]).await;
     let source = Source::start(context(&server, &pipeline, "two"));
-    source.until("an entry", |view| view.published.is_some()).await;
+    source
+        .until("an entry", |view| view.published.is_some())
+        .await;
     source.stop().await;
-    let slot = format!("SELECT pg_replication_slot_advance('walferry_{pipeline}', pg_current_wal_lsn())");
-    run(&admin, &["INSERT INTO nokey VALUES (1)", "CHECKPOINT", &slot]).await;
-    let advanced = run_epoch(&context(&server, &pipeline, "three")).await.expect_err("halted");
+    let slot =
+        format!("SELECT pg_replication_slot_advance('walferry_{pipeline}', pg_current_wal_lsn())");
+    run(
+        &admin,
+        &["INSERT INTO nokey VALUES (1)", "CHECKPOINT", &slot],
+    )
+    .await;
+    let advanced = run_epoch(&context(&server, &pipeline, "three"))
+        .await
+        .expect_err("halted");
     assert_eq!(advanced.class(), Class::Halt, "{advanced}");
     assert!(advanced.remedy().is_some());
-    run(&admin, &[&format!("SELECT pg_drop_replication_slot('walferry_{pipeline}')")]).await;
-    let gone = run_epoch(&context(&server, &pipeline, "four")).await.expect_err("halted");
+    run(
+        &admin,
+        &[&format!(
+            "SELECT pg_drop_replication_slot('walferry_{pipeline}')"
+        )],
+    )
+    .await;
+    let gone = run_epoch(&context(&server, &pipeline, "four"))
+        .await
+        .expect_err("halted");
     assert_eq!(gone.class(), Class::Halt, "{gone}");
 }
