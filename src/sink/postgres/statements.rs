@@ -186,9 +186,9 @@ fn one_row(table: &Table, found: &Match) -> String {
                 format!("{left} IS NOT DISTINCT FROM {right}{collation}")
             } else {
                 // concat() prints by the type's output function, unlike a cast to text (which prints
-                // true, not t; strips char(n); adds /32 to inet).
+                // true, not t; strips char(n); adds /32 to inet). IS NULL would hold for a row of NULLs.
                 format!(
-                    "({left} IS NULL) = (${}::text IS NULL) \
+                    "({left} IS NOT DISTINCT FROM NULL) = (${}::text IS NULL) \
                      AND pg_catalog.concat({left}) COLLATE \"C\" = pg_catalog.concat({right})",
                     n + 1
                 )
