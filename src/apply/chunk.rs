@@ -93,7 +93,8 @@ impl Held {
             (Some((next, count)), Some(piece)) if piece == (next, count) => {}
             (None | Some(_), None | Some(_)) => return Err(broken_pieces(header)),
         }
-        self.value.extend_from_slice(record.value.unwrap_or_default());
+        self.value
+            .extend_from_slice(record.value.unwrap_or_default());
         if let (false, Some(key)) = (self.is_moved, record.new_key.or(record.old_key)) {
             self.is_moved = true;
             self.moved.extend_from_slice(key);
@@ -107,7 +108,10 @@ impl Held {
 
 fn broken_pieces(header: &RecordHeader) -> Error {
     Error::halt(
-        format!("a record in several pieces at {} is not whole", header.position),
+        format!(
+            "a record in several pieces at {} is not whole",
+            header.position
+        ),
         "Kafka no longer holds what it acknowledged: delete this sink's checkpoint so that it begins with new copies",
     )
 }
@@ -197,9 +201,17 @@ impl ChunkBuilder {
         Ok(())
     }
 
-    fn open(&mut self, slot: Slot, header: &RecordHeader, decoders: &mut Decoders) -> Result<&Open> {
+    fn open(
+        &mut self,
+        slot: Slot,
+        header: &RecordHeader,
+        decoders: &mut Decoders,
+    ) -> Result<&Open> {
         let (table, open) = &mut self.slots[slot.0];
-        if open.as_ref().is_none_or(|open| open.version != header.version) {
+        if open
+            .as_ref()
+            .is_none_or(|open| open.version != header.version)
+        {
             let decoder = decoders.get(header.version)?;
             let schema = decoder.schema();
             if schema.table != *table {
@@ -235,7 +247,3 @@ impl ChunkBuilder {
         std::mem::take(&mut self.tables)
     }
 }
-
-#[cfg(test)]
-#[path = "chunk_tests.rs"]
-mod tests;

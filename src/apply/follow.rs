@@ -85,7 +85,11 @@ impl Standing {
 
     fn leader_is(&mut self, epoch: &EpochEntry) -> Result<()> {
         let remedy = "positions of different leaders cannot be compared: a promoted follower or a restored backup leads a new pipeline (new name), to which this follower joins";
-        if let Some(known) = self.system_id.as_ref().filter(|known| **known != epoch.system_id) {
+        if let Some(known) = self
+            .system_id
+            .as_ref()
+            .filter(|known| **known != epoch.system_id)
+        {
             return Err(Error::halt(
                 format!(
                     "the leader's system identifier was {known} and is now {}",
@@ -96,7 +100,10 @@ impl Standing {
         }
         if let Some(known) = self.timeline.filter(|known| *known > epoch.timeline) {
             return Err(Error::halt(
-                format!("the leader was on timeline {known} and is now on {}", epoch.timeline),
+                format!(
+                    "the leader was on timeline {known} and is now on {}",
+                    epoch.timeline
+                ),
                 remedy,
             ));
         }
@@ -113,19 +120,32 @@ impl Standing {
             let taken = captured.iter().filter(|table| terms.selection.takes(table));
             self.in_effect.extend(taken.cloned());
         }
-        let topics: BTreeSet<String> = self.in_effect.iter().map(|t| terms.topics.table(t)).collect();
+        let topics: BTreeSet<String> = self
+            .in_effect
+            .iter()
+            .map(|t| terms.topics.table(t))
+            .collect();
         self.cursors.retain(|topic, _| topics.contains(topic));
     }
 
     /// Topics to read, and their tables.
     pub fn topics(&self, terms: &Terms) -> BTreeMap<String, TableName> {
-        let taken = self.in_effect.iter().filter(|table| terms.selection.takes(table));
-        taken.map(|table| (terms.topics.table(table), table.clone())).collect()
+        let taken = self
+            .in_effect
+            .iter()
+            .filter(|table| terms.selection.takes(table));
+        taken
+            .map(|table| (terms.topics.table(table), table.clone()))
+            .collect()
     }
 }
 
 /// Captured tables that the sink takes and that are not in effect.
-pub fn lacking(place: &LogPlace, in_effect: &BTreeSet<TableName>, terms: &Terms) -> BTreeSet<TableName> {
+pub fn lacking(
+    place: &LogPlace,
+    in_effect: &BTreeSet<TableName>,
+    terms: &Terms,
+) -> BTreeSet<TableName> {
     let captured = place.captured.iter();
     captured
         .filter(|table| terms.selection.takes(table) && !in_effect.contains(table))

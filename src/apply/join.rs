@@ -43,19 +43,32 @@ pub fn next_join_step(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Term
 fn under_way(checkpoint: &Checkpoint, join: &Join, ledger: &CopyLedger, terms: &Terms) -> JoinStep {
     let good = ledger.get(join.copy).map(|copy| &copy.tables);
     let lacking = lacking(&checkpoint.log, &checkpoint.in_effect, terms);
-    let still = |table: &&TableName| good.is_some_and(|good| good.contains(table)) && lacking.contains(table);
+    let still = |table: &&TableName| {
+        good.is_some_and(|good| good.contains(table)) && lacking.contains(table)
+    };
     let lost: BTreeSet<TableName> = join.tables.iter().filter(|t| !still(t)).cloned().collect();
     if !lost.is_empty() {
         return JoinStep::GiveUp(lost);
     }
     let (own, main) = (join.log.next_offset, checkpoint.log.next_offset);
-    assert!(own <= main, "a join at log offset {own} is beyond its checkpoint at {main}");
+    assert!(
+        own <= main,
+        "a join at log offset {own} is beyond its checkpoint at {main}"
+    );
     if !join.complete || own < main {
         return JoinStep::Load;
     }
     // Rows that show transactions up to the point must not be shown at an earlier boundary.
-    let reached = checkpoint.log.to.zip(join.point).is_some_and(|(to, point)| to >= point);
-    if reached { JoinStep::TakeEffect } else { JoinStep::AwaitMain }
+    let reached = checkpoint
+        .log
+        .to
+        .zip(join.point)
+        .is_some_and(|(to, point)| to >= point);
+    if reached {
+        JoinStep::TakeEffect
+    } else {
+        JoinStep::AwaitMain
+    }
 }
 
 fn choose(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> JoinStep {
@@ -66,12 +79,18 @@ fn choose(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> JoinSt
     let mut copies: BTreeMap<i64, (&KnownCopy, BTreeSet<TableName>)> = BTreeMap::new();
     for table in lacking {
         if let Some((id, copy)) = ledger.choose(&table, refused(checkpoint, &table)) {
-            copies.entry(id).or_insert_with(|| (copy, BTreeSet::new())).1.insert(table);
+            copies
+                .entry(id)
+                .or_insert_with(|| (copy, BTreeSet::new()))
+                .1
+                .insert(table);
         }
     }
     // Complete ones first: a running one may never be finished. The oldest of them first: its
     // records are the next that retention takes.
-    let best = copies.into_iter().min_by_key(|(id, (copy, _))| (copy.end.is_none(), *id));
+    let best = copies
+        .into_iter()
+        .min_by_key(|(id, (copy, _))| (copy.end.is_none(), *id));
     match best {
         None => JoinStep::Ask,
         Some((id, (copy, tables))) => JoinStep::Begin(begin(id, copy, tables, terms)),
@@ -96,7 +115,12 @@ fn begin(id: i64, copy: &KnownCopy, tables: BTreeSet<TableName>, terms: &Terms) 
     let rows = tables
         .iter()
         .map(|table| terms.topics.copy(table))
-        .map(|topic| (topic.clone(), offsets(&topic).into_iter().map(nothing_yet).collect()))
+        .map(|topic| {
+            (
+                topic.clone(),
+                offsets(&topic).into_iter().map(nothing_yet).collect(),
+            )
+        })
         .collect();
     Join {
         copy: id,
@@ -121,14 +145,21 @@ pub fn with_join(checkpoint: &Checkpoint, join: Join) -> Checkpoint {
 }
 
 /// The checkpoint without these tables in its join; this copy is not tried again for them.
-pub fn given_up(checkpoint: &Checkpoint, tables: &BTreeSet<TableName>, terms: &Terms) -> Checkpoint {
+pub fn given_up(
+    checkpoint: &Checkpoint,
+    tables: &BTreeSet<TableName>,
+    terms: &Terms,
+) -> Checkpoint {
     let mut next = next_version(checkpoint);
     for join in &mut next.joins {
         for table in tables {
             if join.tables.remove(table) {
                 join.rows.remove(&terms.topics.copy(table));
                 join.cursors.remove(&terms.topics.table(table));
-                next.refused.entry(table.quoted()).or_default().insert(join.copy);
+                next.refused
+                    .entry(table.quoted())
+                    .or_default()
+                    .insert(join.copy);
             }
         }
     }
@@ -173,7 +204,9 @@ pub fn wants(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> Vec
     }
     let loaded = |table: &TableName| {
         let joins = checkpoint.joins.iter();
-        joins.clone().any(|join| join.complete && join.tables.contains(table))
+        joins
+            .clone()
+            .any(|join| join.complete && join.tables.contains(table))
     };
     let complete = |table: &TableName| {
         let chosen = ledger.choose(table, refused(checkpoint, table));
@@ -183,7 +216,9 @@ pub fn wants(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> Vec
         .into_iter()
         .filter(|table| !loaded(table) && !complete(table))
         .map(|table| Want {
-            after: refused(checkpoint, &table).and_then(|ids| ids.last().copied()).unwrap_or(-1),
+            after: refused(checkpoint, &table)
+                .and_then(|ids| ids.last().copied())
+                .unwrap_or(-1),
             table,
         })
         .collect()
@@ -192,7 +227,10 @@ pub fn wants(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> Vec
 /// The oldest log offset that this sink still needs: the entry of its epoch, and the beginning of
 /// the copy it loads.
 pub fn oldest_needed(checkpoint: &Checkpoint) -> i64 {
-    let epoch = checkpoint.log.epoch.and_then(|epoch| i64::try_from(epoch.0).ok());
+    let epoch = checkpoint
+        .log
+        .epoch
+        .and_then(|epoch| i64::try_from(epoch.0).ok());
     let joins = checkpoint.joins.iter().map(|join| join.copy);
     let needed = joins.chain(epoch).chain([checkpoint.log.next_offset]);
     needed.min().expect("at least the next offset")

@@ -112,7 +112,9 @@ impl Loader {
         let tables = parts.join.tables.iter();
         Loader {
             handle: Handle::current(),
-            topics: tables.map(|t| (parts.terms.topics.table(t), t.clone())).collect(),
+            topics: tables
+                .map(|t| (parts.terms.topics.table(t), t.clone()))
+                .collect(),
             source: Partitions::new(parts.records, parts.stop.clone()),
             join: parts.join,
             decoders: parts.decoders,
@@ -138,9 +140,12 @@ impl Loader {
             false
         };
         let tables = self.builder.take();
-        let (rows, changes) = tables
-            .into_iter()
-            .partition(|table| table.changes.iter().all(|change| change.op == crate::model::Op::Read));
+        let (rows, changes) = tables.into_iter().partition(|table| {
+            table
+                .changes
+                .iter()
+                .all(|change| change.op == crate::model::Op::Read)
+        });
         let changes: Vec<TableChanges> = changes;
         let planned = if changes.is_empty() {
             None
@@ -207,7 +212,9 @@ impl Loader {
             }
             let (now, held) = (&mut rows.now, &mut rows.held);
             let polled = self.source.poll(topic, partition, timeout, |record| {
-                let header = record.header.ok_or_else(|| foreign(topic, partition, record.offset))?;
+                let header = record
+                    .header
+                    .ok_or_else(|| foreign(topic, partition, record.offset))?;
                 let taken = offer_row(copy, now, record.offset, record.copy.as_ref());
                 if taken == Taken::Take {
                     held.absorb(&header, &record)?;
@@ -218,9 +225,15 @@ impl Loader {
                 Ok(Some((_offset, taken))) => taken?,
                 Ok(None) => {
                     let since = rows.empty_since.get_or_insert_with(Instant::now);
-                    let missing = extent.flatten().is_some_and(|e| e.last >= rows.now.next_offset);
+                    let missing = extent
+                        .flatten()
+                        .is_some_and(|e| e.last >= rows.now.next_offset);
                     let late = missing && since.elapsed() >= MISSING_AFTER;
-                    return Ok(if late { RowsState::Lost } else { RowsState::More });
+                    return Ok(if late {
+                        RowsState::Lost
+                    } else {
+                        RowsState::More
+                    });
                 }
                 Err(error) if error.class() == Class::Halt => {
                     // Retention has passed below the reader: for the counts to judge.
@@ -236,7 +249,9 @@ impl Loader {
             if rows.held.whole().is_some() {
                 self.builder
                     .append(rows.slot, &rows.held, &mut self.decoders)
-                    .map_err(|error| error.at(format_args!("copy {copy} of table {}", rows.table)))?;
+                    .map_err(|error| {
+                        error.at(format_args!("copy {copy} of table {}", rows.table))
+                    })?;
                 rows.held.clear();
             }
             if !rows.held.in_pieces() {
@@ -288,7 +303,10 @@ impl Loader {
     }
 
     fn read_records(&mut self, batch: &BatchEntry) -> Result<Filled, Cut> {
-        let point = self.join.point.expect("a complete join has its copy's point");
+        let point = self
+            .join
+            .point
+            .expect("a complete join has its copy's point");
         if batch.to <= point {
             return Ok(Filled::Done);
         }
@@ -349,7 +367,9 @@ fn extent_of(end: &CopyEnd, topic: &str, partition: i32) -> Option<Extent> {
 
 fn foreign(topic: &str, partition: i32, offset: i64) -> Error {
     Error::halt(
-        format!("topic {topic} partition {partition} offset {offset}: a record without walferry's header"),
+        format!(
+            "topic {topic} partition {partition} offset {offset}: a record without walferry's header"
+        ),
         "something else writes to this topic: stop it, then ask for a new copy",
     )
 }

@@ -189,7 +189,11 @@ impl<R: Records> Partitions<R> {
         let count = i64::try_from(extent.count).unwrap_or(i64::MAX);
         let mut window = count;
         loop {
-            let start = extent.last.saturating_add(1).saturating_sub(window).max(low);
+            let start = extent
+                .last
+                .saturating_add(1)
+                .saturating_sub(window)
+                .max(low);
             self.reseek(topic, partition, start)?;
             let mut trial = taker.restarted(start);
             while !trial.done() && !trial.lost() {
@@ -239,7 +243,9 @@ impl<R: Records> Partitions<R> {
                 return Err(Cut::Stopped);
             }
             let polled = self.poll(topic, partition, READ_SLICE, |record| {
-                let take = take.take().expect("called once, for the record that is returned");
+                let take = take
+                    .take()
+                    .expect("called once, for the record that is returned");
                 take(record)
             });
             match polled {
@@ -248,7 +254,11 @@ impl<R: Records> Partitions<R> {
                 Err(error) if error.class() == Class::Halt => {
                     let (low, high) = self.watermarks(topic, partition)?;
                     let gone = low > next_offset || high < next_offset;
-                    return Err(if gone { missing(topic, partition, next_offset, extent) } else { Cut::Failed(error) });
+                    return Err(if gone {
+                        missing(topic, partition, next_offset, extent)
+                    } else {
+                        Cut::Failed(error)
+                    });
                 }
                 Err(error) => return Err(Cut::Failed(error)),
             }
@@ -279,7 +289,9 @@ fn missing(topic: &str, partition: i32, next_offset: i64, extent: Extent) -> Cut
 
 fn foreign(topic: &str, partition: i32, offset: i64) -> Error {
     Error::halt(
-        format!("topic {topic} partition {partition} offset {offset}: a record without walferry's header"),
+        format!(
+            "topic {topic} partition {partition} offset {offset}: a record without walferry's header"
+        ),
         "something else writes to this topic: stop it, then delete this sink's checkpoint so that it begins with new copies",
     )
 }

@@ -49,7 +49,10 @@ pub fn planned(wants: Wants, tables: Vec<TableChanges>) -> Result<Planned> {
     let (work, rows_written) = match wants {
         Wants::Changes => (Work::Changes(Chunk { tables }), changes),
         Wants::Net => {
-            let plans = tables.into_iter().map(plan).collect::<Result<Vec<TablePlan>>>()?;
+            let plans = tables
+                .into_iter()
+                .map(plan)
+                .collect::<Result<Vec<TablePlan>>>()?;
             let rows = plans.iter().map(rows_of).sum();
             (Work::Net(plans), rows)
         }
@@ -157,7 +160,10 @@ impl MainReader {
             wants: parts.wants,
         };
         let run = move || {
-            if let Err(error) = reader.run().or_else(|cut| cut.into_error().map_or(Ok(()), Err)) {
+            if let Err(error) = reader
+                .run()
+                .or_else(|cut| cut.into_error().map_or(Ok(()), Err))
+            {
                 // The applier is gone when nobody listens; it has its own reason then.
                 let _nobody_listens = sender.blocking_send(Err(error));
             }
@@ -256,16 +262,26 @@ impl Reader {
 
     fn take_entry(&mut self, offset: i64, entry: Entry) -> Result<(), Cut> {
         self.batch.entries += 1;
-        let step = self.standing.step(offset, &entry, &self.terms).map_err(|error| {
-            error.at(format_args!("{} offset {offset}", self.terms.topics.commits()))
-        })?;
+        let step = self
+            .standing
+            .step(offset, &entry, &self.terms)
+            .map_err(|error| {
+                error.at(format_args!(
+                    "{} offset {offset}",
+                    self.terms.topics.commits()
+                ))
+            })?;
         match (step, entry) {
             (Step::Pass, _void) => Ok(()),
             (Step::Batch, Entry::Batch(batch)) => self.read_records(&batch),
             (Step::Batch | Step::Event, event) => {
                 self.batch.events.push((offset, event));
                 let topics = self.standing.topics(&self.terms);
-                for gone in self.topics.keys().filter(|topic| !topics.contains_key(*topic)) {
+                for gone in self
+                    .topics
+                    .keys()
+                    .filter(|topic| !topics.contains_key(*topic))
+                {
                     self.source.forget(gone)?;
                 }
                 self.topics = topics;

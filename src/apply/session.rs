@@ -99,7 +99,14 @@ impl<'a> Session<'a> {
             .await
             .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
         let schemas = Arc::new(std::sync::Mutex::new(schemas));
-        let main = start_reader(context, &terms, &schemas, sink.wants(), Standing::at(&checkpoint, ledger.clone())).await?;
+        let main = start_reader(
+            context,
+            &terms,
+            &schemas,
+            sink.wants(),
+            Standing::at(&checkpoint, ledger.clone()),
+        )
+        .await?;
         tracing::info!(
             sink = %context.sink.name,
             applied = %checkpoint.applied,
@@ -131,7 +138,10 @@ impl<'a> Session<'a> {
             self.advance_join().await?;
             self.show();
             let say_at = self.say_progress();
-            let commit_at = self.pending.as_ref().map(|_| self.committed_at + IDLE_COMMIT_AFTER);
+            let commit_at = self
+                .pending
+                .as_ref()
+                .map(|_| self.committed_at + IDLE_COMMIT_AFTER);
             tokio::select! {
                 () = self.context.stop.cancelled() => break,
                 part = self.main.next() => match part? {
@@ -158,7 +168,11 @@ impl<'a> Session<'a> {
             let urgent = !end.events.is_empty();
             self.pending = Some(after(self.pending.take(), end));
             // The first commit of all makes the follower's ownership durable.
-            return if urgent || !self.is_stored { self.commit_pending().await } else { Ok(()) };
+            return if urgent || !self.is_stored {
+                self.commit_pending().await
+            } else {
+                Ok(())
+            };
         };
         self.prepare(&planned.schemas).await?;
         self.begin().await?;
@@ -215,7 +229,9 @@ impl<'a> Session<'a> {
     }
 
     pub(super) fn is_prepared(&self, schemas: &[Arc<TableSchema>]) -> bool {
-        schemas.iter().all(|schema| self.prepared.contains_key(&address(schema)))
+        schemas
+            .iter()
+            .all(|schema| self.prepared.contains_key(&address(schema)))
     }
 
     /// Makes the follower's tables fit schema versions not met before in this session.
@@ -291,7 +307,14 @@ impl<'a> Session<'a> {
     pub(super) async fn restart_reader(&mut self) -> Result<()> {
         self.pending = None;
         let standing = Standing::at(&self.checkpoint, self.ledger.clone());
-        self.main = start_reader(self.context, &self.terms, &self.schemas, self.sink.wants(), standing).await?;
+        self.main = start_reader(
+            self.context,
+            &self.terms,
+            &self.schemas,
+            self.sink.wants(),
+            standing,
+        )
+        .await?;
         Ok(())
     }
 
@@ -324,9 +347,16 @@ impl<'a> Session<'a> {
         let checkpoint = &self.checkpoint;
         let lacking = lacking(&checkpoint.log, &checkpoint.in_effect, &self.terms);
         let complete = checkpoint.log.epoch.is_some() && lacking.is_empty();
-        let copies: Vec<CopyProgress> = lacking.iter().map(|table| self.copy_progress(table)).collect();
+        let copies: Vec<CopyProgress> = lacking
+            .iter()
+            .map(|table| self.copy_progress(table))
+            .collect();
         self.context.status.update(|view| {
-            view.state = if complete || !self.terms.takes_copies { State::Streaming } else { State::Copying };
+            view.state = if complete || !self.terms.takes_copies {
+                State::Streaming
+            } else {
+                State::Copying
+            };
             view.applied = self.is_stored.then_some(checkpoint.applied);
             view.log_offset = Some(checkpoint.log.next_offset);
             view.commit_time_us = checkpoint.commit_time_us;

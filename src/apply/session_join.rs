@@ -95,7 +95,8 @@ impl Session<'_> {
                 JoinStep::AwaitMain => return Ok(()),
                 JoinStep::TakeEffect => self.take_effect().await?,
                 JoinStep::GiveUp(tables) => {
-                    self.give_up(&tables, "it is void, or the table left the captured set").await?;
+                    self.give_up(&tables, "it is void, or the table left the captured set")
+                        .await?;
                 }
             }
         }
@@ -119,10 +120,17 @@ impl Session<'_> {
             LoaderState::Running(step) => self.join.state = LoaderState::Running(step),
             LoaderState::Idle(loader) => self.start_step(loader),
             LoaderState::None => {
-                let join = self.checkpoint.joins.first().expect("a join is to be loaded");
+                let join = self
+                    .checkpoint
+                    .joins
+                    .first()
+                    .expect("a join is to be loaded");
                 let loader = Loader::new(LoaderParts {
                     join: join.clone(),
-                    records: RecordReader::open(&self.context.kafka, self.context.sink.fetch_max_bytes)?,
+                    records: RecordReader::open(
+                        &self.context.kafka,
+                        self.context.sink.fetch_max_bytes,
+                    )?,
                     decoders: start::decoders(&self.schemas),
                     terms: self.terms.clone(),
                     wants: self.sink.wants(),
@@ -137,9 +145,14 @@ impl Session<'_> {
     }
 
     fn start_step(&mut self, loader: Box<Loader>) {
-        let copy = self.checkpoint.joins.first().and_then(|join| self.ledger.get(join.copy));
+        let copy = self
+            .checkpoint
+            .joins
+            .first()
+            .and_then(|join| self.ledger.get(join.copy));
         let end = copy.and_then(|copy| copy.end.clone());
-        self.join.start(loader, end, self.checkpoint.log.next_offset);
+        self.join
+            .start(loader, end, self.checkpoint.log.next_offset);
     }
 
     /// Applies what the loader brought; the loader goes on meanwhile.
@@ -279,7 +292,10 @@ impl Session<'_> {
 
     /// Tables whose copy has no rows have not met a schema version yet; the follower has them too.
     /// Gives those that are there now.
-    async fn prepare_without_rows(&mut self, tables: BTreeSet<TableName>) -> Result<BTreeSet<TableName>> {
+    async fn prepare_without_rows(
+        &mut self,
+        tables: BTreeSet<TableName>,
+    ) -> Result<BTreeSet<TableName>> {
         if tables.is_empty() {
             return Ok(tables);
         }
@@ -287,7 +303,9 @@ impl Session<'_> {
         let read = tokio::task::spawn_blocking(move || {
             let mut schemas = schemas.lock().unwrap_or_else(PoisonError::into_inner);
             schemas.read_on()?;
-            Ok::<Vec<Arc<TableSchema>>, Error>(schemas.all().map(|(_, schema)| schema.clone()).collect())
+            Ok::<Vec<Arc<TableSchema>>, Error>(
+                schemas.all().map(|(_, schema)| schema.clone()).collect(),
+            )
         });
         let all = read
             .await
@@ -300,7 +318,12 @@ impl Session<'_> {
                 schema.table == table && relation.is_none_or(|oid| *oid == schema.relation)
             };
             // Of several versions any will do: the first change brings what is still missing.
-            chosen.extend(all.iter().filter(fits).max_by_key(|schema| schema.columns.len()).cloned());
+            chosen.extend(
+                all.iter()
+                    .filter(fits)
+                    .max_by_key(|schema| schema.columns.len())
+                    .cloned(),
+            );
         }
         self.prepare(&chosen).await?;
         Ok(chosen.iter().map(|schema| schema.table.clone()).collect())
@@ -309,13 +332,23 @@ impl Session<'_> {
     /// Progress of a table that is not in effect.
     pub(super) fn copy_progress(&self, table: &TableName) -> CopyProgress {
         let topic = self.terms.topics.copy(table);
-        let join = self.checkpoint.joins.iter().find(|join| join.tables.contains(table));
+        let join = self
+            .checkpoint
+            .joins
+            .iter()
+            .find(|join| join.tables.contains(table));
         let end = join.and_then(|join| self.ledger.get(join.copy)?.end.as_ref());
         CopyProgress {
             table: table.to_string(),
             rows: join.map_or(0, |join| rows_loaded(&self.terms, join, table)),
-            rows_estimate: end
-                .map(|end| end.rows.get(&topic).into_iter().flatten().map(|(_, extent)| extent.count).sum()),
+            rows_estimate: end.map(|end| {
+                end.rows
+                    .get(&topic)
+                    .into_iter()
+                    .flatten()
+                    .map(|(_, extent)| extent.count)
+                    .sum()
+            }),
             done: join.is_some_and(|join| join.complete),
         }
     }
@@ -332,17 +365,25 @@ impl Session<'_> {
             "waiting for a copy of tables that are not in effect: the source is not running, or its settings say `copy = false`",
         );
         tracing::warn!(sink = %self.context.sink.name, error = %waiting, "no copy to load");
-        self.context.status.update(|view| view.last_error = Some(LastError::now(&waiting)));
+        self.context
+            .status
+            .update(|view| view.last_error = Some(LastError::now(&waiting)));
     }
 }
 
 fn rows_loaded(terms: &Terms, join: &Join, table: &TableName) -> u64 {
     let rows = join.rows.get(&terms.topics.copy(table));
-    rows.into_iter().flat_map(|rows| rows.values()).map(|rows| rows.count).sum()
+    rows.into_iter()
+        .flat_map(|rows| rows.values())
+        .map(|rows| rows.count)
+        .sum()
 }
 
 fn schemas_of(loaded: &Loaded) -> Vec<Arc<TableSchema>> {
     let rows = loaded.rows.iter().map(|table| table.schema.clone());
-    let planned = loaded.planned.iter().flat_map(|planned| planned.schemas.iter().cloned());
+    let planned = loaded
+        .planned
+        .iter()
+        .flat_map(|planned| planned.schemas.iter().cloned());
     rows.chain(planned).collect()
 }

@@ -28,7 +28,10 @@ pub fn decoders(schemas: &SharedSchemas) -> Decoders {
     let schemas = schemas.clone();
     Decoders::new(Box::new(move |version| {
         // A panic inside leaves a map of whole entries: usable.
-        schemas.lock().unwrap_or_else(PoisonError::into_inner).get(version)
+        schemas
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(version)
     }))
 }
 
@@ -38,7 +41,11 @@ pub fn decoders(schemas: &SharedSchemas) -> Decoders {
 /// Those of Kafka.
 pub async fn topics_are_there(context: &SinkContext, terms: &Terms) -> Result<String> {
     let admin = TopicAdmin::open(&context.kafka)?;
-    let names = [terms.topics.commits(), terms.topics.schemas(), terms.topics.progress()];
+    let names = [
+        terms.topics.commits(),
+        terms.topics.schemas(),
+        terms.topics.progress(),
+    ];
     loop {
         if admin.describe(&names).await?.len() == names.len() {
             return admin.cluster_id().await;
@@ -55,7 +62,9 @@ pub async fn topics_are_there(context: &SinkContext, terms: &Terms) -> Result<St
 pub fn same_cluster(checkpoint: &Checkpoint, cluster_id: &str) -> Result<()> {
     match &checkpoint.cluster_id {
         Some(known) if known != cluster_id => Err(Error::halt(
-            format!("the checkpoint belongs to Kafka cluster {known}; the brokers named are cluster {cluster_id}"),
+            format!(
+                "the checkpoint belongs to Kafka cluster {known}; the brokers named are cluster {cluster_id}"
+            ),
             "name the brokers of the cluster that the checkpoint belongs to; if it is gone for good, begin a new pipeline (new name)",
         )),
         Some(_) | None => Ok(()),
@@ -67,7 +76,11 @@ pub fn same_cluster(checkpoint: &Checkpoint, cluster_id: &str) -> Result<()> {
 ///
 /// # Errors
 /// Those of the log.
-pub async fn fresh(context: &SinkContext, terms: &Terms, cluster_id: String) -> Result<(Checkpoint, CopyLedger)> {
+pub async fn fresh(
+    context: &SinkContext,
+    terms: &Terms,
+    cluster_id: String,
+) -> Result<(Checkpoint, CopyLedger)> {
     let mut tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
     let mut standing = Standing {
         place: LogPlace::at_low_end(tail.low()),
@@ -114,14 +127,23 @@ fn begins_at_end(context: &SinkContext) -> bool {
 ///
 /// # Errors
 /// Those of the log; halt when it was trimmed beyond the checkpoint.
-pub async fn ledger_at(context: &SinkContext, terms: &Terms, checkpoint: &Checkpoint) -> Result<CopyLedger> {
+pub async fn ledger_at(
+    context: &SinkContext,
+    terms: &Terms,
+    checkpoint: &Checkpoint,
+) -> Result<CopyLedger> {
     let commits = terms.topics.commits();
     let mut ledger = CopyLedger::new();
     let mut tail = LogTail::open(&context.kafka, &commits, From::Low).await?;
     let mut place = LogPlace::at_low_end(tail.low());
     let end = checkpoint.log.next_offset;
-    if checkpoint.joins.is_empty() && lacking(&checkpoint.log, &checkpoint.in_effect, terms).is_empty() {
-        let own = checkpoint.log.epoch.and_then(|epoch| i64::try_from(epoch.0).ok());
+    if checkpoint.joins.is_empty()
+        && lacking(&checkpoint.log, &checkpoint.in_effect, terms).is_empty()
+    {
+        let own = checkpoint
+            .log
+            .epoch
+            .and_then(|epoch| i64::try_from(epoch.0).ok());
         if let Some(epoch) = own.filter(|epoch| tail.low() <= *epoch && *epoch < end) {
             let mut tail = LogTail::open(&context.kafka, &commits, From::Offset(epoch)).await?;
             let (offset, entry) = tail.next().await?;

@@ -108,7 +108,12 @@ impl Taker {
 
 /// Judges the copy row at `offset` for copy `copy` and moves `rows` past it: rows of this copy are
 /// taken in strictly increasing sequence.
-pub fn offer_row(copy: i64, rows: &mut JoinRows, offset: i64, header: Option<&CopyHeader>) -> Taken {
+pub fn offer_row(
+    copy: i64,
+    rows: &mut JoinRows,
+    offset: i64,
+    header: Option<&CopyHeader>,
+) -> Taken {
     rows.next_offset = offset + 1;
     match header {
         Some(header) if header.copy == copy && header.sequence > rows.sequence => {

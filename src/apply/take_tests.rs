@@ -39,7 +39,12 @@ fn run(taker: &mut Taker, partition: &[RecordHeader]) -> Option<Vec<(u64, u32)>>
 
 #[test]
 fn leftovers_of_another_epoch_are_passed_over() {
-    let partition = [header(3, 110, 0), header(7, 110, 0), header(9, 120, 0), header(7, 120, 0)];
+    let partition = [
+        header(3, 110, 0),
+        header(7, 110, 0),
+        header(9, 120, 0),
+        header(7, 120, 0),
+    ];
     let mut taker = taker(3, 2);
     assert_eq!(run(&mut taker, &partition), Some(vec![(110, 0), (120, 0)]));
     assert_eq!((taker.next_offset(), taker.skipped()), (4, 2));
@@ -47,9 +52,18 @@ fn leftovers_of_another_epoch_are_passed_over() {
 
 #[test]
 fn a_repeat_of_the_producer_is_taken_once() {
-    let partition = [header(7, 110, 0), header(7, 110, 1), header(7, 110, 0), header(7, 110, 1), header(7, 150, 0)];
+    let partition = [
+        header(7, 110, 0),
+        header(7, 110, 1),
+        header(7, 110, 0),
+        header(7, 110, 1),
+        header(7, 150, 0),
+    ];
     let mut taker = taker(4, 3);
-    assert_eq!(run(&mut taker, &partition), Some(vec![(110, 0), (110, 1), (150, 0)]));
+    assert_eq!(
+        run(&mut taker, &partition),
+        Some(vec![(110, 0), (110, 1), (150, 0)])
+    );
 }
 
 #[test]
@@ -90,7 +104,14 @@ fn rows_of_a_copy_are_taken_once_and_only_of_that_copy() {
         sequence: -1,
         count: 0,
     };
-    let headers = [copy_row(5, 0), copy_row(4, 1), copy_row(5, 3), copy_row(5, 0), copy_row(5, 3), copy_row(5, 4)];
+    let headers = [
+        copy_row(5, 0),
+        copy_row(4, 1),
+        copy_row(5, 3),
+        copy_row(5, 0),
+        copy_row(5, 3),
+        copy_row(5, 4),
+    ];
     let taken: Vec<bool> = (0..)
         .zip(&headers)
         .map(|(offset, header)| offer_row(5, &mut rows, offset, Some(header)) == Taken::Take)
@@ -108,7 +129,10 @@ fn only_counts_decide_whether_a_copy_is_whole() {
     };
     let end = Extent { last: 9, count: 3 };
     assert_eq!(rows_state(&rows(50, 3), None), RowsState::More);
-    assert_eq!(rows_state(&rows(5, 3), Some(Some(&end))), RowsState::Complete);
+    assert_eq!(
+        rows_state(&rows(5, 3), Some(Some(&end))),
+        RowsState::Complete
+    );
     assert_eq!(rows_state(&rows(5, 2), Some(Some(&end))), RowsState::More);
     assert_eq!(rows_state(&rows(10, 2), Some(Some(&end))), RowsState::Lost);
     assert_eq!(rows_state(&rows(0, 0), Some(None)), RowsState::Complete);
