@@ -247,7 +247,3 @@ impl ChunkBuilder {
         std::mem::take(&mut self.tables)
     }
 }
-
-#[cfg(test)]
-#[path = "chunk_tests.rs"]
-mod tests;
