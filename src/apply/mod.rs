@@ -56,3 +56,9 @@ pub struct SinkContext {
 pub async fn run_session(context: &SinkContext) -> Result<()> {
     session::run(context).await
 }
+
+/// A supervisor spawns it.
+const _: fn(&SinkContext) = |context| {
+    fn is_send(_: impl Send) {}
+    is_send(run_session(context));
+};

@@ -25,7 +25,7 @@ use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
 use crate::model::selection::Selection;
 use crate::model::{Checkpoint, TableSchema};
-use crate::sink::{self, Sink, Work};
+use crate::sink::{self, Sink, Wants, Work};
 use crate::status::{CopyProgress, State};
 
 /// How long progress without records may wait for company before it is committed.
@@ -99,7 +99,7 @@ impl<'a> Session<'a> {
             .await
             .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
         let schemas = Arc::new(std::sync::Mutex::new(schemas));
-        let main = start_reader(context, &terms, &schemas, sink.as_ref(), Standing::at(&checkpoint, ledger.clone())).await?;
+        let main = start_reader(context, &terms, &schemas, sink.wants(), Standing::at(&checkpoint, ledger.clone())).await?;
         tracing::info!(
             sink = %context.sink.name,
             applied = %checkpoint.applied,
@@ -201,8 +201,8 @@ impl<'a> Session<'a> {
     /// An empty chunk: says that the transaction's last one was the last.
     pub(super) fn no_work(&self) -> Work {
         match self.sink.wants() {
-            sink::Wants::Net => Work::Net(Vec::new()),
-            sink::Wants::Changes => Work::Changes(Default::default()),
+            Wants::Net => Work::Net(Vec::new()),
+            Wants::Changes => Work::Changes(Default::default()),
         }
     }
 
@@ -291,7 +291,7 @@ impl<'a> Session<'a> {
     pub(super) async fn restart_reader(&mut self) -> Result<()> {
         self.pending = None;
         let standing = Standing::at(&self.checkpoint, self.ledger.clone());
-        self.main = start_reader(self.context, &self.terms, &self.schemas, self.sink.as_ref(), standing).await?;
+        self.main = start_reader(self.context, &self.terms, &self.schemas, self.sink.wants(), standing).await?;
         Ok(())
     }
 
@@ -367,7 +367,7 @@ async fn start_reader(
     context: &SinkContext,
     terms: &Terms,
     schemas: &SharedSchemas,
-    sink: &dyn Sink,
+    wants: Wants,
     standing: Standing,
 ) -> Result<MainReader> {
     let from = From::Offset(standing.place.next_offset);
@@ -377,7 +377,7 @@ async fn start_reader(
         decoders: start::decoders(schemas),
         standing,
         terms: terms.clone(),
-        wants: sink.wants(),
+        wants,
         batch_max_bytes: context.sink.batch_max_bytes,
     };
     let stop = CancellationToken::new();

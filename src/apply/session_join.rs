@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::follow::Terms;
 use super::join::{JoinStep, given_up, next_join_step, taken_effect, with_join};
 use super::join_load::{Loaded, Loader, LoaderParts};
 use super::pull::Cut;
@@ -261,13 +262,14 @@ impl Session<'_> {
         let Some(durable) = self.checkpoint.joins.first() else {
             return Ok(BTreeSet::new());
         };
-        let begun = |table: &TableName| self.rows_loaded(durable, table) > 0;
+        let terms = &self.terms;
+        let begun = |table: &TableName| rows_loaded(terms, durable, table) > 0;
         let first_rows = loaded.rows.iter().map(|rows| &rows.schema.table);
         let mut tables: BTreeSet<TableName> = first_rows.filter(|t| !begun(t)).cloned().collect();
         if loaded.join.complete && !durable.complete {
             let all = loaded.join.tables.iter();
             let empty: BTreeSet<TableName> = all
-                .filter(|table| self.rows_loaded(&loaded.join, table) == 0)
+                .filter(|table| rows_loaded(terms, &loaded.join, table) == 0)
                 .cloned()
                 .collect();
             tables.extend(self.prepare_without_rows(empty).await?);
@@ -304,11 +306,6 @@ impl Session<'_> {
         Ok(chosen.iter().map(|schema| schema.table.clone()).collect())
     }
 
-    fn rows_loaded(&self, join: &Join, table: &TableName) -> u64 {
-        let rows = join.rows.get(&self.terms.topics.copy(table));
-        rows.into_iter().flat_map(|rows| rows.values()).map(|rows| rows.count).sum()
-    }
-
     /// Progress of a table that is not in effect.
     pub(super) fn copy_progress(&self, table: &TableName) -> CopyProgress {
         let topic = self.terms.topics.copy(table);
@@ -316,7 +313,7 @@ impl Session<'_> {
         let end = join.and_then(|join| self.ledger.get(join.copy)?.end.as_ref());
         CopyProgress {
             table: table.to_string(),
-            rows: join.map_or(0, |join| self.rows_loaded(join, table)),
+            rows: join.map_or(0, |join| rows_loaded(&self.terms, join, table)),
             rows_estimate: end
                 .map(|end| end.rows.get(&topic).into_iter().flatten().map(|(_, extent)| extent.count).sum()),
             done: join.is_some_and(|join| join.complete),
@@ -337,6 +334,11 @@ impl Session<'_> {
         tracing::warn!(sink = %self.context.sink.name, error = %waiting, "no copy to load");
         self.context.status.update(|view| view.last_error = Some(LastError::now(&waiting)));
     }
+}
+
+fn rows_loaded(terms: &Terms, join: &Join, table: &TableName) -> u64 {
+    let rows = join.rows.get(&terms.topics.copy(table));
+    rows.into_iter().flat_map(|rows| rows.values()).map(|rows| rows.count).sum()
 }
 
 fn schemas_of(loaded: &Loaded) -> Vec<Arc<TableSchema>> {
