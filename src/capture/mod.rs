@@ -20,7 +20,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -179,16 +178,36 @@ async fn watermarks(
     topics: &Topics,
     prepared: &Prepared,
 ) -> Result<HashMap<PartitionSlot, i64>> {
-    let slots = prepared.tables.iter().flat_map(|table| {
+    let mut slots = Vec::new();
+    for table in &prepared.tables {
         let topic = topics.table(&table.schema.table);
         let partitions = i32::try_from(table.schema.partitions).unwrap_or(i32::MAX);
-        (0..partitions).map(move |partition| producer.partition_slot(&topic, partition))
-    });
-    futures_util::stream::iter(slots)
-        .map(|slot| async move { Ok((slot, producer.high_watermark(slot).await?)) })
-        .buffer_unordered(WATERMARKS_AT_ONCE)
-        .try_collect()
-        .await
+        slots.extend((0..partitions).map(|partition| producer.partition_slot(&topic, partition)));
+    }
+    let mut asked = JoinSet::new();
+    let mut marks = HashMap::new();
+    for slot in slots {
+        if asked.len() == WATERMARKS_AT_ONCE {
+            marks.extend(joined(asked.join_next().await)?);
+        }
+        let producer = Arc::clone(producer);
+        asked.spawn(async move { Ok((slot, producer.high_watermark(slot).await?)) });
+    }
+    while let Some(answer) = asked.join_next().await {
+        marks.extend(joined(Some(answer))?);
+    }
+    Ok(marks)
+}
+
+/// What a joined question for a watermark answered.
+fn joined(
+    answer: Option<std::result::Result<Result<(PartitionSlot, i64)>, tokio::task::JoinError>>,
+) -> Result<Option<(PartitionSlot, i64)>> {
+    match answer {
+        Some(Ok(mark)) => mark.map(Some),
+        Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        None => Ok(None),
+    }
 }
 
 /// Tables that left the captured set leave the publication, now that the epoch entry says so.
