@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::LogPlace;
@@ -101,7 +101,11 @@ pub struct BatchEntry {
     #[serde(default)]
     pub changes: u64,
     /// Where its records lie.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        default,
+        deserialize_with = "by_partition"
+    )]
     pub offsets: Extents,
     /// The newest sample.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -120,6 +124,7 @@ pub struct CopyBegin {
     pub at: Option<Lsn>,
     /// For each partition of the tables' topics and copy topics an offset below which nothing of
     /// what follows lies (the next offset to read is this one).
+    #[serde(deserialize_with = "by_partition")]
     pub offsets: BTreeMap<String, BTreeMap<i32, i64>>,
 }
 
@@ -133,7 +138,35 @@ pub struct CopyEnd {
     /// Its point: the rows are what transactions with commit LSN below it left.
     pub point: Lsn,
     /// Where its rows lie, by copy topic and partition.
+    #[serde(deserialize_with = "by_partition")]
     pub rows: Extents,
+}
+
+/// Reads a map by topic and partition. JSON keys are strings; inside of a tagged enum serde has
+/// buffered them and no longer turns them into numbers by itself.
+fn by_partition<'de, D, T>(
+    deserializer: D,
+) -> std::result::Result<BTreeMap<String, BTreeMap<i32, T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let topics = BTreeMap::<String, BTreeMap<String, T>>::deserialize(deserializer)?;
+    let numbered = |(partition, value): (String, T)| match partition.parse::<i32>() {
+        Ok(number) => Ok((number, value)),
+        Err(_not_a_number) => Err(serde::de::Error::custom(format!(
+            "`{partition}` is not a partition's number"
+        ))),
+    };
+    let mut all = BTreeMap::new();
+    for (topic, partitions) in topics {
+        let partitions = partitions.into_iter().map(numbered);
+        all.insert(
+            topic,
+            partitions.collect::<std::result::Result<_, D::Error>>()?,
+        );
+    }
+    Ok(all)
 }
 
 impl LogPlace {

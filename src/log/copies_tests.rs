@@ -1,1 +1,156 @@
 use super::*;
+use crate::log::commit_log::{BatchEntry, EpochEntry};
+use crate::model::{Epoch, Lsn};
+
+fn table(name: &str) -> TableName {
+    TableName::new("s", name)
+}
+
+fn epoch(tables: &[(&str, u32)]) -> Entry {
+    Entry::Epoch(EpochEntry {
+        after: 0,
+        instance: "i".to_owned(),
+        system_id: "7".to_owned(),
+        timeline: 1,
+        captured: tables
+            .iter()
+            .map(|(name, oid)| Captured {
+                table: table(name),
+                relation: Oid(*oid),
+            })
+            .collect(),
+    })
+}
+
+fn begin(tables: &[&str]) -> Entry {
+    Entry::CopyBegin(CopyBegin {
+        epoch: Epoch(0),
+        tables: tables.iter().map(|name| table(name)).collect(),
+        at: None,
+        offsets: BTreeMap::new(),
+    })
+}
+
+fn end(copy: i64) -> Entry {
+    Entry::CopyEnd(CopyEnd {
+        epoch: Epoch(0),
+        copy,
+        point: Lsn(1),
+        rows: BTreeMap::new(),
+    })
+}
+
+fn ledger(entries: &[Entry]) -> CopyLedger {
+    let mut ledger = CopyLedger::new();
+    for (offset, entry) in (0..).zip(entries) {
+        ledger.valid(offset, entry);
+    }
+    ledger
+}
+
+fn chosen(ledger: &CopyLedger, name: &str, refused: &[i64]) -> Option<i64> {
+    let refused: BTreeSet<i64> = refused.iter().copied().collect();
+    ledger
+        .choose(&table(name), Some(&refused))
+        .map(|(id, _)| id)
+}
+
+#[test]
+fn the_newest_complete_copy_goes_before_a_running_one() {
+    let both = [("a", 1), ("b", 2)];
+    let ledger = ledger(&[
+        epoch(&both),
+        begin(&["a", "b"]),
+        end(1),
+        begin(&["a"]),
+        end(3),
+        begin(&["a"]),
+    ]);
+    assert_eq!(chosen(&ledger, "a", &[]), Some(3));
+    assert_eq!(chosen(&ledger, "a", &[3]), Some(1));
+    assert_eq!(chosen(&ledger, "a", &[1, 3]), Some(5));
+    assert_eq!(chosen(&ledger, "a", &[1, 3, 5]), None);
+    assert_eq!(chosen(&ledger, "b", &[]), Some(1));
+    assert_eq!(chosen(&ledger, "c", &[]), None);
+    assert!(ledger.has(&table("a"), -1) && ledger.has(&table("a"), 4));
+    assert!(!ledger.has(&table("a"), 5) && !ledger.has(&table("b"), 1));
+    let captured = &ledger.get(3).expect("known").captured;
+    assert_eq!(captured.len(), 2);
+}
+
+#[test]
+fn an_unfinished_copy_is_void_after_an_epoch_entry_and_a_complete_one_is_not() {
+    let captured = [("a", 1), ("b", 2)];
+    let ledger = ledger(&[
+        epoch(&captured),
+        begin(&["a"]),
+        end(1),
+        begin(&["b"]),
+        epoch(&captured),
+        end(3),
+    ]);
+    assert_eq!(chosen(&ledger, "a", &[]), Some(1));
+    assert_eq!(chosen(&ledger, "b", &[]), None);
+}
+
+#[test]
+fn a_later_copy_begin_voids_unfinished_copies_of_its_tables_only() {
+    let ledger = ledger(&[
+        epoch(&[("a", 1), ("b", 2)]),
+        begin(&["a", "b"]),
+        begin(&["a"]),
+        end(1),
+        begin(&["b"]),
+    ]);
+    assert_eq!(chosen(&ledger, "b", &[]), Some(1), "complete: stays");
+    assert_eq!(
+        chosen(&ledger, "a", &[]),
+        Some(2),
+        "the first no longer has a"
+    );
+}
+
+#[test]
+fn a_table_left_out_or_under_another_oid_leaves_every_copy() {
+    let mut ledger = ledger(&[
+        epoch(&[("a", 1), ("b", 2), ("c", 3)]),
+        begin(&["a", "b", "c"]),
+        end(1),
+    ]);
+    let left = ledger.valid(3, &epoch(&[("a", 1), ("b", 9)]));
+    assert_eq!(left, [table("b"), table("c")].into());
+    assert_eq!(chosen(&ledger, "a", &[]), Some(1));
+    assert_eq!(chosen(&ledger, "b", &[]), None);
+    // It returns, and still needs a new copy.
+    assert!(
+        ledger
+            .valid(4, &epoch(&[("a", 1), ("b", 2), ("c", 3)]))
+            .contains(&table("b"))
+    );
+    assert_eq!(chosen(&ledger, "c", &[]), None);
+    assert_eq!(ledger.captured()[&table("c")], Oid(3));
+}
+
+#[test]
+fn batches_and_ends_of_unknown_copies_change_nothing() {
+    let batch = Entry::Batch(BatchEntry {
+        epoch: Epoch(0),
+        from: Lsn(1),
+        to: Lsn(2),
+        last_commit: None,
+        transactions: 0,
+        changes: 0,
+        offsets: BTreeMap::new(),
+        sample: None,
+    });
+    let ledger = ledger(&[
+        epoch(&[("a", 1)]),
+        end(7),
+        batch,
+        begin(&["a"]),
+        end(3),
+        end(3),
+    ]);
+    let copy = ledger.get(3).expect("known");
+    assert!(copy.end.is_some());
+}
