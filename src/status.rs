@@ -4,13 +4,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Class, Error};
 use crate::model::Lsn;
 
 /// What a connector is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Not yet connected.
@@ -32,8 +32,36 @@ pub enum State {
     Stopped,
 }
 
+impl State {
+    /// The state's name as it is printed everywhere.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Waiting => "waiting",
+            State::Copying => "copying",
+            State::Streaming => "streaming",
+            State::Retrying => "retrying",
+            State::Halted => "halted",
+            State::Fenced => "fenced",
+            State::Stopped => "stopped",
+        }
+    }
+
+    /// All states, for one series a state.
+    pub const ALL: [State; 8] = [
+        State::Starting,
+        State::Waiting,
+        State::Copying,
+        State::Streaming,
+        State::Retrying,
+        State::Halted,
+        State::Fenced,
+        State::Stopped,
+    ];
+}
+
 /// An error as operators see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LastError {
     /// What and where.
     pub what: String,
@@ -57,8 +85,39 @@ impl LastError {
     }
 }
 
+/// Errors of a part since start, by class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorCounts {
+    /// Retried by itself.
+    pub transient: u64,
+    /// Needed a person.
+    pub halt: u64,
+    /// Another worker took over.
+    pub fenced: u64,
+}
+
+impl ErrorCounts {
+    /// Counts one error.
+    pub fn count(&mut self, class: Class) {
+        match class {
+            Class::Transient => self.transient += 1,
+            Class::Halt => self.halt += 1,
+            Class::Fenced => self.fenced += 1,
+        }
+    }
+
+    /// Counts with the names of their classes.
+    pub fn by_class(&self) -> [(&'static str, u64); 3] {
+        [
+            ("transient", self.transient),
+            ("halt", self.halt),
+            ("fenced", self.fenced),
+        ]
+    }
+}
+
 /// Progress of one table's copy.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CopyProgress {
     /// `schema.table`.
     pub table: String,
@@ -71,7 +130,7 @@ pub struct CopyProgress {
 }
 
 /// The source as it is now.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SourceView {
     /// What it does.
     pub state: State,
@@ -99,10 +158,13 @@ pub struct SourceView {
     pub copies: Vec<CopyProgress>,
     /// Newest error.
     pub last_error: Option<LastError>,
+    /// Errors that ended an epoch, by class; counted by the supervisor.
+    #[serde(default)]
+    pub errors: ErrorCounts,
 }
 
 /// A sink as it is now.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SinkView {
     /// What it does.
     pub state: State,
@@ -128,6 +190,9 @@ pub struct SinkView {
     pub copies: Vec<CopyProgress>,
     /// Newest error.
     pub last_error: Option<LastError>,
+    /// Errors that ended a session, by class; counted by the supervisor.
+    #[serde(default)]
+    pub errors: ErrorCounts,
 }
 
 /// A shared view: one writer, any number of readers.

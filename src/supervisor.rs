@@ -1,1 +1,377 @@
-//! (being written)
+//! Runs the source and the sinks of one process, each on its own: a transient error is retried with
+//! back-off, a halt or a fence stops that part and leaves the others alone.
+//!
+//! The process stays up when every part has halted, so that status and metrics can tell why.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use rand::RngExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{self, SinkContext};
+use crate::capture::{self, CaptureContext};
+use crate::config::Settings;
+use crate::error::{Class, Error, Result};
+use crate::http;
+use crate::lag::{HostClock, LagFeed, SharedTracker, run_feed};
+use crate::log::topics::Topics;
+use crate::status::{
+    ErrorCounts, LastError, ProcessStatus, Shared, SinkHandle, SinkView, SourceView, State,
+};
+
+/// First wait after a transient error.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// Longest wait between two attempts.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A session that lasted this long was a success: the next wait is the first again.
+const SUCCESS_AFTER: Duration = Duration::from_secs(60);
+/// Longest wait for the parts to finish what is in flight.
+const STOP_MAX: Duration = Duration::from_secs(15);
+
+/// Runs the connectors of the settings until `stop`; returns the names of the parts that had halted
+/// or been fenced by then.
+///
+/// # Errors
+/// Transient when the HTTP address cannot be taken, or when a part did not finish within the time
+/// allowed.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<String>> {
+    let status = ProcessStatus {
+        pipeline: settings.pipeline.clone(),
+        source: settings
+            .source
+            .as_ref()
+            .map(|source| (source.name.clone(), Arc::default())),
+        sinks: settings
+            .sinks
+            .iter()
+            .map(|sink| SinkHandle {
+                name: sink.name.clone(),
+                view: Arc::default(),
+            })
+            .collect(),
+    };
+    let lag = SharedTracker::default();
+    let clock = HostClock::start();
+    let state = http::Served {
+        status: status.clone(),
+        lag: lag.clone(),
+        clock,
+    };
+    let served = http::serve(settings.http.listen, state, stop.clone()).await?;
+    tracing::info!(
+        pipeline = settings.pipeline,
+        version = env!("CARGO_PKG_VERSION"),
+        http = %served.address,
+        source = settings.source.as_ref().map(|s| s.name.as_str()),
+        sinks = settings.sinks.len(),
+        "started"
+    );
+    let mut parts = JoinSet::new();
+    if !status.sinks.is_empty() {
+        parts.spawn(run_feed(LagFeed {
+            kafka: settings.kafka.clone(),
+            commits: Topics::new(settings.pipeline.as_str()).commits(),
+            sinks: status.sinks.clone(),
+            tracker: lag,
+            clock,
+            stop: stop.clone(),
+        }));
+    }
+    start(&mut parts, settings, &status, &stop);
+    stop.cancelled().await;
+    let finished = tokio::time::timeout(STOP_MAX, async {
+        while parts.join_next().await.is_some() {}
+    });
+    if finished.await.is_err() {
+        return Err(Error::transient(format!(
+            "{} of the parts did not finish within {} s and were cut off; the next start resumes",
+            parts.len(),
+            STOP_MAX.as_secs()
+        )));
+    }
+    tracing::info!("stopped");
+    Ok(unwell(&status))
+}
+
+fn unwell(status: &ProcessStatus) -> Vec<String> {
+    let source = status.source.iter();
+    let source = source.map(|(name, view)| (name, view.get().state));
+    let sinks = status.sinks.iter();
+    let sinks = sinks.map(|sink| (&sink.name, sink.view.get().state));
+    source
+        .chain(sinks)
+        .filter(|(_, state)| matches!(state, State::Halted | State::Fenced))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Keeps the connectors named in `only`; all when it is empty.
+///
+/// # Errors
+/// Halt when `only` names no connector of the settings.
+pub fn select(mut settings: Settings, only: &[String]) -> Result<Settings> {
+    if only.is_empty() {
+        return Ok(settings);
+    }
+    let mut known: Vec<String> = settings.sinks.iter().map(|s| s.name.clone()).collect();
+    known.extend(settings.source.iter().map(|s| s.name.clone()));
+    if let Some(unknown) = only.iter().find(|name| !known.contains(name)) {
+        return Err(Error::halt(
+            format!("--only {unknown}: there is no such connector"),
+            format!("name some of: {}", known.join(", ")),
+        ));
+    }
+    settings.source = settings.source.filter(|s| only.contains(&s.name));
+    settings.sinks.retain(|s| only.contains(&s.name));
+    Ok(settings)
+}
+
+fn start(
+    parts: &mut JoinSet<()>,
+    settings: Settings,
+    status: &ProcessStatus,
+    stop: &CancellationToken,
+) {
+    let instance = instance_token();
+    if let (Some(source), Some((name, view))) = (settings.source, &status.source) {
+        let context = CaptureContext {
+            pipeline: settings.pipeline.clone(),
+            instance: instance.clone(),
+            source,
+            kafka: settings.kafka.clone(),
+            status: view.clone(),
+            stop: stop.clone(),
+        };
+        parts.spawn(supervise(
+            name.clone(),
+            view.clone(),
+            stop.clone(),
+            move || {
+                let context = context.clone();
+                async move { capture::run_epoch(&context).await }
+            },
+        ));
+    }
+    for (sink, handle) in settings.sinks.into_iter().zip(&status.sinks) {
+        let context = SinkContext {
+            pipeline: settings.pipeline.clone(),
+            instance: instance.clone(),
+            sink,
+            kafka: settings.kafka.clone(),
+            status: handle.view.clone(),
+            stop: stop.clone(),
+        };
+        let (name, view) = (handle.name.clone(), handle.view.clone());
+        parts.spawn(supervise(name, view, stop.clone(), move || {
+            let context = context.clone();
+            async move { apply::run_session(&context).await }
+        }));
+    }
+}
+
+/// A token that no other start of a process has.
+pub fn instance_token() -> String {
+    format!("{:016x}", rand::rng().random::<u64>())
+}
+
+/// The fields that the supervisor writes, in both kinds of view.
+trait PartView: Clone + Send + 'static {
+    fn state(&mut self) -> &mut State;
+    fn last_error(&mut self) -> &mut Option<LastError>;
+    fn errors(&mut self) -> &mut ErrorCounts;
+    fn count_retry(&mut self);
+}
+
+impl PartView for SourceView {
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+    fn last_error(&mut self) -> &mut Option<LastError> {
+        &mut self.last_error
+    }
+    fn errors(&mut self) -> &mut ErrorCounts {
+        &mut self.errors
+    }
+    fn count_retry(&mut self) {} // a source counts epochs
+}
+
+impl PartView for SinkView {
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+    fn last_error(&mut self) -> &mut Option<LastError> {
+        &mut self.last_error
+    }
+    fn errors(&mut self) -> &mut ErrorCounts {
+        &mut self.errors
+    }
+    fn count_retry(&mut self) {
+        self.retries += 1;
+    }
+}
+
+/// Runs `session` again and again until it is asked to stop, halts or is fenced.
+async fn supervise<V: PartView, F: Future<Output = Result<()>> + Send>(
+    part: String,
+    view: Arc<Shared<V>>,
+    stop: CancellationToken,
+    session: impl Fn() -> F,
+) {
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let begun = Instant::now();
+        let Err(error) = caught(session()).await else {
+            break;
+        };
+        if stop.is_cancelled() {
+            // On the way out: the next start tries again.
+            tracing::warn!(part, error = %error.what(), "stopped with an error");
+            break;
+        }
+        failures = if begun.elapsed() >= SUCCESS_AFTER {
+            1
+        } else {
+            failures + 1
+        };
+        let state = state_after(error.class());
+        note(&part, &view, &error, state);
+        match error.class() {
+            Class::Halt | Class::Fenced => return,
+            Class::Transient => {
+                let jitter = rand::rng().random_range(0.5..1.0);
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(backoff(failures).mul_f64(jitter)) => {}
+                }
+            }
+        }
+    }
+    view.update(|v| *v.state() = State::Stopped);
+}
+
+/// The session's result; a panic is a halt of this part.
+async fn caught(session: impl Future<Output = Result<()>>) -> Result<()> {
+    match AssertUnwindSafe(session).catch_unwind().await {
+        Ok(result) => result,
+        Err(payload) => {
+            let text = payload
+                .downcast_ref::<&str>()
+                .map(|s| (*s).to_owned())
+                .or_else(|| payload.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no text".to_owned());
+            Err(Error::halt(
+                format!("a bug in walferry: {text}"),
+                "report it with the log around this line; a restart resumes at the last durable boundary",
+            ))
+        }
+    }
+}
+
+/// What a part is after an error of this class.
+fn state_after(class: Class) -> State {
+    match class {
+        Class::Transient => State::Retrying,
+        Class::Halt => State::Halted,
+        Class::Fenced => State::Fenced,
+    }
+}
+
+/// The wait before attempt number `failures + 1`, before jitter.
+fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (RETRY_FIRST * 2_u32.pow(doublings)).min(RETRY_MAX)
+}
+
+fn note<V: PartView>(part: &str, view: &Shared<V>, error: &Error, state: State) {
+    let mut repeated = false;
+    view.update(|v| {
+        let newest = LastError::now(error);
+        let same = |last: &LastError| last.what == newest.what;
+        repeated = v.last_error().as_ref().is_some_and(same) && *v.state() == state;
+        *v.state() = state;
+        *v.last_error() = Some(newest);
+        v.errors().count(error.class());
+        if error.class() == Class::Transient {
+            v.count_retry();
+        }
+    });
+    let what = error.what();
+    match error.class() {
+        // The same error again is in the metrics; the log says what changed.
+        Class::Transient if repeated => tracing::debug!(part, error = %what, "still retrying"),
+        Class::Transient => tracing::warn!(part, error = %what, "retrying"),
+        Class::Halt => {
+            tracing::error!(part, error = %what, remedy = error.remedy(), "halted");
+        }
+        Class::Fenced => tracing::error!(part, error = %what, "another worker has taken over"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    async fn run_part(results: Vec<fn() -> Result<()>>) -> (SinkView, u32) {
+        let view: Arc<Shared<SinkView>> = Arc::default();
+        let calls = AtomicU32::new(0);
+        let stop = CancellationToken::new();
+        supervise("dw".to_owned(), view.clone(), stop, || {
+            let call = calls.fetch_add(1, Ordering::Relaxed) as usize;
+            let result = results[call];
+            async move { result() }
+        })
+        .await;
+        (view.get(), calls.into_inner())
+    }
+
+    #[test]
+    fn waits_double_and_are_bounded() {
+        let waits: Vec<u64> = [1, 2, 3, 7, 8, 9, 40, u32::MAX]
+            .map(|failures| backoff(failures).as_millis() as u64)
+            .to_vec();
+        assert_eq!(waits, [250, 500, 1000, 16000, 30000, 30000, 30000, 30000]);
+    }
+
+    #[tokio::test]
+    async fn a_transient_error_is_retried_and_a_halt_ends_the_part() {
+        let (view, calls) = run_part(vec![|| Err(Error::transient("connection refused")), || {
+            Err(Error::halt("diverged", "rebuild"))
+        }])
+        .await;
+        assert_eq!(calls, 2);
+        assert_eq!(view.state, State::Halted);
+        assert_eq!(view.retries, 1);
+        assert_eq!((view.errors.transient, view.errors.halt), (1, 1));
+        let last = view.last_error.unwrap();
+        assert_eq!(
+            (last.what.as_str(), last.remedy.as_deref()),
+            ("diverged", Some("rebuild"))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_panic_halts_its_part_with_a_clear_text() {
+        let (view, _) = run_part(vec![|| panic!("count is {}", 7)]).await;
+        assert_eq!(view.state, State::Halted);
+        assert!(
+            view.last_error
+                .unwrap()
+                .what
+                .contains("a bug in walferry: count is 7")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_fenced_part_stops_and_says_so() {
+        let (view, calls) = run_part(vec![|| Err(Error::fenced("owned by another"))]).await;
+        assert_eq!((view.state, calls), (State::Fenced, 1));
+        let (view, _) = run_part(vec![|| Ok(())]).await;
+        assert_eq!(view.state, State::Stopped);
+    }
+}

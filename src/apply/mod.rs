@@ -1,4 +1,25 @@
 //! The sink worker: reads valid entries and their records, plans, applies, checkpoints.
+//!
+//! ```text
+//! commit log ─▶ follow ─▶ pull (take) ─▶ chunk ─▶ plan ─▶ session ─▶ Sink
+//!   copies ─▶ join (decides) ─▶ join_load ──────────────────┘
+//! ```
+//!
+//! The follower's checkpoint is the only truth about what it has: everything here is rebuilt from it
+//! when a session begins. `take`, `follow`, `join`, `chunk` and `plan` decide and are pure;
+//! `reader` and `join_load` read on threads of their own; `session` applies, one transaction at a time.
+
+pub mod chunk; // records into rows, up to a budget
+pub mod follow; // the commit log judged, tables in effect
+pub mod join; // what is next for tables that are not in effect
+pub mod join_load; // rows and changes of a join
+pub mod plan; // the net change of a table
+pub mod pull; // the records of one entry
+pub mod reader; // the main reader's thread
+mod session; // the applier
+mod session_join; // the applier's side of joins
+mod start; // from the checkpoint to where to go on
+pub mod take; // which records belong to an entry
 
 use std::sync::Arc;
 
@@ -27,7 +48,17 @@ pub struct SinkContext {
 
 /// Runs one session: opens the store, reads its checkpoint, applies; until asked to stop (`Ok`) or
 /// until an error (`Err`, classified; the supervisor runs it again with back-off or halts it).
+///
+/// # Errors
+/// Transient when the follower or Kafka cannot be reached; halt when the log lost what was
+/// acknowledged, belongs to another leader, or the follower cannot take a change; fenced when
+/// another worker owns the follower.
 pub async fn run_session(context: &SinkContext) -> Result<()> {
-    let _ = context;
-    todo!()
+    session::run(context).await
 }
+
+/// A supervisor spawns it.
+const _: fn(&SinkContext) = |context| {
+    fn is_send(_: impl Send) {}
+    is_send(run_session(context));
+};

@@ -1,12 +1,43 @@
 //! The source worker: one epoch is one replication connection and one producer.
+//!
+//! [`run_epoch`] prepares, takes over, and then runs side by side: the stream's loop, the writer of
+//! entries, the sampler, and the maker of copies. The first of them that fails ends all.
 
+pub mod batches;
+pub mod copy;
+mod copy_rows;
+pub mod encode_tx;
+pub mod feedback;
+pub mod outbox;
+pub mod own_log;
+pub mod prepare;
+pub mod publisher;
+pub mod stream_loop;
+pub mod tables;
+pub mod takeover;
+
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{KafkaSettings, SourceSettings};
-use crate::error::Result;
-use crate::status::{Shared, SourceView};
+use crate::error::{Error, Result};
+use crate::log::producer::{EpochProducer, PartitionSlot};
+use crate::log::topics::Topics;
+use crate::source::{publication, sample};
+use crate::status::{Shared, SourceView, State};
+
+use self::copy::Copier;
+use self::encode_tx::TxEncoder;
+use self::prepare::{Prepared, prepare};
+use self::publisher::{Published, Publisher};
+use self::stream_loop::StreamLoop;
+use self::tables::Tables;
+use self::takeover::{Taken, hold, take_over};
 
 /// What a source worker works with.
 #[derive(Clone)]
@@ -25,9 +56,209 @@ pub struct CaptureContext {
     pub stop: CancellationToken,
 }
 
+/// Orders that wait for the writer of entries: those of the batches in flight and of a copy.
+const ORDERS_MAX: usize = 64;
+/// How many watermarks are asked for at once.
+const WATERMARKS_AT_ONCE: usize = 16;
+
 /// Runs one epoch: take-over, streaming, copies; until asked to stop (`Ok`) or until anything of
 /// the epoch is lost (`Err`, classified; the supervisor begins a new epoch or halts).
 pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
-    let _ = context;
-    todo!()
+    let topics = Topics::new(context.pipeline.clone());
+    let producer = Arc::new(EpochProducer::open(
+        &context.kafka,
+        context.source.queue_max_bytes,
+    )?);
+    let began = tokio::select! {
+        began = begin(context, &topics, &producer) => began?,
+        () = context.stop.cancelled() => None,
+    };
+    let Some((prepared, mut taken)) = began else {
+        return Ok(());
+    };
+    let before_records = async {
+        let bounds = watermarks(&producer, &topics, &prepared).await?;
+        drop_leaving(context, &prepared).await;
+        Ok(bounds)
+    };
+    let lower_bounds = hold(&mut taken.stream, before_records).await?;
+    tracing::info!(epoch = %taken.epoch, resume = %taken.resume, tables = prepared.tables.len(), "streaming");
+    context.status.update(|view| {
+        view.state = State::Streaming;
+        view.epoch = Some(taken.epoch.0);
+        view.epochs += 1;
+        view.published = taken.logged;
+        view.last_error = None;
+    });
+
+    let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+    let (publish, published) = watch::channel(Published {
+        done: 0,
+        to: taken.logged,
+        confirmed: taken.logged,
+    });
+    let (sample, samples) = watch::channel(None);
+    let source = &context.source;
+    let mut tasks = JoinSet::new();
+    let publisher = Publisher {
+        context: context.clone(),
+        topics: topics.clone(),
+        producer: producer.clone(),
+        confirmations: taken.confirmations,
+        lower_bounds,
+        samples,
+        published: publish,
+    };
+    tasks.spawn(publisher.run(ordered));
+    let sampler = sample::run(
+        source.postgres.clone(),
+        format!("walferry_{}_sampler", context.pipeline),
+        source.slot.clone(),
+        sample,
+    );
+    tasks.spawn(async move {
+        sampler.await;
+        Ok(())
+    });
+    let copier = Copier {
+        context: context.clone(),
+        topics: topics.clone(),
+        producer: producer.clone(),
+        epoch: taken.epoch,
+        labels: prepared.labels.clone(),
+        tables: prepared.tables.clone(),
+        orders: orders.clone(),
+        published: published.clone(),
+        ledger: taken.ledger,
+    };
+    tasks.spawn(copier.run());
+
+    let stream = StreamLoop {
+        context: context.clone(),
+        stream: taken.stream,
+        tables: Tables::new(
+            &prepared.tables,
+            prepared.labels,
+            topics.clone(),
+            producer.clone(),
+        ),
+        client: prepared.client,
+        schemas: producer.partition_slot(&topics.schemas(), 0),
+        orders,
+        published,
+        resume: taken.resume,
+        encoder: TxEncoder::new(taken.epoch, producer.record_max_bytes()),
+        producer: producer.clone(),
+    };
+    tokio::select! {
+        biased;
+        ended = stream.run() => match ended {
+            Ok(()) => Ok(()),
+            // The loop may only have seen that another part is gone; that part says why.
+            Err(error) => Err(cause(&mut tasks, &producer).await.unwrap_or(error)),
+        },
+        error = producer.failed() => Err(error),
+        error = first_error(&mut tasks) => Err(error),
+    }
+}
+
+async fn begin(
+    context: &CaptureContext,
+    topics: &Topics,
+    producer: &EpochProducer,
+) -> Result<Option<(Prepared, Taken)>> {
+    let mut prepared = prepare(context, topics, producer).await?;
+    let taken = take_over(context, topics, producer, &mut prepared).await?;
+    Ok(taken.map(|taken| (prepared, taken)))
+}
+
+/// The partitions' watermarks before this epoch's first record: nothing of it lies below.
+async fn watermarks(
+    producer: &Arc<EpochProducer>,
+    topics: &Topics,
+    prepared: &Prepared,
+) -> Result<HashMap<PartitionSlot, i64>> {
+    let mut slots = Vec::new();
+    for table in &prepared.tables {
+        let topic = topics.table(&table.schema.table);
+        let partitions = i32::try_from(table.schema.partitions).unwrap_or(i32::MAX);
+        slots.extend((0..partitions).map(|partition| producer.partition_slot(&topic, partition)));
+    }
+    let mut asked = JoinSet::new();
+    let mut marks = HashMap::new();
+    for slot in slots {
+        if asked.len() == WATERMARKS_AT_ONCE {
+            marks.extend(joined(asked.join_next().await)?);
+        }
+        let producer = Arc::clone(producer);
+        asked.spawn(async move { Ok((slot, producer.high_watermark(slot).await?)) });
+    }
+    while let Some(answer) = asked.join_next().await {
+        marks.extend(joined(Some(answer))?);
+    }
+    Ok(marks)
+}
+
+/// What a joined question for a watermark answered.
+fn joined(
+    answer: Option<std::result::Result<Result<(PartitionSlot, i64)>, tokio::task::JoinError>>,
+) -> Result<Option<(PartitionSlot, i64)>> {
+    match answer {
+        Some(Ok(mark)) => mark.map(Some),
+        Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        None => Ok(None),
+    }
+}
+
+/// Tables that left the captured set leave the publication, now that the epoch entry says so.
+/// Until it works they are sent for nothing, which harms nobody.
+async fn drop_leaving(context: &CaptureContext, prepared: &Prepared) {
+    if prepared.leaving.is_empty() {
+        return;
+    }
+    let leaving: Vec<_> = prepared.leaving.iter().collect();
+    let statement = publication::drop_statement(&context.source.publication, &leaving);
+    match publication::run(&prepared.client, &statement).await {
+        Ok(()) => {
+            for table in leaving {
+                tracing::info!(%table, "table leaves the publication");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "tables could not leave the publication; the next epoch tries again")
+        }
+    }
+}
+
+/// Why a part of the epoch ended, if one did just now.
+async fn cause(tasks: &mut JoinSet<Result<()>>, producer: &EpochProducer) -> Option<Error> {
+    let ended = async {
+        tokio::select! {
+            biased;
+            error = producer.failed() => error,
+            error = first_error(tasks) => error,
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(100), ended)
+        .await
+        .ok()
+}
+
+/// Waits until a task fails.
+async fn first_error(tasks: &mut JoinSet<Result<()>>) -> Error {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => {
+                return Error::halt(
+                    "a part of the source panicked, which is a bug in walferry",
+                    "report it with the log around it, then start walferry again",
+                )
+                .caused_by(error);
+            }
+        }
+    }
+    std::future::pending().await
 }

@@ -1,6 +1,16 @@
 //! Settings: what they are, their defaults and bounds. Parsed and checked once, here, before any
 //! connection is opened; past this module nobody re-checks.
 
+mod checks;
+mod connector;
+pub mod defaults;
+mod document;
+mod load;
+mod raw;
+pub mod values;
+
+pub use load::{MAIN_FILE, load};
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -207,6 +217,17 @@ pub struct PostgresSinkSettings {
 pub struct StdoutSinkSettings {
     /// Where to begin: at the log's end, or at its first entry.
     pub from: StdoutFrom,
+    /// How a change is printed. JSON for connectors; `walferry tail` asks for either.
+    pub form: StdoutForm,
+}
+
+/// How a change is printed on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdoutForm {
+    /// One JSON object a line.
+    Json,
+    /// For people: time, table, operation, key and changed columns on one line.
+    Readable,
 }
 
 /// Where a sink without a memory of its own begins.
@@ -216,4 +237,45 @@ pub enum StdoutFrom {
     Now,
     /// With the oldest entry of the log.
     Earliest,
+}
+
+/// Every key that can be set, by the kind of file it stands in: what docs/configuration.md lists.
+pub fn all_keys() -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    let mut add = |file: &'static str, section: &str, keys: &[&str]| {
+        for key in keys {
+            let name = if section.is_empty() {
+                (*key).to_owned()
+            } else {
+                format!("{section}.{key}")
+            };
+            all.push((file, name));
+        }
+    };
+    let sections = ["kafka", "http", "log", "tls", "tables", "copy"];
+    let plain = |keys: &[&'static str]| -> Vec<&'static str> {
+        let keys = keys.iter().copied();
+        keys.filter(|key| !sections.contains(key)).collect()
+    };
+    add("walferry.toml", "", &plain(raw::keys::<raw::Main>()));
+    add("walferry.toml", "kafka", raw::keys::<raw::Kafka>());
+    add("walferry.toml", "http", raw::keys::<raw::Http>());
+    add("walferry.toml", "log", raw::keys::<raw::Log>());
+    for (kind, keys) in [
+        ("postgres-source", raw::keys::<raw::Source>()),
+        ("postgres", raw::keys::<raw::PostgresSink>()),
+        ("stdout", raw::keys::<raw::StdoutSink>()),
+    ] {
+        add(kind, "", &plain(keys));
+        for (section, inner) in [
+            ("tls", raw::keys::<raw::Tls>()),
+            ("tables", raw::keys::<raw::Tables>()),
+            ("copy", raw::keys::<raw::Copy>()),
+        ] {
+            if keys.contains(&section) {
+                add(kind, section, inner);
+            }
+        }
+    }
+    all
 }

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod lsn;
 pub mod position;
 pub mod relation;
+pub mod selection;
 pub mod value;
 
 pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGroup};
@@ -15,4 +16,5 @@ pub use checkpoint::{Checkpoint, Cursors, Join, JoinRows};
 pub use lsn::Lsn;
 pub use position::{Epoch, Position, SchemaVersion};
 pub use relation::{Column, ColumnKind, Oid, ReplicaIdentity, TableName, TableSchema, UserType};
+pub use selection::Selection;
 pub use value::{Cell, RowRef, Rows};

@@ -2,5 +2,10 @@
 //! never panics, never indexes unchecked, never trusts a length.
 
 pub mod message;
-pub mod reader;
+mod reader;
+#[cfg(test)]
+mod tests;
 pub mod tuple;
+
+pub use message::{Begin, Commit, Malformed, Message, Old, Relation, RelationColumn, decode};
+pub use tuple::{Datum, Datums, Tuple};

@@ -36,7 +36,7 @@ pub enum Work {
 /// After any error the transaction is over and nothing of it is in the store, except that an error
 /// of `commit` leaves the outcome unknown: the worker calls `open` again and believes what it reads.
 #[async_trait]
-pub trait Sink: Send {
+pub trait Sink: Send + Sync {
     /// What [`Sink::apply`] is handed.
     fn wants(&self) -> Wants;
 

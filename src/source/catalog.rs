@@ -1,1 +1,511 @@
-//! (being written)
+//! What the leader's catalog says of the tables that can be captured.
+//!
+//! Reads only. Which tables are wanted is decided by [`Selection`], what speaks against one by
+//! [`refusals`]; both are pure. The session's `search_path` is emptied first, so that
+//! `format_type` qualifies every type that is not built in.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tokio_postgres::Client;
+
+use crate::error::Result;
+use crate::model::{
+    Column, ColumnKind, Oid, ReplicaIdentity, Selection, TableName, TableSchema, UserType,
+};
+use crate::postgres::classify;
+use crate::source::user_types;
+
+/// A table of the leader that can be captured, as the catalog has it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogTable {
+    /// Its shape. `partitions` is 1 until the topic is known.
+    pub schema: TableSchema,
+    /// Where rows lie: the table itself, or the leaf partitions of a partitioned table.
+    pub leaves: Vec<Leaf>,
+    /// Whether it is partitioned.
+    pub partitioned: bool,
+    /// `reltuples` of all leaves, where ANALYZE has counted.
+    pub rows_estimate: Option<u64>,
+    /// The publication's row filter as SQL, when a named publication has one.
+    pub row_filter: Option<String>,
+    /// The publication's column list, when a named publication has one.
+    pub column_list: Option<Vec<String>>,
+    /// Names of key columns that the stream does not carry (generated ones).
+    pub missing_key_columns: Vec<String>,
+}
+
+/// A relation with storage that belongs to a captured table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Its OID.
+    pub relation: Oid,
+    /// Its name.
+    pub table: TableName,
+    /// What its old rows carry.
+    pub identity: ReplicaIdentity,
+    /// Names of the columns in its old rows: the identity index's, sorted; empty under FULL and NOTHING.
+    pub identity_columns: Vec<String>,
+    /// Whether it is a foreign table, whose changes no WAL holds.
+    pub foreign: bool,
+}
+
+/// Why a table cannot be captured, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The table.
+    pub table: TableName,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// What stands against capturing the tables; empty when nothing does.
+///
+/// Updates and deletes of a published table without a usable replica identity fail on the leader
+/// ("cannot update table … because it does not have a replica identity"), so such a table must not
+/// even get into a publication.
+pub fn refusals(tables: &[CatalogTable]) -> Vec<Refusal> {
+    let mut found = Vec::new();
+    for table in tables {
+        let mut refuse = |what: String, remedy: String| {
+            found.push(Refusal {
+                table: table.schema.table.clone(),
+                what,
+                remedy,
+            });
+        };
+        if !table.missing_key_columns.is_empty() {
+            refuse(
+                format!(
+                    "its key holds generated columns, which the leader does not send: {}",
+                    table.missing_key_columns.join(", ")
+                ),
+                identity_remedy(&table.schema.table),
+            );
+            continue;
+        }
+        let key_names = sorted_key_names(&table.schema);
+        for leaf in &table.leaves {
+            if leaf.foreign {
+                refuse(
+                    format!("its partition {} is a foreign table", leaf.table),
+                    format!("detach the partition {}, or exclude the table", leaf.table),
+                );
+                continue;
+            }
+            if let Some(what) = identity_problem(table, leaf, &key_names) {
+                refuse(what, identity_remedy(&leaf.table));
+            }
+        }
+    }
+    found
+}
+
+fn identity_remedy(table: &TableName) -> String {
+    format!(
+        "add a primary key, or run ALTER TABLE {} REPLICA IDENTITY FULL, or exclude the table in the source's settings",
+        table.quoted()
+    )
+}
+
+fn sorted_key_names(schema: &TableSchema) -> Vec<String> {
+    let mut names: Vec<String> = schema
+        .key
+        .iter()
+        .map(|&index| schema.columns[index].name.clone())
+        .collect();
+    names.sort();
+    names
+}
+
+fn identity_problem(table: &CatalogTable, leaf: &Leaf, key_names: &[String]) -> Option<String> {
+    let place = if table.partitioned {
+        format!("its partition {} has ", leaf.table)
+    } else {
+        "it has ".to_owned()
+    };
+    match leaf.identity {
+        ReplicaIdentity::Full => None,
+        ReplicaIdentity::Nothing => Some(place + "REPLICA IDENTITY NOTHING"),
+        ReplicaIdentity::Default if leaf.identity_columns.is_empty() => Some(
+            place + "no (immediate) primary key and no REPLICA IDENTITY that tells its rows apart",
+        ),
+        ReplicaIdentity::Index if leaf.identity_columns.is_empty() => {
+            Some(place + "REPLICA IDENTITY USING INDEX, but the index is gone")
+        }
+        ReplicaIdentity::Default | ReplicaIdentity::Index => {
+            // Old rows of a partition carry the partition's identity, records the root's key.
+            (leaf.identity_columns != key_names)
+                .then(|| place + "another replica identity than the partitioned table")
+        }
+    }
+}
+
+/// Makes the session's names unambiguous; to be called once on a connection used for this module.
+pub async fn prepare_session(client: &Client) -> Result<()> {
+    client
+        .batch_execute("SELECT pg_catalog.set_config('search_path', '', false)")
+        .await
+        .map_err(|error| classify(&error, "setting search_path"))
+}
+
+/// Ordinary and partitioned tables that the selection takes: not temporary, unlogged, foreign,
+/// partitions (their root stands for them), of the system's, or walferry's own.
+pub async fn selected(client: &Client, selection: &Selection) -> Result<Vec<CatalogTable>> {
+    let rows = client
+        .query(
+            "SELECT c.oid, n.nspname, c.relname
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
+               AND n.nspname NOT IN ('information_schema', 'walferry') AND n.nspname !~ '^pg_'
+             ORDER BY n.nspname, c.relname",
+            &[],
+        )
+        .await
+        .map_err(|error| classify(&error, "listing tables"))?;
+    let oids: Vec<Oid> = rows
+        .iter()
+        .filter(|row| {
+            selection.takes(&TableName::new(
+                row.get::<_, String>(1),
+                row.get::<_, String>(2),
+            ))
+        })
+        .map(|row| Oid(row.get(0)))
+        .collect();
+    describe(client, &oids).await
+}
+
+/// The tables of a publication, with its column lists and row filters.
+pub async fn published(client: &Client, publication: &str) -> Result<Vec<CatalogTable>> {
+    // Column lists and row filters came with version 15; to_jsonb asks for them without naming them.
+    let rows = client
+        .query(
+            "SELECT c.oid, to_jsonb(t)->'attnames', to_jsonb(t)->>'rowfilter'
+             FROM pg_catalog.pg_publication_tables t
+             JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+             JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+             WHERE t.pubname = $1 ORDER BY n.nspname, c.relname",
+            &[&publication],
+        )
+        .await
+        .map_err(|error| classify(&error, "listing the publication's tables"))?;
+    let mut limits = HashMap::new();
+    let mut oids = Vec::new();
+    for row in &rows {
+        let oid = Oid(row.get(0));
+        let names = row
+            .get::<_, Option<serde_json::Value>>(1)
+            .and_then(|names| serde_json::from_value::<Vec<String>>(names).ok());
+        oids.push(oid);
+        limits.insert(oid, (names, row.get::<_, Option<String>>(2)));
+    }
+    let mut tables = describe(client, &oids).await?;
+    for table in &mut tables {
+        if let Some((names, filter)) = limits.remove(&table.schema.relation) {
+            table.limit(filter, names);
+        }
+    }
+    Ok(tables)
+}
+
+impl CatalogTable {
+    /// Takes on what a named publication leaves of the table.
+    pub fn limit(&mut self, row_filter: Option<String>, column_list: Option<Vec<String>>) {
+        if let Some(names) = &column_list {
+            keep_columns(&mut self.schema, names);
+        }
+        self.row_filter = row_filter;
+        self.column_list = column_list;
+    }
+}
+
+/// Leaves only the named columns in a schema. Postgres demands that a column list holds the replica
+/// identity; a primary key that it cuts is no key of the records.
+fn keep_columns(schema: &mut TableSchema, names: &[String]) {
+    let old = std::mem::take(&mut schema.columns);
+    let mut moved = vec![None; old.len()];
+    for (index, column) in old.into_iter().enumerate() {
+        if names.contains(&column.name) {
+            moved[index] = Some(schema.columns.len());
+            schema.columns.push(column);
+        }
+    }
+    for indexes in [&mut schema.key, &mut schema.primary_key] {
+        *indexes = indexes
+            .iter()
+            .map(|&index| moved[index])
+            .collect::<Option<Vec<usize>>>()
+            .unwrap_or_default();
+    }
+}
+
+#[derive(Default)]
+struct Indexes {
+    primary: Option<(Vec<i16>, bool)>,
+    identity: Option<Vec<i16>>,
+}
+
+/// The tables with these OIDs that are there, in the same order.
+pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>> {
+    let roots: Vec<u32> = oids.iter().map(|oid| oid.0).collect();
+    let leaves = leaves(client, &roots).await?;
+    let mut all = roots.clone();
+    all.extend(leaves.iter().map(|leaf| leaf.relation));
+    all.sort_unstable();
+    all.dedup();
+    let columns = columns(client, &all).await?;
+    let indexes = indexes(client, &all).await?;
+    let relations = relations(client, &all).await?;
+    let types = {
+        let wanted = roots.iter().filter_map(|oid| columns.get(oid)).flatten();
+        let wanted: Vec<Oid> = wanted.map(|c| c.column.type_oid).collect();
+        user_types::load(client, &wanted).await?
+    };
+    let none = Vec::new();
+    let facts = |oid: u32| {
+        let relation = relations.get(&oid)?;
+        let columns = columns.get(&oid).unwrap_or(&none);
+        Some((relation, columns, indexes.get(&oid)))
+    };
+    let mut tables = Vec::with_capacity(roots.len());
+    for &root in &roots {
+        let Some((relation, columns, found)) = facts(root) else {
+            continue;
+        };
+        let (mut schema, missing) = table_schema(root, relation, columns, found);
+        schema.types = types.needed(schema.columns.iter().map(|column| column.type_oid));
+        let mut table = CatalogTable {
+            partitioned: relation.kind == "p",
+            schema,
+            leaves: Vec::new(),
+            rows_estimate: None,
+            row_filter: None,
+            column_list: None,
+            missing_key_columns: missing,
+        };
+        for leaf in leaves.iter().filter(|leaf| leaf.root == root) {
+            let Some((relation, columns, found)) = facts(leaf.relation) else {
+                continue;
+            };
+            table.leaves.push(Leaf {
+                relation: Oid(leaf.relation),
+                table: relation.name.clone(),
+                identity: relation.identity,
+                identity_columns: identity_columns(relation.identity, columns, found),
+                foreign: relation.kind == "f",
+            });
+            if let Some(rows) = relation.rows {
+                *table.rows_estimate.get_or_insert(0) += rows;
+            }
+        }
+        tables.push(table);
+    }
+    Ok(tables)
+}
+
+struct RelationFacts {
+    name: TableName,
+    kind: String,
+    identity: ReplicaIdentity,
+    rows: Option<u64>,
+}
+
+async fn relations(client: &Client, oids: &[u32]) -> Result<HashMap<u32, RelationFacts>> {
+    let rows = client
+        .query(
+            "SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text,
+                    CASE WHEN c.reltuples >= 0 THEN c.reltuples::int8 END
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.oid = ANY($1)",
+            &[&oids],
+        )
+        .await
+        .map_err(|error| classify(&error, "reading pg_class"))?;
+    let facts = rows.iter().map(|row| {
+        let facts = RelationFacts {
+            name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+            kind: row.get(3),
+            identity: identity_of(row.get::<_, String>(4).as_bytes().first().copied()),
+            rows: row
+                .get::<_, Option<i64>>(5)
+                .and_then(|rows| u64::try_from(rows).ok()),
+        };
+        (row.get::<_, u32>(0), facts)
+    });
+    Ok(facts.collect())
+}
+
+/// `pg_class.relreplident`, as it also stands in Relation messages.
+pub fn identity_of(letter: Option<u8>) -> ReplicaIdentity {
+    match letter {
+        Some(b'd') => ReplicaIdentity::Default,
+        Some(b'i') => ReplicaIdentity::Index,
+        Some(b'f') => ReplicaIdentity::Full,
+        // 'n', or a letter of a later version that this one cannot rely on.
+        Some(_) | None => ReplicaIdentity::Nothing,
+    }
+}
+
+struct LeafRow {
+    root: u32,
+    relation: u32,
+}
+
+async fn leaves(client: &Client, roots: &[u32]) -> Result<Vec<LeafRow>> {
+    let rows = client
+        .query(
+            "SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY($1) AND c.relkind <> 'p'
+             UNION ALL
+             SELECT c.oid, t.relid::oid FROM pg_catalog.pg_class c
+             CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) t
+             WHERE c.oid = ANY($1) AND c.relkind = 'p' AND t.isleaf
+               AND (SELECT l.relkind FROM pg_catalog.pg_class l WHERE l.oid = t.relid) <> 'p'
+             ORDER BY 1, 2",
+            &[&roots],
+        )
+        .await
+        .map_err(|error| classify(&error, "reading partitions"))?;
+    Ok(rows
+        .iter()
+        .map(|row| LeafRow {
+            root: row.get(0),
+            relation: row.get(1),
+        })
+        .collect())
+}
+
+struct ColumnFacts {
+    number: i16,
+    column: Column,
+    generated: bool,
+}
+
+async fn columns(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Vec<ColumnFacts>>> {
+    let rows = client
+        .query(
+            "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
+                    pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> ''
+             FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
+             ORDER BY a.attrelid, a.attnum",
+            &[&oids],
+        )
+        .await
+        .map_err(|error| classify(&error, "reading columns"))?;
+    let mut columns: BTreeMap<u32, Vec<ColumnFacts>> = BTreeMap::new();
+    for row in &rows {
+        let type_oid = Oid(row.get(3));
+        columns.entry(row.get(0)).or_default().push(ColumnFacts {
+            number: row.get(1),
+            column: Column {
+                name: row.get(2),
+                type_oid,
+                type_modifier: row.get(4),
+                type_name: row.get(5),
+                kind: ColumnKind::of(type_oid),
+                not_null: row.get(6),
+            },
+            generated: row.get(7),
+        });
+    }
+    Ok(columns)
+}
+
+async fn indexes(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Indexes>> {
+    let rows = client
+        .query(
+            "SELECT i.indrelid, i.indisprimary, i.indisreplident, i.indimmediate,
+                    (SELECT array_agg(k ORDER BY o) FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(k, o)
+                     WHERE o <= i.indnkeyatts)
+             FROM pg_catalog.pg_index i
+             WHERE i.indrelid = ANY($1) AND i.indisvalid AND (i.indisprimary OR i.indisreplident)",
+            &[&oids],
+        )
+        .await
+        .map_err(|error| classify(&error, "reading keys"))?;
+    let mut found: HashMap<u32, Indexes> = HashMap::new();
+    for row in &rows {
+        let numbers: Vec<i16> = row.get::<_, Option<Vec<i16>>>(4).unwrap_or_default();
+        let entry = found.entry(row.get(0)).or_default();
+        if row.get(2) {
+            entry.identity = Some(numbers.clone());
+        }
+        if row.get(1) {
+            entry.primary = Some((numbers, row.get(3)));
+        }
+    }
+    Ok(found)
+}
+
+/// Attribute numbers of the columns that old rows carry; a deferrable primary key is no identity.
+fn identity_numbers(identity: ReplicaIdentity, found: Option<&Indexes>) -> Vec<i16> {
+    let found = match (identity, found) {
+        (ReplicaIdentity::Default, Some(found)) => match &found.primary {
+            Some((numbers, true)) => Some(numbers),
+            Some((_, false)) | None => None,
+        },
+        (ReplicaIdentity::Index, Some(found)) => found.identity.as_ref(),
+        (ReplicaIdentity::Full | ReplicaIdentity::Nothing, _) | (_, None) => None,
+    };
+    found.cloned().unwrap_or_default()
+}
+
+fn identity_columns(
+    identity: ReplicaIdentity,
+    columns: &[ColumnFacts],
+    found: Option<&Indexes>,
+) -> Vec<String> {
+    let numbers = identity_numbers(identity, found);
+    let mut names: Vec<String> = columns
+        .iter()
+        .filter(|column| numbers.contains(&column.number))
+        .map(|column| column.column.name.clone())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The schema, and the names of key columns that are not in the stream.
+fn table_schema(
+    oid: u32,
+    relation: &RelationFacts,
+    columns: &[ColumnFacts],
+    found: Option<&Indexes>,
+) -> (TableSchema, Vec<String>) {
+    let streamed: Vec<&ColumnFacts> = columns.iter().filter(|c| !c.generated).collect();
+    let place = |number: i16| streamed.iter().position(|c| c.number == number);
+    let primary = found.and_then(|found| found.primary.as_ref());
+    let primary_numbers = primary
+        .map(|(numbers, _)| numbers.clone())
+        .unwrap_or_default();
+    let key_numbers = match relation.identity {
+        ReplicaIdentity::Full => primary_numbers.clone(),
+        identity @ (ReplicaIdentity::Default
+        | ReplicaIdentity::Index
+        | ReplicaIdentity::Nothing) => identity_numbers(identity, found),
+    };
+    let missing = columns
+        .iter()
+        .filter(|c| c.generated && key_numbers.contains(&c.number))
+        .map(|c| c.column.name.clone())
+        .collect();
+    let mut key: Vec<usize> = key_numbers
+        .iter()
+        .filter_map(|&number| place(number))
+        .collect();
+    key.sort_unstable();
+    let primary_key: Option<Vec<usize>> = primary_numbers.iter().map(|&n| place(n)).collect();
+    let schema = TableSchema {
+        table: relation.name.clone(),
+        relation: Oid(oid),
+        columns: streamed.iter().map(|c| c.column.clone()).collect(),
+        key,
+        primary_key: primary_key.unwrap_or_default(),
+        identity: relation.identity,
+        partitions: 1,
+        types: Vec::<UserType>::new(),
+    };
+    (schema, missing)
+}

@@ -1,9 +1,13 @@
 //! The leader: replication connection, slot, publication, catalog, and the readers of copies.
 
+mod authentication;
 pub mod catalog;
 pub mod connection;
 pub mod copy;
+mod framing;
 pub mod publication;
 pub mod sample;
 pub mod slot;
+mod start_up;
 pub mod stream;
+pub mod user_types;

@@ -1,20 +1,64 @@
 //! Postgres followers.
+//!
+//! Every batch is one follower transaction: the checkpoint's version is compared and bumped first,
+//! then the rows, then the whole checkpoint and COMMIT. A transaction is begun with its first
+//! statement, so that a batch of few rows costs two round trips and one without rows costs one.
+//!
+//! Decides nothing about order or validity of records, and believes nothing but what `open` reads.
+
+mod apply;
+mod checkpoint;
+mod copy;
+mod create;
+mod failure;
+mod ordered;
+mod params;
+mod pipeline;
+mod session;
+mod statements;
+mod tables;
+mod transaction;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::{Sink, Wants, Work};
 use crate::config::PostgresSinkSettings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Checkpoint, TableChanges, TableName, TableSchema};
 
+use checkpoint::Identity;
+use session::Session;
+use transaction::Transaction;
+
 /// A Postgres follower.
-pub struct PostgresSink {}
+pub struct PostgresSink {
+    settings: PostgresSinkSettings,
+    me: Arc<Identity>,
+    session: Option<Session>,
+    transaction: Transaction,
+}
 
 impl PostgresSink {
     /// Nothing is connected yet.
     pub fn new(pipeline: &str, sink: &str, instance: &str, settings: PostgresSinkSettings) -> Self {
-        let _ = (pipeline, sink, instance, settings);
-        PostgresSink {}
+        PostgresSink {
+            settings,
+            me: Arc::new(Identity {
+                pipeline: pipeline.to_owned(),
+                sink: sink.to_owned(),
+                instance: instance.to_owned(),
+            }),
+            session: None,
+            transaction: Transaction::None,
+        }
+    }
+
+    fn session(&mut self) -> Result<&mut Session> {
+        self.session
+            .as_mut()
+            .ok_or_else(|| Error::transient("no session with the follower; it is to be opened"))
     }
 }
 
@@ -23,31 +67,79 @@ impl Sink for PostgresSink {
     fn wants(&self) -> Wants {
         Wants::Net
     }
+
     fn takes_copies(&self) -> bool {
         true
     }
+
     async fn open(&mut self) -> Result<Option<Checkpoint>> {
-        todo!()
+        // The old connection is closed first, so that its transaction lets go of the checkpoint.
+        self.session = None;
+        self.transaction = Transaction::None;
+        let name = format!("walferry {} {}", self.me.pipeline, self.me.sink);
+        let session = Session::open(&self.settings, &name).await?;
+        let checkpoint = checkpoint::claim(&session.client, &self.me).await?;
+        self.session = Some(session);
+        Ok(checkpoint)
     }
-    async fn prepare_table(&mut self, _schema: &TableSchema) -> Result<()> {
-        todo!()
+
+    async fn prepare_table(&mut self, schema: &TableSchema) -> Result<()> {
+        let version = schema.version();
+        let creating = self.settings.create_tables;
+        let session = self.session()?;
+        if session.is_prepared(version) {
+            return Ok(());
+        }
+        let client = Arc::clone(&session.client);
+        if creating {
+            if !tables::exists(&client, &schema.table).await? {
+                create::create(&client, schema).await?;
+            } else {
+                create::create_types(&client, schema).await?;
+            }
+        }
+        let table = tables::read(&client, schema).await?;
+        self.session()?.keep(version, table);
+        Ok(())
     }
-    async fn begin(&mut self, _from: Option<&Checkpoint>) -> Result<()> {
-        todo!()
+
+    async fn begin(&mut self, from: Option<&Checkpoint>) -> Result<()> {
+        if self.transaction.is_open() {
+            self.end_transaction().await;
+        }
+        let guard = self.session()?.store.guard(from);
+        self.transaction = Transaction::Wanted {
+            guard,
+            version: from.map(|from| from.version),
+        };
+        Ok(())
     }
-    async fn empty(&mut self, _table: &TableName) -> Result<()> {
-        todo!()
+
+    async fn empty(&mut self, table: &TableName) -> Result<()> {
+        let done = self.empty_table(table).await;
+        self.settle(done).await
     }
-    async fn load(&mut self, _rows: &TableChanges) -> Result<()> {
-        todo!()
+
+    async fn load(&mut self, rows: &TableChanges) -> Result<()> {
+        let done = self.load_rows(rows).await;
+        self.settle(done).await
     }
-    async fn apply(&mut self, _work: Work, _more: bool) -> Result<()> {
-        todo!()
+
+    async fn apply(&mut self, work: Work, more: bool) -> Result<()> {
+        let done = match work {
+            Work::Net(plans) => self.apply_plans(&plans, more).await,
+            Work::Changes(_changes) => unreachable!("a Postgres follower asks for net changes"),
+        };
+        self.settle(done).await
     }
-    async fn commit(&mut self, _to: &Checkpoint) -> Result<()> {
-        todo!()
+
+    async fn commit(&mut self, to: &Checkpoint) -> Result<()> {
+        let done = self.write_and_commit(to).await;
+        self.settle(done).await
     }
+
     async fn rollback(&mut self) -> Result<()> {
-        todo!()
+        self.end_transaction().await;
+        Ok(())
     }
 }

@@ -1,0 +1,46 @@
+//! CPU time and peak memory of processes, from `/proc`.
+
+use std::fs;
+
+/// CPU-seconds that a process has used, its dead threads included; 0 when it is gone.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return 0.0;
+    };
+    // Fields are counted behind the command name, which may hold spaces.
+    let Some((_, fields)) = stat.rsplit_once(')') else {
+        return 0.0;
+    };
+    let ticks: f64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|f| f.parse::<f64>().ok())
+        .sum();
+    ticks / 100.0 // USER_HZ is 100 on every Linux that Rust runs on
+}
+
+/// Peak resident memory in bytes.
+pub fn peak_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = status.lines().find_map(|l| {
+        l.strip_prefix("VmHWM:")?
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
+    });
+    kib.unwrap_or(0) * 1024
+}
+
+/// The Kafka brokers of this run: every process that listens on one of their ports is not looked for;
+/// the script that started them says their ids.
+pub fn kafka_pids() -> Vec<u32> {
+    let said = std::env::var("WALFERRY_BENCH_KAFKA_PIDS").unwrap_or_default();
+    said.split(',').filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// CPU-seconds of several processes.
+pub fn cpu_of(pids: &[u32]) -> f64 {
+    pids.iter().map(|pid| cpu_seconds(*pid)).sum()
+}

@@ -1,0 +1,19 @@
+# shellcheck shell=bash
+# ./dev bench: the benchmark is bench/replication; here it gets a broker of its own and is run.
+
+cmd_bench() {
+  local dir=$STACK/bench-$$
+  ensure_setup "$(default_major)"
+  cd "$ROOT" || die "cannot enter $ROOT"
+  mkdir -p -- "$dir"
+  own_by_server_user "$dir"
+  # shellcheck disable=SC2064 # the directory as it is now
+  trap "(server_stop_all '$dir' immediate) >/dev/null 2>&1; rm -rf -- '$dir'" EXIT
+  cargo bench --locked --bench replication --no-run
+  WALFERRY_KAFKA_HEAP=1g kafka_start "$dir/kafka" 1
+  WALFERRY_TEST_KAFKA=$(<"$dir/kafka/bootstrap")
+  WALFERRY_BENCH_KAFKA_PIDS=$(cut -d ' ' -f 1 "$dir"/kafka/node-*/pid | paste -sd ,)
+  export WALFERRY_TEST_KAFKA WALFERRY_BENCH_KAFKA_PIDS
+  export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$dir
+  cargo bench --quiet --locked --bench replication -- "$@"
+}

@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# Where things live, and which user runs Postgres (it refuses to run as root).
+
+# The ordinary user for Postgres when we are root; empty when we are one ourselves.
+SERVER_USER=
+if [[ $EUID -eq 0 ]]; then
+  if id -u postgres >/dev/null 2>&1; then SERVER_USER=postgres; else SERVER_USER=walferry-dev; fi
+fi
+
+# Made only when needed: nothing else on the machine is touched.
+ensure_server_user() {
+  [[ -n $SERVER_USER ]] || return 0
+  id -u "$SERVER_USER" >/dev/null 2>&1 && return 0
+  say "creating the system user $SERVER_USER (Postgres refuses to run as root)"
+  useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$SERVER_USER" ||
+    die "cannot create the user $SERVER_USER" "run ./dev as an ordinary user, or create that user by hand"
+}
+
+# Runs a command as the user of the Postgres servers, from a directory that user may be in.
+as_server_user() {
+  if [[ -n $SERVER_USER ]]; then
+    (cd / && exec runuser -u "$SERVER_USER" -- env LC_ALL=C.UTF-8 "$@")
+  else
+    (cd / && exec env LC_ALL=C.UTF-8 "$@")
+  fi
+}
+
+own_by_server_user() { [[ -z $SERVER_USER ]] || chown -R "$SERVER_USER:" -- "$@"; }
+
+# Whether a clone (say, in /root) is closed to the user that runs Postgres.
+closed_to_server_user() {
+  [[ -n $SERVER_USER ]] && id -u "$SERVER_USER" >/dev/null 2>&1 && ! as_server_user test -x "$1"
+}
+
+# .stack/ lives in the clone, or, when Postgres's user cannot get there, under /var/tmp with a link to it.
+place_stack() {
+  if [[ -n ${WALFERRY_STACK:-} ]]; then
+    mkdir -p -- "$WALFERRY_STACK"
+    STACK=$(readlink -f -- "$WALFERRY_STACK")
+  else
+    STACK=$ROOT/.stack
+    if [[ ! -e $STACK ]]; then
+      ensure_server_user
+      if closed_to_server_user "$ROOT"; then
+        local elsewhere
+        elsewhere=$(mktemp -d /var/tmp/walferry-stack.XXXXXX)
+        chmod 755 "$elsewhere"
+        ln -s "$elsewhere" "$STACK"
+        say "user $SERVER_USER cannot enter $ROOT, so servers live in $elsewhere (.stack links there)"
+      fi
+    fi
+    mkdir -p -- "$STACK"
+    STACK=$(readlink -f -- "$STACK")
+  fi
+  DIST=${WALFERRY_DIST:-$STACK/dist}
+  RUN=$STACK/run
+  LOG=$STACK/log
+  mkdir -p -- "$DIST" "$RUN/servers" "$LOG"
+}
+place_stack
+readonly SERVER_USER STACK DIST RUN LOG

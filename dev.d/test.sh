@@ -1,0 +1,90 @@
+# shellcheck shell=bash
+# ./dev test: everything CI runs. cargo test comes last, so that the output ends with its summary.
+
+test_lints() {
+  local -a scripts
+  say "format"
+  cargo fmt --check
+  say "clippy"
+  cargo clippy --quiet --all-targets --locked -- -D warnings
+  say "docs"
+  RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --locked
+  test_dependencies
+  if command -v shellcheck >/dev/null; then
+    say "shellcheck"
+    scripts=("$ROOT/dev" "$ROOT/.ci/run" "$PARTS"/*.sh)
+    shellcheck -x "${scripts[@]}"
+  else
+    say "shellcheck skipped: not installed (apt-get install shellcheck)"
+  fi
+}
+
+# Licences, sources and duplicates need no network; the advisory database does, and its absence is no failure.
+test_dependencies() {
+  if ! command -v cargo-deny >/dev/null; then
+    say "dependency audit skipped: cargo-deny is not installed (cargo install cargo-deny)"
+    return 0
+  fi
+  say "dependency audit"
+  cargo deny --offline --log-level error check bans licenses sources
+  if cargo deny --log-level error fetch db >"$LOG/cargo-deny.log" 2>&1; then
+    cargo deny --offline --log-level error check advisories
+  else
+    say "advisories skipped: the advisory database cannot be fetched (see $LOG/cargo-deny.log)"
+  fi
+}
+
+# Leaves nothing behind, says nothing (the last lines belong to cargo), keeps the logs of a failed run.
+end_tests() {
+  local status=$?
+  trap - EXIT
+  (server_stop_all "$TEST_DIR" immediate) >/dev/null 2>&1 || true
+  if [[ $status -eq 0 ]]; then
+    rm -rf -- "$TEST_DIR"
+  else
+    say "failed; servers' data and logs are kept in $TEST_DIR"
+  fi
+  exit "$status"
+}
+
+start_test_kafka() {
+  if [[ -n ${WALFERRY_KAFKA:-} ]]; then
+    export WALFERRY_TEST_KAFKA=$WALFERRY_KAFKA
+  else
+    WALFERRY_KAFKA_HEAP=768m kafka_start "$TEST_DIR/kafka" 1
+    WALFERRY_TEST_KAFKA=$(<"$TEST_DIR/kafka/bootstrap")
+    export WALFERRY_TEST_KAFKA
+  fi
+}
+
+has_end_to_end_tests() { [[ -e $ROOT/tests/end_to_end.rs || -e $ROOT/tests/end_to_end/main.rs ]]; }
+
+cmd_test() {
+  local quick=no newest=${PG_VERSION:-$PG_NEWEST}
+  if [[ ${1:-} == --quick ]]; then
+    quick=yes
+    shift
+  fi
+  cd "$ROOT" || exit
+  ensure_setup "$newest" "$PG_OLDEST"
+  find "$STACK/test" -mindepth 1 -maxdepth 1 -name 'run-*' -mtime +1 -exec rm -rf {} + 2>/dev/null || true
+  TEST_DIR=$STACK/test/run-$$
+  mkdir -p -- "$TEST_DIR"
+  chmod 755 "$STACK/test" "$TEST_DIR"
+  own_by_server_user "$TEST_DIR"
+  trap end_tests EXIT
+  export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$TEST_DIR
+  [[ $quick == yes ]] || test_lints
+  start_test_kafka
+  # Whole runs only: with arguments somebody is after particular tests.
+  if [[ $quick == no && $# -eq 0 && $newest != "$PG_OLDEST" ]]; then
+    if has_end_to_end_tests; then
+      say "end-to-end tests on Postgres $PG_OLDEST"
+      WALFERRY_TEST_PG=$PG_OLDEST cargo test --locked --test end_to_end
+    else
+      say "end-to-end tests on Postgres $PG_OLDEST skipped: there is no tests/end_to_end.rs"
+    fi
+  fi
+  say "all tests on Postgres $newest"
+  WALFERRY_TEST_PG=$newest cargo test --locked "$@"
+}

@@ -1,0 +1,154 @@
+//! Where the main reader stands: the commit log judged entry by entry, and what an epoch entry
+//! does to the tables in effect. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Error, Result};
+use crate::log::commit_log::{Entry, EpochEntry, Verdict, judge};
+use crate::log::copies::CopyLedger;
+use crate::log::topics::Topics;
+use crate::model::checkpoint::LogPlace;
+use crate::model::selection::Selection;
+use crate::model::{Checkpoint, Cursors, TableName};
+
+/// What a follower's store and settings ask of its reader.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Names of the pipeline's topics.
+    pub topics: Topics,
+    /// Tables this sink takes, of those captured.
+    pub selection: Selection,
+    /// Whether tables come into effect by copies; if not, they are in effect once captured.
+    pub takes_copies: bool,
+}
+
+/// What an entry asks the reader to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: void or a repeat.
+    Pass,
+    /// A valid batch entry: read its records.
+    Batch,
+    /// A valid entry about epochs or copies: the tables in effect may have changed.
+    Event,
+}
+
+/// The state of the main reader; what a checkpoint stores of it, and the copies it knows.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Place in the commit log.
+    pub place: LogPlace,
+    /// Tables in effect.
+    pub in_effect: BTreeSet<TableName>,
+    /// Cursors of the tables in effect.
+    pub cursors: Cursors,
+    /// The leader's system identifier.
+    pub system_id: Option<String>,
+    /// The leader's timeline.
+    pub timeline: Option<u32>,
+    /// Copies in the log.
+    pub ledger: CopyLedger,
+}
+
+impl Standing {
+    /// A reader that goes on from a checkpoint, with the ledger of the log before it.
+    pub fn at(checkpoint: &Checkpoint, ledger: CopyLedger) -> Self {
+        Standing {
+            place: checkpoint.log.clone(),
+            in_effect: checkpoint.in_effect.clone(),
+            cursors: checkpoint.cursors.clone(),
+            system_id: checkpoint.system_id.clone(),
+            timeline: checkpoint.timeline,
+            ledger,
+        }
+    }
+
+    /// Judges the next entry and notes what it changes.
+    ///
+    /// # Errors
+    /// Halt at a hole in the log, or at an epoch whose leader is not the one followed so far.
+    pub fn step(&mut self, offset: i64, entry: &Entry, terms: &Terms) -> Result<Step> {
+        if judge(&mut self.place, offset, entry)? != Verdict::Valid {
+            return Ok(Step::Pass);
+        }
+        let left = self.ledger.valid(offset, entry);
+        match entry {
+            Entry::Batch(_) => Ok(Step::Batch),
+            Entry::CopyBegin(_) | Entry::CopyEnd(_) => Ok(Step::Event),
+            Entry::Epoch(epoch) => {
+                self.leader_is(epoch)?;
+                self.captured_changed(&left, terms);
+                Ok(Step::Event)
+            }
+        }
+    }
+
+    fn leader_is(&mut self, epoch: &EpochEntry) -> Result<()> {
+        let remedy = "positions of different leaders cannot be compared: a promoted follower or a restored backup leads a new pipeline (new name), to which this follower joins";
+        if let Some(known) = self
+            .system_id
+            .as_ref()
+            .filter(|known| **known != epoch.system_id)
+        {
+            return Err(Error::halt(
+                format!(
+                    "the leader's system identifier was {known} and is now {}",
+                    epoch.system_id
+                ),
+                remedy,
+            ));
+        }
+        if let Some(known) = self.timeline.filter(|known| *known > epoch.timeline) {
+            return Err(Error::halt(
+                format!(
+                    "the leader was on timeline {known} and is now on {}",
+                    epoch.timeline
+                ),
+                remedy,
+            ));
+        }
+        self.system_id = Some(epoch.system_id.clone());
+        self.timeline = Some(epoch.timeline);
+        Ok(())
+    }
+
+    fn captured_changed(&mut self, left: &BTreeSet<TableName>, terms: &Terms) {
+        let captured = &self.place.captured;
+        let stays = |table: &TableName| captured.contains(table) && !left.contains(table);
+        self.in_effect.retain(stays);
+        if !terms.takes_copies {
+            let taken = captured.iter().filter(|table| terms.selection.takes(table));
+            self.in_effect.extend(taken.cloned());
+        }
+        let topics: BTreeSet<String> = self
+            .in_effect
+            .iter()
+            .map(|t| terms.topics.table(t))
+            .collect();
+        self.cursors.retain(|topic, _| topics.contains(topic));
+    }
+
+    /// Topics to read, and their tables.
+    pub fn topics(&self, terms: &Terms) -> BTreeMap<String, TableName> {
+        let taken = self
+            .in_effect
+            .iter()
+            .filter(|table| terms.selection.takes(table));
+        taken
+            .map(|table| (terms.topics.table(table), table.clone()))
+            .collect()
+    }
+}
+
+/// Captured tables that the sink takes and that are not in effect.
+pub fn lacking(
+    place: &LogPlace,
+    in_effect: &BTreeSet<TableName>,
+    terms: &Terms,
+) -> BTreeSet<TableName> {
+    let captured = place.captured.iter();
+    captured
+        .filter(|table| terms.selection.takes(table) && !in_effect.contains(table))
+        .cloned()
+        .collect()
+}

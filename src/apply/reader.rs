@@ -1,0 +1,359 @@
+//! The main reader: a thread that follows the commit log, reads the records of valid entries and
+//! hands planned chunks to the applier.
+//!
+//! Batches grow with backlog: a chunk collects entries while the applier is busy, until the log has
+//! none ready or the budget is used up. An entry that finds the applier idle goes at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::chunk::{ChunkBuilder, Decoders};
+use super::follow::{Standing, Step, Terms};
+use super::plan::plan;
+use super::pull::{Cut, EntryPull, Filled, Partitions};
+use crate::error::{Error, Result};
+use crate::log::commit_log::{BatchEntry, Entry};
+use crate::log::records::RecordReader;
+use crate::log::tail::LogTail;
+use crate::model::{Chunk, Lsn, NetChange, TableChanges, TableName, TablePlan, TableSchema};
+use crate::sink::{Wants, Work};
+
+/// Entries in one batch at most: bounds what is held of a log without records for this sink.
+const BATCH_MAX_ENTRIES: usize = 20_000;
+
+/// A planned chunk.
+#[derive(Debug)]
+pub struct Planned {
+    /// What the store is handed.
+    pub work: Work,
+    /// Schema versions in it.
+    pub schemas: Vec<Arc<TableSchema>>,
+    /// Records in it.
+    pub changes: u64,
+    /// Rows to be written, after netting.
+    pub rows_written: u64,
+}
+
+/// Puts changes into the form that the store wants.
+///
+/// # Errors
+/// As [`plan`].
+pub fn planned(wants: Wants, tables: Vec<TableChanges>) -> Result<Planned> {
+    let schemas = tables.iter().map(|table| table.schema.clone()).collect();
+    let changes: usize = tables.iter().map(|table| table.changes.len()).sum();
+    let changes = u64::try_from(changes).expect("a count of things in memory");
+    let (work, rows_written) = match wants {
+        Wants::Changes => (Work::Changes(Chunk { tables }), changes),
+        Wants::Net => {
+            let plans = tables
+                .into_iter()
+                .map(plan)
+                .collect::<Result<Vec<TablePlan>>>()?;
+            let rows = plans.iter().map(rows_of).sum();
+            (Work::Net(plans), rows)
+        }
+    };
+    Ok(Planned {
+        work,
+        schemas,
+        changes,
+        rows_written,
+    })
+}
+
+fn rows_of(plan: &TablePlan) -> u64 {
+    use crate::model::batch::Step;
+    let rows = |step: &Step| match step {
+        Step::Truncate => 0,
+        Step::Ordered(changes) => changes.len(),
+        Step::Net(NetChange {
+            deletes,
+            updates,
+            moves,
+            inserts,
+        }) => {
+            let updates: usize = updates.iter().map(|group| group.rows.len()).sum();
+            deletes.len() + updates + moves.len() + inserts.len()
+        }
+    };
+    let rows: usize = plan.steps.iter().map(rows).sum();
+    u64::try_from(rows).expect("a count of things in memory")
+}
+
+/// What the applier notes when it commits a batch.
+#[derive(Debug)]
+pub struct BatchEnd {
+    /// Where the reader stands behind it; its ledger is not used.
+    pub standing: Box<Standing>,
+    /// Valid entries about epochs and copies in it.
+    pub events: Vec<(i64, Entry)>,
+    /// Commit time of its last transaction.
+    pub commit_time_us: Option<i64>,
+    /// Leader transactions in it.
+    pub transactions: u64,
+    /// Records passed over.
+    pub leftovers: u64,
+}
+
+/// A chunk, a batch's end, or both.
+#[derive(Debug)]
+pub struct Part {
+    /// The changes; none for an entry without records for this sink.
+    pub planned: Option<Planned>,
+    /// The end of the batch: the follower transaction is committed with it. `None`: more comes.
+    pub end: Option<BatchEnd>,
+}
+
+/// What the reader is made of.
+pub struct ReaderParts {
+    /// The commit log from where `standing` is.
+    pub tail: LogTail,
+    /// The consumer of table topics.
+    pub records: RecordReader,
+    /// Decoders of schema versions.
+    pub decoders: Decoders,
+    /// Where to go on.
+    pub standing: Standing,
+    /// What the sink takes.
+    pub terms: Terms,
+    /// The form its store wants.
+    pub wants: Wants,
+    /// Budget of a chunk.
+    pub batch_max_bytes: usize,
+}
+
+/// The reader's end of the applier: parts in order, then an error or the channel's end.
+pub struct MainReader {
+    parts: mpsc::Receiver<Result<Part>>,
+    stop: CancellationToken,
+}
+
+impl Drop for MainReader {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl MainReader {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Transient when no thread can be had.
+    pub fn start(name: &str, parts: ReaderParts, stop: CancellationToken) -> Result<Self> {
+        let (sender, receiver) = mpsc::channel(1);
+        let reader = Reader {
+            handle: Handle::current(),
+            topics: parts.standing.topics(&parts.terms),
+            builder: ChunkBuilder::new(parts.batch_max_bytes),
+            source: Partitions::new(parts.records, stop.clone()),
+            batch: Batch::default(),
+            stop: stop.clone(),
+            parts: sender.clone(),
+            tail: parts.tail,
+            decoders: parts.decoders,
+            standing: parts.standing,
+            terms: parts.terms,
+            wants: parts.wants,
+        };
+        let run = move || {
+            if let Err(error) = reader
+                .run()
+                .or_else(|cut| cut.into_error().map_or(Ok(()), Err))
+            {
+                // The applier is gone when nobody listens; it has its own reason then.
+                let _nobody_listens = sender.blocking_send(Err(error));
+            }
+        };
+        std::thread::Builder::new()
+            .name(format!("read-{name}"))
+            .spawn(run)
+            .map_err(|error| Error::transient("starting the reader's thread").caused_by(error))?;
+        Ok(MainReader {
+            parts: receiver,
+            stop,
+        })
+    }
+
+    /// The next part; `None` when the reader was asked to stop. Cancel-safe.
+    ///
+    /// # Errors
+    /// What ended the reader.
+    pub async fn next(&mut self) -> Result<Option<Part>> {
+        self.parts.recv().await.transpose()
+    }
+}
+
+/// What is collected since the last batch end was handed on.
+#[derive(Default)]
+struct Batch {
+    entries: usize,
+    events: Vec<(i64, Entry)>,
+    commit_time_us: Option<i64>,
+    transactions: u64,
+    leftovers: u64,
+}
+
+struct Reader {
+    handle: Handle,
+    tail: LogTail,
+    source: Partitions<RecordReader>,
+    decoders: Decoders,
+    builder: ChunkBuilder,
+    standing: Standing,
+    topics: BTreeMap<String, TableName>,
+    terms: Terms,
+    wants: Wants,
+    batch: Batch,
+    parts: mpsc::Sender<Result<Part>>,
+    stop: CancellationToken,
+}
+
+enum Next {
+    Entry(i64, Box<Entry>),
+    /// There is room for the batch: the applier has taken the one before.
+    Room,
+}
+
+impl Reader {
+    fn run(mut self) -> Result<(), Cut> {
+        loop {
+            match self.next()? {
+                Next::Room => self.send_batch()?,
+                Next::Entry(offset, entry) => {
+                    self.take_entry(offset, *entry)?;
+                    if self.builder.is_full() || self.batch.entries >= BATCH_MAX_ENTRIES {
+                        self.send_batch()?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next entry, or room for what is collected, whichever is first; entries that are here
+    /// already come first, so that a backlog is taken in large batches.
+    fn next(&mut self) -> Result<Next, Cut> {
+        if self.stop.is_cancelled() {
+            return Err(Cut::Stopped);
+        }
+        if let Some((offset, entry)) = self.tail.try_next()? {
+            return Ok(Next::Entry(offset, Box::new(entry)));
+        }
+        let collected = self.batch.entries > 0;
+        let (tail, parts, stop) = (&mut self.tail, &self.parts, &self.stop);
+        self.handle.block_on(async {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(Cut::Stopped),
+                room = parts.reserve(), if collected => match room {
+                    Ok(_permit) => Ok(Next::Room),
+                    Err(_applier_gone) => Err(Cut::Stopped),
+                },
+                entry = tail.next() => {
+                    let (offset, entry) = entry?;
+                    Ok(Next::Entry(offset, Box::new(entry)))
+                }
+            }
+        })
+    }
+
+    fn take_entry(&mut self, offset: i64, entry: Entry) -> Result<(), Cut> {
+        self.batch.entries += 1;
+        let step = self
+            .standing
+            .step(offset, &entry, &self.terms)
+            .map_err(|error| {
+                error.at(format_args!(
+                    "{} offset {offset}",
+                    self.terms.topics.commits()
+                ))
+            })?;
+        match (step, entry) {
+            (Step::Pass, _void) => Ok(()),
+            (Step::Batch, Entry::Batch(batch)) => self.read_records(&batch),
+            (Step::Batch | Step::Event, event) => {
+                self.batch.events.push((offset, event));
+                let topics = self.standing.topics(&self.terms);
+                for gone in self
+                    .topics
+                    .keys()
+                    .filter(|topic| !topics.contains_key(*topic))
+                {
+                    self.source.forget(gone)?;
+                }
+                self.topics = topics;
+                Ok(())
+            }
+        }
+    }
+
+    fn read_records(&mut self, batch: &BatchEntry) -> Result<(), Cut> {
+        if let Some(commit) = batch.last_commit {
+            self.batch.commit_time_us = Some(commit.time_us);
+        }
+        self.batch.transactions += batch.transactions;
+        let mut pull = EntryPull::new(
+            batch,
+            &self.topics,
+            Lsn::ZERO,
+            &self.standing.cursors,
+            (&mut self.source, &mut self.builder),
+        )?;
+        while pull.fill(
+            &mut self.source,
+            &mut self.builder,
+            &mut self.decoders,
+            &mut self.standing.cursors,
+        )? == Filled::Full
+        {
+            let planned = planned(self.wants, self.builder.take())?;
+            self.send(Part {
+                planned: Some(planned),
+                end: None,
+            })?;
+        }
+        self.batch.leftovers += pull.leftovers();
+        Ok(())
+    }
+
+    fn send_batch(&mut self) -> Result<(), Cut> {
+        let batch = std::mem::take(&mut self.batch);
+        let planned = if self.builder.is_empty() {
+            None
+        } else {
+            Some(planned(self.wants, self.builder.take())?)
+        };
+        let standing = Standing {
+            ledger: Default::default(),
+            place: self.standing.place.clone(),
+            in_effect: self.standing.in_effect.clone(),
+            cursors: self.standing.cursors.clone(),
+            system_id: self.standing.system_id.clone(),
+            timeline: self.standing.timeline,
+        };
+        self.send(Part {
+            planned,
+            end: Some(BatchEnd {
+                standing: Box::new(standing),
+                events: batch.events,
+                commit_time_us: batch.commit_time_us,
+                transactions: batch.transactions,
+                leftovers: batch.leftovers,
+            }),
+        })
+    }
+
+    fn send(&self, part: Part) -> Result<(), Cut> {
+        let (parts, stop) = (&self.parts, &self.stop);
+        self.handle.block_on(async {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(Cut::Stopped),
+                sent = parts.send(Ok(part)) => sent.map_err(|_applier_gone| Cut::Stopped),
+            }
+        })
+    }
+}

@@ -1,0 +1,415 @@
+//! The applier: one follower transaction at a time, from the main reader's parts and the join's.
+//!
+//! What was read ahead is void once a durable step has been taken that the reader did not know of:
+//! then the reader begins anew at the checkpoint.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::SinkContext;
+use super::follow::{Standing, Terms, lacking};
+use super::join::{next_version, oldest_needed, wants};
+use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
+use super::session_join::JoinWork;
+use super::start::{self, SharedSchemas};
+use crate::error::{Error, Result};
+use crate::log::copies::CopyLedger;
+use crate::log::progress::{Progress, ProgressWriter};
+use crate::log::records::RecordReader;
+use crate::log::schemas::SchemaStore;
+use crate::log::tail::{From, LogTail};
+use crate::log::topics::Topics;
+use crate::model::selection::Selection;
+use crate::model::{Checkpoint, TableSchema};
+use crate::sink::{self, Sink, Wants, Work};
+use crate::status::{CopyProgress, State};
+
+/// How long progress without records may wait for company before it is committed.
+const IDLE_COMMIT_AFTER: Duration = Duration::from_secs(1);
+/// How often progress is said in `P.progress` at most.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// Runs a session; see [`run_session`](super::run_session).
+pub async fn run(context: &SinkContext) -> Result<()> {
+    let sink = sink::create(&context.pipeline, &context.sink, &context.instance);
+    let opened = tokio::select! {
+        biased;
+        () = context.stop.cancelled() => return Ok(()),
+        opened = Session::open(context, sink) => opened,
+    };
+    let mut session = opened?;
+    let outcome = session.run().await;
+    if outcome.is_err() {
+        // The error that led here is the one to tell; a transaction that cannot be given up ends
+        // with its connection.
+        if let Err(error) = session.sink.rollback().await {
+            tracing::debug!(sink = %context.sink.name, %error, "giving up the transaction");
+        }
+    }
+    outcome
+}
+
+/// Everything of one session.
+pub(super) struct Session<'a> {
+    pub(super) context: &'a SinkContext,
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) terms: Terms,
+    pub(super) schemas: SharedSchemas,
+    /// What is durable; before the first commit of all: what it begins with.
+    pub(super) checkpoint: Checkpoint,
+    is_stored: bool,
+    /// Copies in the log before the checkpoint.
+    pub(super) ledger: CopyLedger,
+    main: MainReader,
+    /// Progress without records, not yet committed.
+    pending: Option<BatchEnd>,
+    committed_at: Instant,
+    pub(super) join: JoinWork,
+    /// Schema versions made to fit, by address: hashing one costs more than a small batch.
+    prepared: HashMap<usize, Arc<TableSchema>>,
+    progress: ProgressWriter,
+    said: Option<Progress>,
+    said_at: Instant,
+}
+
+impl<'a> Session<'a> {
+    async fn open(context: &'a SinkContext, mut sink: Box<dyn Sink>) -> Result<Session<'a>> {
+        let terms = Terms {
+            topics: Topics::new(context.pipeline.clone()),
+            selection: Selection::new(&context.sink.include, &context.sink.exclude),
+            takes_copies: sink.takes_copies(),
+        };
+        let stored = sink.open().await?;
+        let cluster_id = start::topics_are_there(context, &terms).await?;
+        let is_stored = stored.is_some();
+        let (checkpoint, ledger) = match stored {
+            None => start::fresh(context, &terms, cluster_id).await?,
+            Some(checkpoint) => {
+                start::same_cluster(&checkpoint, &cluster_id)?;
+                let ledger = start::ledger_at(context, &terms, &checkpoint).await?;
+                (checkpoint, ledger)
+            }
+        };
+        let (kafka, topic) = (context.kafka.clone(), terms.topics.schemas());
+        let schemas = tokio::task::spawn_blocking(move || SchemaStore::open(&kafka, &topic))
+            .await
+            .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
+        let schemas = Arc::new(std::sync::Mutex::new(schemas));
+        let main = start_reader(
+            context,
+            &terms,
+            &schemas,
+            sink.wants(),
+            Standing::at(&checkpoint, ledger.clone()),
+        )
+        .await?;
+        tracing::info!(
+            sink = %context.sink.name,
+            applied = %checkpoint.applied,
+            log_offset = checkpoint.log.next_offset,
+            fresh = !is_stored,
+            "sink goes on from its checkpoint"
+        );
+        Ok(Session {
+            progress: ProgressWriter::open(&context.kafka, &terms.topics.progress())?,
+            context,
+            sink,
+            terms,
+            schemas,
+            checkpoint,
+            is_stored,
+            ledger,
+            main,
+            pending: None,
+            committed_at: Instant::now(),
+            join: JoinWork::default(),
+            prepared: HashMap::new(),
+            said: None,
+            said_at: Instant::now() - PROGRESS_EVERY,
+        })
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        loop {
+            self.advance_join().await?;
+            self.show();
+            let say_at = self.say_progress();
+            let commit_at = self
+                .pending
+                .as_ref()
+                .map(|_| self.committed_at + IDLE_COMMIT_AFTER);
+            tokio::select! {
+                () = self.context.stop.cancelled() => break,
+                part = self.main.next() => match part? {
+                    Some(part) => self.take_part(part).await?,
+                    None => break,
+                },
+                loaded = self.join.loaded() => self.take_loaded(loaded?).await?,
+                () = until(commit_at) => self.commit_pending().await?,
+                () = until(say_at) => {}
+            }
+        }
+        self.join.stop();
+        self.commit_pending().await?;
+        self.said_at = Instant::now() - PROGRESS_EVERY;
+        self.say_progress();
+        Ok(())
+    }
+
+    /// Applies one batch, or notes progress without records.
+    async fn take_part(&mut self, part: Part) -> Result<()> {
+        let (planned, end) = (part.planned, part.end);
+        let Some(planned) = planned else {
+            let end = end.expect("a part has changes or an end");
+            let urgent = !end.events.is_empty();
+            self.pending = Some(after(self.pending.take(), end));
+            // The first commit of all makes the follower's ownership durable.
+            return if urgent || !self.is_stored {
+                self.commit_pending().await
+            } else {
+                Ok(())
+            };
+        };
+        self.prepare(&planned.schemas).await?;
+        self.begin().await?;
+        let mut totals = (planned.changes, planned.rows_written);
+        let mut end = end;
+        self.sink.apply(planned.work, end.is_none()).await?;
+        while end.is_none() {
+            let part = tokio::select! {
+                biased;
+                () = self.context.stop.cancelled() => None,
+                part = self.main.next() => part?,
+            };
+            // Bounded stop: a transaction in many chunks begins anew with the next session.
+            let Some(part) = part else {
+                return self.sink.rollback().await;
+            };
+            end = part.end;
+            let work = match part.planned {
+                Some(planned) if !self.is_prepared(&planned.schemas) => {
+                    return self.prepare_anew(&planned).await;
+                }
+                Some(planned) => {
+                    totals = (totals.0 + planned.changes, totals.1 + planned.rows_written);
+                    planned.work
+                }
+                None => self.no_work(),
+            };
+            self.sink.apply(work, end.is_none()).await?;
+        }
+        let end = after(self.pending.take(), end.expect("the loop ends with it"));
+        self.commit_end(end).await?;
+        self.context.status.update(|view| {
+            view.changes += totals.0;
+            view.rows_written += totals.1;
+            view.batches += 1;
+        });
+        Ok(())
+    }
+
+    /// An empty chunk: says that the transaction's last one was the last.
+    pub(super) fn no_work(&self) -> Work {
+        match self.sink.wants() {
+            Wants::Net => Work::Net(Vec::new()),
+            Wants::Changes => Work::Changes(Default::default()),
+        }
+    }
+
+    /// A schema version met in the middle of a transaction: tables are prepared outside of one, so
+    /// the batch is given up, and read again.
+    async fn prepare_anew(&mut self, planned: &Planned) -> Result<()> {
+        self.sink.rollback().await?;
+        self.prepare(&planned.schemas).await?;
+        self.restart_reader().await
+    }
+
+    pub(super) fn is_prepared(&self, schemas: &[Arc<TableSchema>]) -> bool {
+        schemas
+            .iter()
+            .all(|schema| self.prepared.contains_key(&address(schema)))
+    }
+
+    /// Makes the follower's tables fit schema versions not met before in this session.
+    pub(super) async fn prepare(&mut self, schemas: &[Arc<TableSchema>]) -> Result<()> {
+        for schema in schemas {
+            if !self.prepared.contains_key(&address(schema)) {
+                self.sink.prepare_table(schema).await?;
+                self.prepared.insert(address(schema), schema.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a follower transaction on the durable checkpoint.
+    pub(super) async fn begin(&mut self) -> Result<()> {
+        let from = self.is_stored.then_some(&self.checkpoint);
+        self.sink.begin(from).await
+    }
+
+    /// Commits the transaction that was begun, with the checkpoint `next`.
+    pub(super) async fn commit(&mut self, next: Checkpoint) -> Result<()> {
+        self.sink.commit(&next).await?;
+        self.checkpoint = next;
+        self.is_stored = true;
+        Ok(())
+    }
+
+    async fn commit_end(&mut self, end: BatchEnd) -> Result<()> {
+        let standing = *end.standing;
+        let next = next_version(&self.checkpoint);
+        let next = Checkpoint {
+            applied: standing.place.to.unwrap_or(next.applied),
+            commit_time_us: end.commit_time_us.or(next.commit_time_us),
+            log: standing.place,
+            cursors: standing.cursors,
+            in_effect: standing.in_effect,
+            system_id: standing.system_id,
+            timeline: standing.timeline,
+            ..next
+        };
+        assert!(
+            next.applied >= self.checkpoint.applied,
+            "the boundary would step back from {} to {}",
+            self.checkpoint.applied,
+            next.applied
+        );
+        self.commit(next).await?;
+        self.committed_at = Instant::now();
+        for (offset, event) in &end.events {
+            self.ledger.valid(*offset, event);
+        }
+        self.context.status.update(|view| {
+            view.transactions += end.transactions;
+            view.leftovers += end.leftovers;
+        });
+        Ok(())
+    }
+
+    /// Commits progress without records, if there is any.
+    pub(super) async fn commit_pending(&mut self) -> Result<()> {
+        let Some(end) = self.pending.take() else {
+            return Ok(());
+        };
+        self.begin().await?;
+        self.commit_end(end).await
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Forgets what was read ahead and reads on from the checkpoint.
+    pub(super) async fn restart_reader(&mut self) -> Result<()> {
+        self.pending = None;
+        let standing = Standing::at(&self.checkpoint, self.ledger.clone());
+        self.main = start_reader(
+            self.context,
+            &self.terms,
+            &self.schemas,
+            self.sink.wants(),
+            standing,
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Says the durable boundary and the copies wanted, not too often. When to say it, if not now.
+    fn say_progress(&mut self) -> Option<Instant> {
+        if !self.is_stored {
+            return None;
+        }
+        let progress = Progress {
+            sink: self.context.sink.name.clone(),
+            applied: self.checkpoint.applied,
+            log_offset: oldest_needed(&self.checkpoint),
+            wants: wants(&self.checkpoint, &self.ledger, &self.terms),
+        };
+        if self.said.as_ref() == Some(&progress) {
+            return None;
+        }
+        let due = self.said_at + PROGRESS_EVERY;
+        if Instant::now() < due {
+            return Some(due);
+        }
+        self.progress.write(&progress);
+        self.said = Some(progress);
+        self.said_at = Instant::now();
+        None
+    }
+
+    /// Updates the status view.
+    fn show(&self) {
+        let checkpoint = &self.checkpoint;
+        let lacking = lacking(&checkpoint.log, &checkpoint.in_effect, &self.terms);
+        let complete = checkpoint.log.epoch.is_some() && lacking.is_empty();
+        let copies: Vec<CopyProgress> = lacking
+            .iter()
+            .map(|table| self.copy_progress(table))
+            .collect();
+        self.context.status.update(|view| {
+            view.state = if complete || !self.terms.takes_copies {
+                State::Streaming
+            } else {
+                State::Copying
+            };
+            view.applied = self.is_stored.then_some(checkpoint.applied);
+            view.log_offset = Some(checkpoint.log.next_offset);
+            view.commit_time_us = checkpoint.commit_time_us;
+            view.copies = copies;
+        });
+    }
+}
+
+/// Unique while the schema is held.
+fn address(schema: &Arc<TableSchema>) -> usize {
+    Arc::as_ptr(schema).addr()
+}
+
+/// Progress of two ends, one behind the other.
+fn after(first: Option<BatchEnd>, second: BatchEnd) -> BatchEnd {
+    let Some(first) = first else {
+        return second;
+    };
+    let mut events = first.events;
+    events.extend(second.events);
+    BatchEnd {
+        standing: second.standing,
+        events,
+        commit_time_us: second.commit_time_us.or(first.commit_time_us),
+        transactions: first.transactions + second.transactions,
+        leftovers: first.leftovers + second.leftovers,
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn start_reader(
+    context: &SinkContext,
+    terms: &Terms,
+    schemas: &SharedSchemas,
+    wants: Wants,
+    standing: Standing,
+) -> Result<MainReader> {
+    let from = From::Offset(standing.place.next_offset);
+    let parts = ReaderParts {
+        tail: LogTail::open(&context.kafka, &terms.topics.commits(), from).await?,
+        records: RecordReader::open(&context.kafka, context.sink.fetch_max_bytes)?,
+        decoders: start::decoders(schemas),
+        standing,
+        terms: terms.clone(),
+        wants,
+        batch_max_bytes: context.sink.batch_max_bytes,
+    };
+    let stop = CancellationToken::new();
+    MainReader::start(&context.sink.name, parts, stop)
+}

@@ -1,0 +1,389 @@
+//! The applier's side of joins: does what [`next_join_step`] decides, and applies what the loader
+//! brings, between the main reader's batches.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::follow::Terms;
+use super::join::{JoinStep, given_up, next_join_step, taken_effect, with_join};
+use super::join_load::{Loaded, Loader, LoaderParts};
+use super::pull::Cut;
+use super::session::Session;
+use super::start;
+use crate::error::{Error, Result};
+use crate::log::commit_log::CopyEnd;
+use crate::log::records::RecordReader;
+use crate::model::{Join, TableName, TableSchema};
+use crate::status::{CopyProgress, LastError};
+
+/// How long a table may be without any copy before the status says why nothing happens.
+const EXPLAIN_AFTER: Duration = Duration::from_secs(30);
+
+type Step = (Box<Loader>, Result<Loaded, Cut>);
+
+/// The loader of the join under way.
+#[derive(Default)]
+pub(super) struct JoinWork {
+    state: LoaderState,
+    stop: CancellationToken,
+    asking_since: Option<Instant>,
+    explained: bool,
+}
+
+#[derive(Default)]
+enum LoaderState {
+    #[default]
+    None,
+    Idle(Box<Loader>),
+    Running(JoinHandle<Step>),
+}
+
+impl JoinWork {
+    /// What the running step gives; waits for ever when none is running. Cancel-safe.
+    pub(super) async fn loaded(&mut self) -> Result<Step> {
+        match &mut self.state {
+            LoaderState::None | LoaderState::Idle(_) => std::future::pending().await,
+            LoaderState::Running(step) => {
+                let step = step.await;
+                self.state = LoaderState::None;
+                step.map_err(|error| Error::transient("loading a copy").caused_by(error))
+            }
+        }
+    }
+
+    /// Gives up the loader with what it read ahead.
+    pub(super) fn stop(&mut self) {
+        self.stop.cancel();
+        self.stop = CancellationToken::new();
+        if let LoaderState::Idle(loader) = std::mem::take(&mut self.state) {
+            // Closing a consumer blocks.
+            tokio::task::spawn_blocking(move || drop(loader));
+        }
+    }
+
+    fn start(&mut self, mut loader: Box<Loader>, end: Option<CopyEnd>, limit: i64) {
+        self.state = LoaderState::Running(tokio::task::spawn_blocking(move || {
+            let loaded = loader.step(end.as_ref(), limit);
+            (loader, loaded)
+        }));
+    }
+}
+
+impl Session<'_> {
+    /// Takes the steps of joins that can be taken now.
+    pub(super) async fn advance_join(&mut self) -> Result<()> {
+        loop {
+            let step = next_join_step(&self.checkpoint, &self.ledger, &self.terms);
+            if step != JoinStep::Ask {
+                self.join.asking_since = None;
+                self.join.explained = false;
+            }
+            match step {
+                JoinStep::Nothing => return Ok(()),
+                JoinStep::Ask => {
+                    self.explain_asking();
+                    return Ok(());
+                }
+                JoinStep::Begin(join) => self.begin_join(join).await?,
+                JoinStep::Load => return self.load_on(),
+                JoinStep::AwaitMain if self.has_pending() => self.commit_pending().await?,
+                JoinStep::AwaitMain => return Ok(()),
+                JoinStep::TakeEffect => self.take_effect().await?,
+                JoinStep::GiveUp(tables) => {
+                    self.give_up(&tables, "it is void, or the table left the captured set")
+                        .await?;
+                }
+            }
+        }
+    }
+
+    async fn begin_join(&mut self, join: Join) -> Result<()> {
+        tracing::info!(
+            sink = %self.context.sink.name,
+            copy = join.copy,
+            tables = join.tables.len(),
+            "loading a copy"
+        );
+        self.join.stop();
+        self.begin().await?;
+        let next = with_join(&self.checkpoint, join);
+        self.commit(next).await
+    }
+
+    fn load_on(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.join.state) {
+            LoaderState::Running(step) => self.join.state = LoaderState::Running(step),
+            LoaderState::Idle(loader) => self.start_step(loader),
+            LoaderState::None => {
+                let join = self
+                    .checkpoint
+                    .joins
+                    .first()
+                    .expect("a join is to be loaded");
+                let loader = Loader::new(LoaderParts {
+                    join: join.clone(),
+                    records: RecordReader::open(
+                        &self.context.kafka,
+                        self.context.sink.fetch_max_bytes,
+                    )?,
+                    decoders: start::decoders(&self.schemas),
+                    terms: self.terms.clone(),
+                    wants: self.sink.wants(),
+                    batch_max_bytes: self.context.sink.batch_max_bytes,
+                    kafka: self.context.kafka.clone(),
+                    stop: self.join.stop.clone(),
+                });
+                self.start_step(Box::new(loader));
+            }
+        }
+        Ok(())
+    }
+
+    fn start_step(&mut self, loader: Box<Loader>) {
+        let copy = self
+            .checkpoint
+            .joins
+            .first()
+            .and_then(|join| self.ledger.get(join.copy));
+        let end = copy.and_then(|copy| copy.end.clone());
+        self.join
+            .start(loader, end, self.checkpoint.log.next_offset);
+    }
+
+    /// Applies what the loader brought; the loader goes on meanwhile.
+    pub(super) async fn take_loaded(&mut self, (loader, loaded): Step) -> Result<()> {
+        let Some(mut loaded) = self.usable(loaded).await? else {
+            return Ok(());
+        };
+        let has_rows = loaded.more || !loaded.rows.is_empty() || loaded.planned.is_some();
+        if !has_rows && self.checkpoint.joins.first() == Some(&loaded.join) {
+            self.join.state = LoaderState::Idle(loader);
+            return Ok(());
+        }
+        let emptied = self.to_empty(&loaded).await?;
+        self.prepare(&schemas_of(&loaded)).await?;
+        if has_rows {
+            self.start_step(loader);
+        } else {
+            self.join.state = LoaderState::Idle(loader);
+        }
+        let in_chunks = loaded.more;
+        self.begin().await?;
+        for table in &emptied {
+            self.sink.empty(table).await?;
+        }
+        while loaded.more {
+            self.apply_loaded(&mut loaded, true).await?;
+            let (loader, next) = self.join.loaded().await?;
+            let next = match next {
+                Ok(next) if !self.context.stop.is_cancelled() => next,
+                next => {
+                    self.sink.rollback().await?;
+                    self.join.stop();
+                    self.usable(next).await?;
+                    return Ok(());
+                }
+            };
+            let schemas = schemas_of(&next);
+            if !self.is_prepared(&schemas) {
+                // Tables are prepared outside of a transaction: give this one up and read it again.
+                self.sink.rollback().await?;
+                self.join.stop();
+                return self.prepare(&schemas).await;
+            }
+            self.start_step(loader);
+            loaded = next;
+        }
+        self.apply_loaded(&mut loaded, in_chunks).await?;
+        self.commit(with_join(&self.checkpoint, loaded.join)).await
+    }
+
+    async fn apply_loaded(&mut self, loaded: &mut Loaded, in_chunks: bool) -> Result<()> {
+        let mut written = 0;
+        for rows in &loaded.rows {
+            self.sink.load(rows).await?;
+            written += u64::try_from(rows.changes.len()).expect("a count of things in memory");
+        }
+        let mut changes = written;
+        match loaded.planned.take() {
+            Some(planned) => {
+                changes += planned.changes;
+                written += planned.rows_written;
+                self.sink.apply(planned.work, loaded.more).await?;
+            }
+            None if in_chunks => self.sink.apply(self.no_work(), loaded.more).await?,
+            None => {}
+        }
+        self.context.status.update(|view| {
+            view.changes += changes;
+            view.rows_written += written;
+        });
+        Ok(())
+    }
+
+    /// What was loaded; none when the loader was asked to stop, or when the copy cannot be used.
+    async fn usable(&mut self, loaded: Result<Loaded, Cut>) -> Result<Option<Loaded>> {
+        match loaded {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(Cut::Stopped) => Ok(None),
+            Err(Cut::Lost { table, what }) => {
+                self.give_up(&BTreeSet::from([table]), &what).await?;
+                Ok(None)
+            }
+            Err(Cut::Failed(error)) => Err(error),
+        }
+    }
+
+    async fn give_up(&mut self, tables: &BTreeSet<TableName>, why: &str) -> Result<()> {
+        tracing::warn!(
+            sink = %self.context.sink.name,
+            copy = self.checkpoint.joins.first().map(|join| join.copy),
+            tables = ?tables.iter().map(TableName::to_string).collect::<Vec<_>>(),
+            why,
+            "giving up a copy; another one is chosen"
+        );
+        self.join.stop();
+        self.begin().await?;
+        let next = given_up(&self.checkpoint, tables, &self.terms);
+        self.commit(next).await
+    }
+
+    async fn take_effect(&mut self) -> Result<()> {
+        let join = self.checkpoint.joins.first().expect("a join takes effect");
+        let tables: Vec<TableName> = join.tables.iter().cloned().collect();
+        self.join.stop();
+        self.begin().await?;
+        self.commit(taken_effect(&self.checkpoint)).await?;
+        tracing::info!(
+            sink = %self.context.sink.name,
+            tables = ?tables.iter().map(TableName::to_string).collect::<Vec<_>>(),
+            applied = %self.checkpoint.applied,
+            "tables are in effect"
+        );
+        self.restart_reader().await
+    }
+
+    /// Tables to empty in the transaction that loads this part: those whose first rows are in it,
+    /// and once all rows are there, those without any. A table that is half loaded from another
+    /// copy is so never added to, and one that does not exist yet is made before.
+    async fn to_empty(&mut self, loaded: &Loaded) -> Result<BTreeSet<TableName>> {
+        let Some(durable) = self.checkpoint.joins.first() else {
+            return Ok(BTreeSet::new());
+        };
+        let terms = &self.terms;
+        let begun = |table: &TableName| rows_loaded(terms, durable, table) > 0;
+        let first_rows = loaded.rows.iter().map(|rows| &rows.schema.table);
+        let mut tables: BTreeSet<TableName> = first_rows.filter(|t| !begun(t)).cloned().collect();
+        if loaded.join.complete && !durable.complete {
+            let all = loaded.join.tables.iter();
+            let empty: BTreeSet<TableName> = all
+                .filter(|table| rows_loaded(terms, &loaded.join, table) == 0)
+                .cloned()
+                .collect();
+            tables.extend(self.prepare_without_rows(empty).await?);
+        }
+        Ok(tables)
+    }
+
+    /// Tables whose copy has no rows have not met a schema version yet; the follower has them too.
+    /// Gives those that are there now.
+    async fn prepare_without_rows(
+        &mut self,
+        tables: BTreeSet<TableName>,
+    ) -> Result<BTreeSet<TableName>> {
+        if tables.is_empty() {
+            return Ok(tables);
+        }
+        let schemas = self.schemas.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut schemas = schemas.lock().unwrap_or_else(PoisonError::into_inner);
+            schemas.read_on()?;
+            Ok::<Vec<Arc<TableSchema>>, Error>(
+                schemas.all().map(|(_, schema)| schema.clone()).collect(),
+            )
+        });
+        let all = read
+            .await
+            .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
+        let captured = self.ledger.captured();
+        let mut chosen: Vec<Arc<TableSchema>> = Vec::new();
+        for table in tables {
+            let relation = captured.get(&table);
+            let fits = |schema: &&Arc<TableSchema>| {
+                schema.table == table && relation.is_none_or(|oid| *oid == schema.relation)
+            };
+            // Of several versions any will do: the first change brings what is still missing.
+            chosen.extend(
+                all.iter()
+                    .filter(fits)
+                    .max_by_key(|schema| schema.columns.len())
+                    .cloned(),
+            );
+        }
+        self.prepare(&chosen).await?;
+        Ok(chosen.iter().map(|schema| schema.table.clone()).collect())
+    }
+
+    /// Progress of a table that is not in effect.
+    pub(super) fn copy_progress(&self, table: &TableName) -> CopyProgress {
+        let topic = self.terms.topics.copy(table);
+        let join = self
+            .checkpoint
+            .joins
+            .iter()
+            .find(|join| join.tables.contains(table));
+        let end = join.and_then(|join| self.ledger.get(join.copy)?.end.as_ref());
+        CopyProgress {
+            table: table.to_string(),
+            rows: join.map_or(0, |join| rows_loaded(&self.terms, join, table)),
+            rows_estimate: end.map(|end| {
+                end.rows
+                    .get(&topic)
+                    .into_iter()
+                    .flatten()
+                    .map(|(_, extent)| extent.count)
+                    .sum()
+            }),
+            done: join.is_some_and(|join| join.complete),
+        }
+    }
+
+    /// Says in the status why a table stays out of effect: a source with `copy = false` makes no
+    /// copies, and one that is not running neither.
+    fn explain_asking(&mut self) {
+        let since = *self.join.asking_since.get_or_insert_with(Instant::now);
+        if self.join.explained || since.elapsed() < EXPLAIN_AFTER {
+            return;
+        }
+        self.join.explained = true;
+        let waiting = Error::transient(
+            "waiting for a copy of tables that are not in effect: the source is not running, or its settings say `copy = false`",
+        );
+        tracing::warn!(sink = %self.context.sink.name, error = %waiting, "no copy to load");
+        self.context
+            .status
+            .update(|view| view.last_error = Some(LastError::now(&waiting)));
+    }
+}
+
+fn rows_loaded(terms: &Terms, join: &Join, table: &TableName) -> u64 {
+    let rows = join.rows.get(&terms.topics.copy(table));
+    rows.into_iter()
+        .flat_map(|rows| rows.values())
+        .map(|rows| rows.count)
+        .sum()
+}
+
+fn schemas_of(loaded: &Loaded) -> Vec<Arc<TableSchema>> {
+    let rows = loaded.rows.iter().map(|table| table.schema.clone());
+    let planned = loaded
+        .planned
+        .iter()
+        .flat_map(|planned| planned.schemas.iter().cloned());
+    rows.chain(planned).collect()
+}

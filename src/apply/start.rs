@@ -1,0 +1,164 @@
+//! Opening a session: the follower's checkpoint, the log it belongs to, and where to go on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::SinkContext;
+use super::chunk::Decoders;
+use super::follow::{Standing, Terms, lacking};
+use crate::config::{StdoutFrom, StoreSettings};
+use crate::error::{Error, Result};
+use crate::log::commit_log::{Entry, Verdict, judge};
+use crate::log::copies::CopyLedger;
+use crate::log::schemas::SchemaStore;
+use crate::log::tail::{From, LogTail};
+use crate::log::topics::TopicAdmin;
+use crate::model::checkpoint::LogPlace;
+use crate::model::{Checkpoint, Cursors, Lsn};
+use crate::status::State;
+
+/// How often a sink that is earlier than its source looks whether the topics are there.
+const TOPICS_EVERY: Duration = Duration::from_millis(250);
+
+/// The schema versions, shared by the readers of one session.
+pub type SharedSchemas = Arc<Mutex<SchemaStore>>;
+
+/// Decoders that find their schemas in the shared store.
+pub fn decoders(schemas: &SharedSchemas) -> Decoders {
+    let schemas = schemas.clone();
+    Decoders::new(Box::new(move |version| {
+        // A panic inside leaves a map of whole entries: usable.
+        schemas
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(version)
+    }))
+}
+
+/// Waits for the pipeline's topics, which the source creates, and gives the cluster's id.
+///
+/// # Errors
+/// Those of Kafka.
+pub async fn topics_are_there(context: &SinkContext, terms: &Terms) -> Result<String> {
+    let admin = TopicAdmin::open(&context.kafka)?;
+    let names = [
+        terms.topics.commits(),
+        terms.topics.schemas(),
+        terms.topics.progress(),
+    ];
+    loop {
+        if admin.describe(&names).await?.len() == names.len() {
+            return admin.cluster_id().await;
+        }
+        context.status.update(|view| view.state = State::Waiting);
+        tokio::time::sleep(TOPICS_EVERY).await;
+    }
+}
+
+/// Checks that a checkpoint belongs to this cluster.
+///
+/// # Errors
+/// Halt when it does not: offsets mean nothing in another cluster.
+pub fn same_cluster(checkpoint: &Checkpoint, cluster_id: &str) -> Result<()> {
+    match &checkpoint.cluster_id {
+        Some(known) if known != cluster_id => Err(Error::halt(
+            format!(
+                "the checkpoint belongs to Kafka cluster {known}; the brokers named are cluster {cluster_id}"
+            ),
+            "name the brokers of the cluster that the checkpoint belongs to; if it is gone for good, begin a new pipeline (new name)",
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A follower that has nothing yet: its reader begins at the log's oldest entry, or, for a store
+/// that only shows the stream and asks for it, at the log's end.
+///
+/// # Errors
+/// Those of the log.
+pub async fn fresh(
+    context: &SinkContext,
+    terms: &Terms,
+    cluster_id: String,
+) -> Result<(Checkpoint, CopyLedger)> {
+    let mut tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
+    let mut standing = Standing {
+        place: LogPlace::at_low_end(tail.low()),
+        in_effect: Default::default(),
+        cursors: Cursors::new(),
+        system_id: None,
+        timeline: None,
+        ledger: CopyLedger::new(),
+    };
+    if begins_at_end(context) {
+        let (entries, _end) = tail.read_to_end().await?;
+        for (offset, entry) in &entries {
+            standing.step(*offset, entry, terms)?;
+        }
+    }
+    let checkpoint = Checkpoint {
+        version: 0,
+        applied: standing.place.to.unwrap_or(Lsn::ZERO),
+        commit_time_us: None,
+        log: standing.place,
+        cursors: standing.cursors,
+        in_effect: standing.in_effect,
+        joins: Vec::new(),
+        refused: Default::default(),
+        system_id: standing.system_id,
+        timeline: standing.timeline,
+        cluster_id: Some(cluster_id),
+    };
+    Ok((checkpoint, standing.ledger))
+}
+
+fn begins_at_end(context: &SinkContext) -> bool {
+    match &context.sink.store {
+        StoreSettings::Postgres(_) => false,
+        StoreSettings::Stdout(stdout) => match stdout.from {
+            StdoutFrom::Now => true,
+            StdoutFrom::Earliest => false,
+        },
+    }
+}
+
+/// The copies that the log before a checkpoint shows. When every table is in effect no copy is
+/// needed: only the epoch entry is read, for the tables' OIDs.
+///
+/// # Errors
+/// Those of the log; halt when it was trimmed beyond the checkpoint.
+pub async fn ledger_at(
+    context: &SinkContext,
+    terms: &Terms,
+    checkpoint: &Checkpoint,
+) -> Result<CopyLedger> {
+    let commits = terms.topics.commits();
+    let mut ledger = CopyLedger::new();
+    let mut tail = LogTail::open(&context.kafka, &commits, From::Low).await?;
+    let mut place = LogPlace::at_low_end(tail.low());
+    let end = checkpoint.log.next_offset;
+    if checkpoint.joins.is_empty()
+        && lacking(&checkpoint.log, &checkpoint.in_effect, terms).is_empty()
+    {
+        let own = checkpoint
+            .log
+            .epoch
+            .and_then(|epoch| i64::try_from(epoch.0).ok());
+        if let Some(epoch) = own.filter(|epoch| tail.low() <= *epoch && *epoch < end) {
+            let mut tail = LogTail::open(&context.kafka, &commits, From::Offset(epoch)).await?;
+            let (offset, entry) = tail.next().await?;
+            if let Entry::Epoch(_) = entry {
+                ledger.valid(offset, &entry);
+            }
+        }
+        return Ok(ledger);
+    }
+    while place.next_offset < end {
+        let (offset, entry) = tail.next().await?;
+        if offset < end && judge(&mut place, offset, &entry)? == Verdict::Valid {
+            ledger.valid(offset, &entry);
+        }
+        place.next_offset = place.next_offset.max(offset + 1);
+    }
+    Ok(ledger)
+}

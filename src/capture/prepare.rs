@@ -1,0 +1,352 @@
+//! Before an epoch: the tables, the topics, the publication, the slot.
+//!
+//! Idempotent. Only a pipeline's very first start makes a publication and a slot; once the log has
+//! an entry, what is missing is lost, and making it anew would hide that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio_postgres::Client;
+
+use crate::capture::CaptureContext;
+use crate::capture::own_log::OwnLog;
+use crate::capture::tables::Labels;
+use crate::error::{Error, Result};
+use crate::log::producer::EpochProducer;
+use crate::log::topics::{Retention, TopicAdmin, TopicSpec, Topics};
+use crate::model::{Selection, TableName};
+use crate::postgres::{classify, connect};
+use crate::source::catalog::{self, CatalogTable, Refusal};
+use crate::source::connection::ReplicationConnection;
+use crate::source::publication::{self, Publication};
+use crate::source::slot::{self, SlotState};
+
+/// What preparation found and made.
+pub struct Prepared {
+    /// An ordinary connection for catalog queries.
+    pub client: Client,
+    /// The captured set.
+    pub tables: Vec<CatalogTable>,
+    /// Tables that are in a managed publication and no longer wanted: to be dropped from it after
+    /// the epoch entry.
+    pub leaving: Vec<TableName>,
+    /// Names in records.
+    pub labels: Labels,
+    /// The log, read to its end.
+    pub log: OwnLog,
+}
+
+/// What is there of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Existing {
+    /// The commits topic.
+    topic: bool,
+    /// At least one valid entry in it.
+    entries: bool,
+    publication: bool,
+    slot: bool,
+}
+
+/// What has to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Missing {
+    publication: bool,
+    slot: bool,
+}
+
+/// What a start may make, or why it must not.
+fn decide(found: Existing, managed: bool) -> Result<Missing> {
+    const ANEW: &str = "begin a new pipeline (another pipeline name, or delete slot, publication and the pipeline's topics): it copies every table again";
+    if !managed && !found.publication {
+        return Err(Error::halt(
+            "the publication does not exist, and manage_publication is false",
+            "create the publication, or set manage_publication = true",
+        ));
+    }
+    if found.entries && !found.slot {
+        return Err(Error::halt(
+            "the commit log has entries, but the replication slot is gone: changes since then may be lost",
+            ANEW,
+        ));
+    }
+    if found.slot && !found.topic {
+        return Err(Error::halt(
+            "the replication slot exists, but the commits topic does not: what was published is lost",
+            ANEW,
+        ));
+    }
+    // The publication is made before the slot: a slot without one means that it was dropped.
+    if !found.publication && (found.entries || found.slot) {
+        return Err(Error::halt(
+            "the publication is gone: changes since it was dropped were not sent",
+            ANEW,
+        ));
+    }
+    Ok(Missing {
+        publication: !found.publication,
+        slot: !found.slot,
+    })
+}
+
+/// Prepares everything that an epoch needs.
+///
+/// # Errors
+/// Transient when leader or Kafka cannot be reached; halt, with remedy, for what a person must decide.
+pub async fn prepare(
+    context: &CaptureContext,
+    topics: &Topics,
+    producer: &EpochProducer,
+) -> Result<Prepared> {
+    let source = &context.source;
+    let client = connect(
+        &source.postgres,
+        &format!("walferry_{}_catalog", context.pipeline),
+    )
+    .await?;
+    catalog::prepare_session(&client).await?;
+    let database = client
+        .query_one("SELECT current_database()::text", &[])
+        .await
+        .map_err(|error| classify(&error, "asking for the database"))?
+        .get::<_, String>(0);
+    let found_slot = slot::read(&client, &source.slot).await?;
+    if let Some(found) = &found_slot {
+        slot::check(found, &source.slot, &database)?;
+    }
+    let found_publication = publication::read(&client, &source.publication).await?;
+    if let Some(found) = &found_publication {
+        publication::check(found, &source.publication, source.manage_publication)?;
+    }
+    let mut tables = if source.manage_publication {
+        let selection = Selection::new(&source.include, &source.exclude);
+        catalog::selected(&client, &selection).await?
+    } else {
+        catalog::published(&client, &source.publication).await?
+    };
+    refuse(&catalog::refusals(&tables))?;
+    let (log, missing) = prepare_topics(
+        context,
+        topics,
+        producer,
+        &found_slot,
+        &found_publication,
+        &mut tables,
+    )
+    .await?;
+    let leaving = if source.manage_publication {
+        prepare_publication(context, &client, missing, found_publication, &tables).await?
+    } else {
+        Vec::new()
+    };
+    if missing.slot {
+        create_slot(context).await?;
+    }
+    Ok(Prepared {
+        client,
+        tables,
+        leaving,
+        labels: Labels {
+            pipeline: context.pipeline.clone(),
+            database,
+        },
+        log,
+    })
+}
+
+/// One halt for all refused tables.
+fn refuse(refusals: &[Refusal]) -> Result<()> {
+    let Some(first) = refusals.first() else {
+        return Ok(());
+    };
+    let all: Vec<String> = refusals
+        .iter()
+        .map(|refusal| format!("{}: {}", refusal.table, refusal.what))
+        .collect();
+    Err(Error::halt(
+        format!("tables cannot be captured: {}", all.join("; ")),
+        first.remedy.clone(),
+    ))
+}
+
+async fn prepare_topics(
+    context: &CaptureContext,
+    topics: &Topics,
+    producer: &EpochProducer,
+    found_slot: &Option<SlotState>,
+    found_publication: &Option<Publication>,
+    tables: &mut [CatalogTable],
+) -> Result<(OwnLog, Missing)> {
+    let admin = TopicAdmin::open(&context.kafka)?;
+    let mut names = vec![topics.commits(), topics.schemas(), topics.progress()];
+    for table in tables.iter() {
+        names.push(topics.table(&table.schema.table));
+        names.push(topics.copy(&table.schema.table));
+    }
+    let there = admin.describe(&names).await?;
+    let mut log = OwnLog::new(context.kafka.clone(), topics.commits());
+    let topic = there.contains_key(&topics.commits());
+    if topic {
+        log.read_on(producer, producer.partition_slot(&topics.commits(), 0))
+            .await?;
+    }
+    let missing = decide(
+        Existing {
+            topic,
+            entries: log.has_entries(),
+            publication: found_publication.is_some(),
+            slot: found_slot.is_some(),
+        },
+        context.source.manage_publication,
+    )?;
+    let known = |name: &String| there.get(name).map(|state| state.partitions);
+    if log.has_entries() {
+        let mut needed = vec![topics.schemas()];
+        needed.extend(log.ledger().captured().keys().filter_map(|table| {
+            let still = tables.iter().any(|other| other.schema.table == *table);
+            still.then(|| topics.table(table))
+        }));
+        if let Some(gone) = needed.iter().find(|name| known(name).is_none()) {
+            return Err(Error::halt(
+                format!("topic {gone} is gone, with the changes that followers may still need"),
+                "begin a new pipeline (another pipeline name), which copies every table again",
+            ));
+        }
+    }
+    let specs = topic_specs(context, topics, tables, &known);
+    admin.ensure(&specs).await?;
+    let partitions: BTreeMap<&String, i32> = specs
+        .iter()
+        .map(|spec| (&spec.name, spec.partitions))
+        .collect();
+    for table in tables.iter_mut() {
+        let count = partitions[&topics.table(&table.schema.table)];
+        table.schema.partitions = u32::try_from(count).unwrap_or(1);
+    }
+    if !topic {
+        log.read_on(producer, producer.partition_slot(&topics.commits(), 0))
+            .await?;
+    }
+    Ok((log, missing))
+}
+
+/// All topics as they must be; those that are there keep their number of partitions.
+fn topic_specs(
+    context: &CaptureContext,
+    topics: &Topics,
+    tables: &[CatalogTable],
+    known: &impl Fn(&String) -> Option<i32>,
+) -> Vec<TopicSpec> {
+    let single = |name: String, retention| TopicSpec {
+        name,
+        partitions: 1,
+        retention,
+    };
+    let mut specs = vec![
+        single(topics.commits(), Retention::Unlimited),
+        single(topics.schemas(), Retention::Unlimited),
+        single(topics.progress(), Retention::Compacted),
+    ];
+    let asked = i32::try_from(context.source.partitions).unwrap_or(i32::MAX);
+    for table in tables {
+        let (own, copy) = (
+            topics.table(&table.schema.table),
+            topics.copy(&table.schema.table),
+        );
+        let partitions = known(&own).or(known(&copy)).unwrap_or(asked);
+        for name in [own, copy] {
+            specs.push(TopicSpec {
+                name,
+                partitions,
+                retention: Retention::Settings,
+            });
+        }
+    }
+    specs
+}
+
+/// Makes the publication or adds the tables that joined; returns those that are to leave.
+async fn prepare_publication(
+    context: &CaptureContext,
+    client: &Client,
+    missing: Missing,
+    found: Option<Publication>,
+    tables: &[CatalogTable],
+) -> Result<Vec<TableName>> {
+    let name = &context.source.publication;
+    let wanted: BTreeSet<&TableName> = tables.iter().map(|table| &table.schema.table).collect();
+    let found = match found {
+        Some(found) if !missing.publication => found,
+        Some(_) | None => {
+            let list: Vec<&TableName> = wanted.into_iter().collect();
+            publication::run(client, &publication::create_statement(name, &list)).await?;
+            tracing::info!(publication = %name, tables = list.len(), "publication created");
+            return Ok(Vec::new());
+        }
+    };
+    let joining: Vec<&TableName> = wanted
+        .iter()
+        .filter(|table| !found.tables.contains(**table))
+        .copied()
+        .collect();
+    if !joining.is_empty() {
+        publication::run(client, &publication::add_statement(name, &joining)).await?;
+        for table in &joining {
+            tracing::info!(publication = %name, %table, "table joins the publication");
+        }
+    }
+    Ok(found
+        .tables
+        .iter()
+        .filter(|table| !wanted.contains(table))
+        .cloned()
+        .collect())
+}
+
+async fn create_slot(context: &CaptureContext) -> Result<()> {
+    let name = format!("walferry_{}", context.pipeline);
+    let mut connection = ReplicationConnection::open(&context.source.postgres, &name, &[]).await?;
+    let slot = connection
+        .create_slot(&context.source.slot, false, false)
+        .await?;
+    tracing::info!(slot = %context.source.slot, lsn = %slot.consistent_point, "slot created");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_first_start_makes_things_and_nothing_lost_is_made_anew() {
+        let found = |topic, entries, publication, slot| Existing {
+            topic,
+            entries,
+            publication,
+            slot,
+        };
+        let missing = |publication, slot| Some(Missing { publication, slot });
+        for (existing, managed, wanted) in [
+            (found(false, false, false, false), true, missing(true, true)),
+            (found(true, false, false, false), true, missing(true, true)),
+            (found(true, false, true, false), true, missing(false, true)),
+            (found(true, false, true, true), true, missing(false, false)),
+            (found(true, true, true, true), true, missing(false, false)),
+            (found(true, true, true, true), false, missing(false, false)),
+            (
+                found(false, false, true, false),
+                false,
+                missing(false, true),
+            ),
+            (found(false, false, false, false), false, None),
+            (found(true, true, true, false), true, None),
+            (found(true, true, false, true), true, None),
+            (found(true, false, false, true), true, None),
+            (found(false, false, true, true), true, None),
+        ] {
+            let decided = decide(existing, managed);
+            assert_eq!(decided.as_ref().ok(), wanted.as_ref(), "{existing:?}");
+            if let Err(error) = decided {
+                assert!(error.remedy().is_some());
+            }
+        }
+    }
+}

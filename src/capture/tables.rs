@@ -1,0 +1,443 @@
+//! Captured tables by OID, each with the schema version that the stream is at.
+//!
+//! A Relation message says what rows look like from here on; the catalog says the rest (type names,
+//! NOT NULL, primary key) but as it is now. So columns and replica identity are the message's, and
+//! the catalog only adds to them. Topics are named by the captured set: a table renamed while it is
+//! captured keeps its topic until the next epoch.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use tokio_postgres::Client;
+
+use crate::error::Result;
+use crate::log::codec::RecordEncoder;
+use crate::log::producer::{EpochProducer, PartitionSlot};
+use crate::log::topics::Topics;
+use crate::model::{
+    Column, ColumnKind, Oid, ReplicaIdentity, SchemaVersion, TableName, TableSchema,
+};
+use crate::pgoutput::message::Relation;
+use crate::postgres::classify;
+use crate::source::catalog::{self, CatalogTable};
+use crate::source::user_types;
+
+/// A table as rows are encoded now.
+pub struct CapturedTable {
+    /// Writes its records.
+    pub encoder: RecordEncoder,
+    /// The version in records' headers.
+    pub version: SchemaVersion,
+    /// Which columns are key columns.
+    pub is_key: Vec<bool>,
+    /// Its topic's partitions.
+    pub slots: Vec<PartitionSlot>,
+}
+
+impl CapturedTable {
+    /// Compiles the encoder of a schema version, for the table's topic or its copy topic.
+    pub fn new(
+        schema: TableSchema,
+        labels: &Labels,
+        producer: &EpochProducer,
+        topic: &str,
+    ) -> Self {
+        let version = schema.version();
+        let mut is_key = vec![false; schema.columns.len()];
+        for &index in &schema.key {
+            is_key[index] = true;
+        }
+        let partitions = i32::try_from(schema.partitions).unwrap_or(i32::MAX);
+        CapturedTable {
+            slots: (0..partitions)
+                .map(|partition| producer.partition_slot(topic, partition))
+                .collect(),
+            encoder: RecordEncoder::new(Arc::new(schema), &labels.pipeline, &labels.database),
+            version,
+            is_key,
+        }
+    }
+
+    /// Its schema version.
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        self.encoder.schema()
+    }
+}
+
+/// Names in the `source` block of records.
+#[derive(Clone, Debug)]
+pub struct Labels {
+    /// Pipeline name.
+    pub pipeline: String,
+    /// The leader's database.
+    pub database: String,
+}
+
+/// The shape in a Relation message, kept until rows need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    identity: ReplicaIdentity,
+    columns: Vec<AnnouncedColumn>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct AnnouncedColumn {
+    key: bool,
+    name: String,
+    type_oid: Oid,
+    type_modifier: i32,
+}
+
+impl Announced {
+    /// Keeps what a Relation message says.
+    pub fn from_message(relation: &Relation<'_>) -> Self {
+        let columns = relation.columns.iter().map(|column| AnnouncedColumn {
+            key: column.key,
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+        });
+        Announced {
+            identity: catalog::identity_of(Some(relation.identity)),
+            columns: columns.collect(),
+        }
+    }
+
+    /// Whether rows of this shape are those of the schema.
+    fn is(&self, schema: &TableSchema) -> bool {
+        self.identity == schema.identity
+            && self.columns.len() == schema.columns.len()
+            && self
+                .columns
+                .iter()
+                .zip(&schema.columns)
+                .all(|(ours, theirs)| {
+                    ours.name == theirs.name
+                        && ours.type_oid == theirs.type_oid
+                        && ours.type_modifier == theirs.type_modifier
+                })
+            && (self.identity == ReplicaIdentity::Full || self.key() == schema.key)
+    }
+
+    /// Flagged columns: the replica identity's (under FULL all of them, which says nothing).
+    fn key(&self) -> Vec<usize> {
+        let flagged = self
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| column.key);
+        flagged.map(|(index, _)| index).collect()
+    }
+
+    /// The schema version of these rows, with what `known` (the catalog now, or the version before)
+    /// says beyond the message. `type_names` are by column.
+    fn schema(&self, known: &TableSchema, type_names: Vec<String>) -> TableSchema {
+        let columns: Vec<Column> = self
+            .columns
+            .iter()
+            .zip(type_names)
+            .map(|(column, type_name)| Column {
+                name: column.name.clone(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+                type_name,
+                kind: ColumnKind::of(column.type_oid),
+                not_null: known
+                    .columns
+                    .iter()
+                    .any(|other| other.name == column.name && other.not_null),
+            })
+            .collect();
+        let primary_key: Vec<usize> = known
+            .primary_key
+            .iter()
+            .map(|&index| {
+                let name = &known.columns[index].name;
+                columns.iter().position(|column| column.name == *name)
+            })
+            .collect::<Option<_>>()
+            .unwrap_or_default();
+        let key = match self.identity {
+            ReplicaIdentity::Full => {
+                let mut key = primary_key.clone();
+                key.sort_unstable();
+                key
+            }
+            ReplicaIdentity::Default | ReplicaIdentity::Index | ReplicaIdentity::Nothing => {
+                self.key()
+            }
+        };
+        TableSchema {
+            table: known.table.clone(),
+            relation: known.relation,
+            columns,
+            key,
+            primary_key,
+            identity: self.identity,
+            partitions: known.partitions,
+            types: Vec::new(),
+        }
+    }
+}
+
+enum Known {
+    /// Of the captured set. `table` is none until rows need it.
+    Captured {
+        schema: Box<TableSchema>,
+        announced: Option<Announced>,
+        table: Option<Box<CapturedTable>>,
+    },
+    /// In the publication but not captured: partitions (their root stands for them), and tables that
+    /// are about to leave or have joined since.
+    Other,
+}
+
+/// All relations of the stream.
+pub struct Tables {
+    labels: Labels,
+    topics: Topics,
+    producer: Arc<EpochProducer>,
+    known: HashMap<u32, Known>,
+}
+
+impl Tables {
+    /// The captured set, with the number of partitions of each topic.
+    pub fn new(
+        captured: &[CatalogTable],
+        labels: Labels,
+        topics: Topics,
+        producer: Arc<EpochProducer>,
+    ) -> Self {
+        let known = captured.iter().map(|table| {
+            let known = Known::Captured {
+                schema: Box::new(table.schema.clone()),
+                announced: None,
+                table: None,
+            };
+            (table.schema.relation.0, known)
+        });
+        Tables {
+            labels,
+            topics,
+            producer,
+            known: known.collect(),
+        }
+    }
+
+    /// Notes a Relation message.
+    pub fn announce(&mut self, relation: &Relation<'_>) {
+        let known = self.known.entry(relation.oid.0).or_insert(Known::Other);
+        if let Known::Captured {
+            schema,
+            announced,
+            table,
+        } = known
+        {
+            let new = Announced::from_message(relation);
+            let current = table.as_ref().map_or(&**schema, |table| table.schema());
+            if !new.is(current) {
+                *table = None;
+            }
+            *announced = Some(new);
+        }
+    }
+
+    /// Whether [`Tables::resolve`] has to be called before rows of the relation can be encoded.
+    pub fn is_open(&self, relation: Oid) -> bool {
+        matches!(
+            self.known.get(&relation.0),
+            Some(Known::Captured { table: None, .. })
+        )
+    }
+
+    /// The table of a relation; none when it is not captured.
+    pub fn get(&self, relation: Oid) -> Option<&CapturedTable> {
+        match self.known.get(&relation.0) {
+            Some(Known::Captured { table, .. }) => table.as_deref(),
+            Some(Known::Other) | None => None,
+        }
+    }
+
+    /// Finds out the schema version of a relation's rows and compiles its encoder. Returns it to be
+    /// published before the rows' entry.
+    ///
+    /// # Errors
+    /// Transient when the catalog cannot be read.
+    pub async fn resolve(
+        &mut self,
+        relation: Oid,
+        client: &Client,
+    ) -> Result<Option<Arc<TableSchema>>> {
+        let Some(Known::Captured {
+            schema,
+            announced,
+            table,
+        }) = self.known.get_mut(&relation.0)
+        else {
+            return Ok(None);
+        };
+        if let Some(announced) = announced
+            && !announced.is(schema)
+        {
+            **schema = find_schema(announced, schema, client).await?;
+            tracing::info!(
+                table = %schema.table,
+                version = %schema.version(),
+                columns = schema.columns.len(),
+                "the table has a new schema version"
+            );
+        }
+        let topic = self.topics.table(&schema.table);
+        let made = CapturedTable::new((**schema).clone(), &self.labels, &self.producer, &topic);
+        let version = made.schema().clone();
+        *table = Some(Box::new(made));
+        Ok(Some(version))
+    }
+}
+
+/// The version of announced rows: the catalog's if it still says the same, else the message's
+/// columns with what the catalog, or the version before, knows of them.
+async fn find_schema(
+    announced: &Announced,
+    before: &TableSchema,
+    client: &Client,
+) -> Result<TableSchema> {
+    let now = catalog::describe(client, &[before.relation]).await?;
+    let mut known = before.clone();
+    if let Some(now) = now.into_iter().next() {
+        let (table, partitions) = (known.table, known.partitions);
+        known = TableSchema {
+            table,
+            partitions,
+            ..now.schema
+        };
+        if announced.is(&known) {
+            return Ok(known);
+        }
+    }
+    let names = type_names(announced, before, client).await?;
+    let mut schema = announced.schema(&known, names);
+    let oids: Vec<Oid> = schema
+        .columns
+        .iter()
+        .map(|column| column.type_oid)
+        .collect();
+    schema.types = user_types::load(client, &oids).await?.needed(oids);
+    Ok(schema)
+}
+
+async fn type_names(
+    announced: &Announced,
+    before: &TableSchema,
+    client: &Client,
+) -> Result<Vec<String>> {
+    let oids: Vec<u32> = announced.columns.iter().map(|c| c.type_oid.0).collect();
+    let modifiers: Vec<i32> = announced.columns.iter().map(|c| c.type_modifier).collect();
+    let rows = client
+        .query(
+            "SELECT pg_catalog.format_type(t, m), EXISTS (SELECT 1 FROM pg_catalog.pg_type WHERE oid = t)
+             FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY u(t, m, o) ORDER BY o",
+            &[&oids, &modifiers],
+        )
+        .await
+        .map_err(|error| classify(&error, "reading type names"))?;
+    let names = rows.iter().zip(&announced.columns).map(|(row, column)| {
+        let earlier = before
+            .columns
+            .iter()
+            .find(|other| other.type_oid == column.type_oid)
+            .map(|other| other.type_name.clone());
+        match (row.get::<_, bool>(1), earlier) {
+            (false, Some(earlier)) => earlier,
+            (true, _) | (false, None) => row.get(0),
+        }
+    });
+    Ok(names.collect())
+}
+
+/// The name and OID by which the captured set stands in epoch entries.
+pub fn captured_set(tables: &[CatalogTable]) -> Vec<(TableName, Oid)> {
+    tables
+        .iter()
+        .map(|table| (table.schema.table.clone(), table.schema.relation))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, type_oid: u32, not_null: bool) -> Column {
+        Column {
+            name: name.into(),
+            type_oid: Oid(type_oid),
+            type_modifier: -1,
+            type_name: format!("type{type_oid}"),
+            kind: ColumnKind::of(Oid(type_oid)),
+            not_null,
+        }
+    }
+
+    fn announced(identity: ReplicaIdentity, columns: &[(&str, u32, bool)]) -> Announced {
+        Announced {
+            identity,
+            columns: columns
+                .iter()
+                .map(|&(name, type_oid, key)| AnnouncedColumn {
+                    key,
+                    name: name.into(),
+                    type_oid: Oid(type_oid),
+                    type_modifier: -1,
+                })
+                .collect(),
+        }
+    }
+
+    fn catalog_now() -> TableSchema {
+        TableSchema {
+            table: TableName::new("public", "t"),
+            relation: Oid(5),
+            columns: vec![column("id", 20, true), column("new", 25, false)],
+            key: vec![0],
+            primary_key: vec![0],
+            identity: ReplicaIdentity::Default,
+            partitions: 3,
+            types: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn rows_of_the_past_keep_their_columns_and_take_the_rest_from_the_catalog() {
+        let past = announced(
+            ReplicaIdentity::Default,
+            &[("gone", 25, false), ("id", 23, true)],
+        );
+        assert!(!past.is(&catalog_now()));
+        let schema = past.schema(&catalog_now(), vec!["text".into(), "integer".into()]);
+        assert_eq!(schema.key, vec![1]);
+        assert_eq!(schema.primary_key, vec![1]);
+        assert_eq!(schema.partitions, 3);
+        assert_eq!(schema.columns[1].type_name, "integer");
+        assert!(schema.columns[1].not_null && !schema.columns[0].not_null);
+        assert!(past.is(&schema), "and are then recognised");
+    }
+
+    #[test]
+    fn under_full_identity_the_key_is_the_primary_key_although_all_columns_are_flagged() {
+        let full = announced(
+            ReplicaIdentity::Full,
+            &[("id", 20, true), ("new", 25, true)],
+        );
+        let schema = full.schema(&catalog_now(), vec!["bigint".into(), "text".into()]);
+        assert_eq!(schema.key, vec![0]);
+        let keyless = TableSchema {
+            primary_key: Vec::new(),
+            ..catalog_now()
+        };
+        assert!(
+            !full
+                .schema(&keyless, vec!["bigint".into(), "text".into()])
+                .has_key()
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! The command line: what can be asked of walferry, and with which exit code it answers.
+
+mod logging;
+mod status;
+mod tail;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use tokio_util::sync::CancellationToken;
+
+use crate::check;
+use crate::config::{self, Settings};
+use crate::error::Error;
+use crate::{shutdown, supervisor};
+
+/// Change data capture from a Postgres leader through Kafka into Postgres followers.
+///
+/// walferry reads the leader's logical replication stream, publishes ordered change events to
+/// Kafka, and applies them to followers in whole leader transactions, in commit order. It says at
+/// any moment how far behind each follower is.
+#[derive(Debug, Parser)]
+#[command(name = "walferry", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Directory with walferry.toml
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "config",
+        env = "WALFERRY_CONFIG"
+    )]
+    pub config: PathBuf,
+    /// Directory with one TOML file a connector: the source and the sinks
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "connectors",
+        env = "WALFERRY_CONNECTORS"
+    )]
+    pub connectors: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  walferry check                     is everything ready to start?
+  walferry run                       run the source and all sinks of connectors/
+  walferry run --only leader         run the source here, the sinks elsewhere
+  walferry status --watch            lag, rates and errors, every second
+  walferry tail public.orders        show changes of a table as they come
+
+Exit codes:
+  0  done, or stopped in order
+  1  something failed at run time
+  2  settings or command line wrong
+  3  check found a failure; status or run found a part halted or fenced";
+
+/// What walferry can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the source and the sinks until SIGTERM or SIGINT
+    ///
+    /// Each connector runs on its own: one that halts leaves the others alone, and the process
+    /// stays up so that status can tell why. The first SIGTERM or SIGINT finishes what is in
+    /// flight (15 seconds at most), a second one ends at once. The next start resumes.
+    #[command(
+        after_help = "Examples:\n  walferry run\n  walferry run --only leader\n  walferry run --only warehouse --only reports\n  walferry --config /etc/walferry --connectors /etc/walferry/connectors run"
+    )]
+    Run {
+        /// Run only these connectors (file names in connectors/ without .toml)
+        #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+        only: Vec<String>,
+    },
+    /// Check everything that can be known before starting
+    ///
+    /// Prints passes, warnings and failures with remedies for settings, leader, Kafka and
+    /// followers. Changes nothing anywhere. Exits with 3 when something failed.
+    #[command(after_help = "Example:\n  walferry check && walferry run")]
+    Check,
+    /// Show source and sinks: states, positions, lag, rates, last errors
+    ///
+    /// Asks a running walferry over HTTP (http.listen of the settings, or --url).
+    #[command(
+        after_help = "Examples:\n  walferry status\n  walferry status --watch\n  walferry status --json | jq '.sinks[] | {name, lag}'\n  walferry status --url http://10.0.0.5:8642"
+    )]
+    Status {
+        /// Draw again every second, with rates
+        #[arg(long)]
+        watch: bool,
+        /// Print the answer of /v1/status as it is
+        #[arg(long)]
+        json: bool,
+        /// Where walferry listens, such as http://127.0.0.1:8642 [default: http.listen of the settings]
+        #[arg(long)]
+        url: Option<String>,
+    },
+    /// Print change events from Kafka as they come
+    ///
+    /// Only what counts: events of transactions that are completely in Kafka, in commit order.
+    /// Reads only; no follower and no other reader is affected.
+    #[command(
+        after_help = "Examples:\n  walferry tail\n  walferry tail public.orders 'shop.*'\n  walferry tail --json --from earliest | jq .after"
+    )]
+    Tail {
+        /// Tables to show: schema.table with * and ?, or a bare table name [default: all]
+        #[arg(value_name = "TABLE")]
+        tables: Vec<String>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Where to begin
+        #[arg(long, value_enum, default_value_t = TailFrom::Now)]
+        from: TailFrom,
+    },
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  walferry completions bash > /etc/bash_completion.d/walferry"
+    )]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Where `tail` begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TailFrom {
+    /// With the oldest entry of the log
+    Earliest,
+    /// With the next transaction
+    Now,
+}
+
+/// How a command ended, when not well.
+#[derive(Debug)]
+pub enum Failure {
+    /// Something failed at run time: 1.
+    RunTime(Error),
+    /// Settings or command line wrong: 2.
+    Usage(Error),
+    /// What was looked at is not well, and that has been printed: 3.
+    Unhealthy,
+}
+
+impl Failure {
+    /// Prints what has not been printed yet, and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        let (error, code) = match self {
+            Failure::RunTime(error) => (Some(error), 1),
+            Failure::Usage(error) => (Some(error), 2),
+            Failure::Unhealthy => (None, 3),
+        };
+        if let Some(error) = error {
+            eprintln!("error: {}", error.what());
+            if let Some(remedy) = error.remedy() {
+                eprintln!("remedy: {remedy}");
+            }
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// Does what was asked.
+pub async fn execute(cli: Cli) -> Result<(), Failure> {
+    let settings = || config::load(&cli.config, &cli.connectors).map_err(Failure::Usage);
+    match cli.command {
+        Command::Run { only } => run(settings()?, &only).await,
+        Command::Check => {
+            let settings = settings()?;
+            logging::init_quiet();
+            let report = check::run(&settings).await;
+            print!("{report}");
+            if report.failed() {
+                Err(Failure::Unhealthy)
+            } else {
+                Ok(())
+            }
+        }
+        Command::Status { watch, json, url } => {
+            let address = match url {
+                Some(url) => status::address_of(&url).map_err(Failure::Usage)?,
+                None => status::local(settings()?.http.listen).to_string(),
+            };
+            status::run(&address, watch, json).await
+        }
+        Command::Tail { tables, json, from } => {
+            let settings = settings()?;
+            logging::init_quiet();
+            tail::run(settings, &tables, json, from).await
+        }
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "walferry", &mut out);
+            print!("{}", String::from_utf8_lossy(&out));
+            Ok(())
+        }
+    }
+}
+
+async fn run(settings: Settings, only: &[String]) -> Result<(), Failure> {
+    let settings = supervisor::select(settings, only).map_err(Failure::Usage)?;
+    logging::init(&settings.log);
+    let stop = CancellationToken::new();
+    shutdown::listen(stop.clone()).map_err(Failure::RunTime)?;
+    let unwell = supervisor::run(settings, stop)
+        .await
+        .map_err(Failure::RunTime)?;
+    if unwell.is_empty() {
+        Ok(())
+    } else {
+        // Logged when it happened, with the remedy.
+        Err(Failure::Unhealthy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn directories_may_stand_before_or_behind_the_command() {
+        for line in [
+            ["walferry", "--config", "c", "run"],
+            ["walferry", "run", "--config", "c"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.config, PathBuf::from("c"));
+        }
+    }
+
+    #[test]
+    fn only_takes_several_names_in_either_form() {
+        for line in [
+            &["walferry", "run", "--only", "a", "b"][..],
+            &["walferry", "run", "--only", "a", "--only", "b"],
+            &["walferry", "run", "--only", "a,b"],
+        ] {
+            let Command::Run { only } = Cli::try_parse_from(line).unwrap().command else {
+                panic!("{line:?}")
+            };
+            assert_eq!(only, ["a", "b"], "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! `walferry status`: asks a running walferry and prints what it says.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Failure;
+use crate::config::values::print_size;
+use crate::error::{Error, Result};
+use crate::http::{SinkReport, SourceReport, StatusReport};
+use crate::model::Lsn;
+use crate::status::{CopyProgress, LastError, State};
+
+/// Longest wait for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Answers larger than this are not walferry's.
+const ANSWER_MAX_BYTES: u64 = 16 << 20;
+/// Time between two pictures of `--watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// `host:port` of an `http://` URL.
+///
+/// # Errors
+/// Halt for anything else.
+pub(super) fn address_of(url: &str) -> Result<String> {
+    let wrong = || {
+        Error::halt(
+            format!("--url {url}: not an address of walferry's"),
+            "write http://host:port, such as http://127.0.0.1:8642",
+        )
+    };
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
+    if host.is_empty() || port.parse::<u16>().is_err() || rest.contains("://") {
+        return Err(wrong());
+    }
+    Ok(authority.to_owned())
+}
+
+/// Where to ask a walferry on this machine that listens on `listen`.
+pub(super) fn local(mut listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    listen
+}
+
+pub(super) async fn run(address: &str, watch: bool, json: bool) -> Result<(), Failure> {
+    let mut before: Option<(Instant, StatusReport)> = None;
+    loop {
+        let answer = fetch(address).await;
+        let at = Instant::now();
+        let answer = match answer {
+            Ok(answer) => answer,
+            // One that is restarting comes back.
+            Err(error) if watch && before.is_some() => {
+                show(true, &format!("error: {}\n", error.what()));
+                tokio::time::sleep(WATCH_EVERY).await;
+                continue;
+            }
+            Err(error) => return Err(Failure::RunTime(error)),
+        };
+        let report = parse(address, &answer).map_err(Failure::RunTime)?;
+        if json {
+            println!("{}", answer.trim_end());
+        } else {
+            let rates = before.as_ref().map(|(then, old)| Rates {
+                seconds: (at - *then).as_secs_f64().max(0.001),
+                old,
+            });
+            show(watch, &picture(&report, rates.as_ref()));
+        }
+        if !watch {
+            return if unwell(&report) {
+                Err(Failure::Unhealthy)
+            } else {
+                Ok(())
+            };
+        }
+        before = Some((at, report));
+        tokio::time::sleep_until((at + WATCH_EVERY).into()).await;
+    }
+}
+
+fn show(clear: bool, text: &str) {
+    let clear = clear && std::io::IsTerminal::is_terminal(&std::io::stdout());
+    print!("{}{text}", if clear { "\x1b[H\x1b[2J" } else { "" });
+    // Nobody to show it to is no reason to fail.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+}
+
+fn unwell(report: &StatusReport) -> bool {
+    let bad = |state: State| matches!(state, State::Halted | State::Fenced);
+    report.source.iter().any(|s| bad(s.view.state))
+        || report.sinks.iter().any(|s| bad(s.view.state))
+}
+
+/// The body of `GET /v1/status`, by HTTP/1.0 so that it comes in one piece.
+async fn fetch(address: &str) -> Result<String> {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET /v1/status HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream
+            .take(ANSWER_MAX_BYTES)
+            .read_to_end(&mut answer)
+            .await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let unreachable = || {
+        Error::transient(format!(
+            "no walferry answers on {address}; is `walferry run` running, and is that its http.listen?"
+        ))
+    };
+    let answer = tokio::time::timeout(ANSWER_MAX, asked)
+        .await
+        .map_err(|_| unreachable())?
+        .map_err(|error| unreachable().caused_by(error))?;
+    let answer = String::from_utf8_lossy(&answer);
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
+        Some(_) | None => Err(not_walferry(address)),
+    }
+}
+
+fn parse(address: &str, body: &str) -> Result<StatusReport> {
+    serde_json::from_str(body).map_err(|error| not_walferry(address).caused_by(error))
+}
+
+fn not_walferry(address: &str) -> Error {
+    Error::transient(format!(
+        "what listens on {address} does not answer as this version of walferry does"
+    ))
+}
+
+/// What rates are counted from.
+struct Rates<'a> {
+    seconds: f64,
+    old: &'a StatusReport,
+}
+
+impl Rates<'_> {
+    fn a_second(&self, now: u64, then: u64) -> String {
+        count((now.saturating_sub(then) as f64 / self.seconds).round() as u64) + "/s"
+    }
+}
+
+fn picture(report: &StatusReport, rates: Option<&Rates<'_>>) -> String {
+    let mut out = format!(
+        "pipeline {}  walferry {}\n",
+        report.pipeline, report.version
+    );
+    if let Some(source) = &report.source {
+        let _ = writeln!(out, "{}", source_table(source, rates));
+    }
+    if !report.sinks.is_empty() {
+        let _ = writeln!(out, "{}", sink_table(&report.sinks, rates));
+    }
+    if let Some(source) = &report.source {
+        details(
+            &mut out,
+            &source.name,
+            &source.view.copies,
+            source.view.last_error.as_ref(),
+        );
+    }
+    for sink in &report.sinks {
+        details(
+            &mut out,
+            &sink.name,
+            &sink.view.copies,
+            sink.view.last_error.as_ref(),
+        );
+    }
+    out
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header.to_vec());
+    table
+}
+
+fn source_table(source: &SourceReport, rates: Option<&Rates<'_>>) -> Table {
+    let view = &source.view;
+    let mut table = table(&[
+        "source",
+        "state",
+        "leader flush",
+        "received",
+        "published",
+        "confirmed",
+        "slot keeps",
+        "epoch",
+        "transactions",
+        "changes",
+    ]);
+    let then = rates.and_then(|r| r.old.source.as_ref().map(|s| (r, &s.view)));
+    let (transactions, changes) = match then {
+        Some((rates, old)) => (
+            rates.a_second(view.transactions, old.transactions),
+            rates.a_second(view.changes, old.changes),
+        ),
+        None => (count(view.transactions), count(view.changes)),
+    };
+    table.add_row(vec![
+        source.name.clone(),
+        view.state.name().to_owned(),
+        lsn(view.leader_flush),
+        lsn(view.received),
+        lsn(view.published),
+        lsn(view.confirmed),
+        view.slot_retained_bytes.map_or_else(unknown, print_size),
+        view.epoch.map_or_else(unknown, |epoch| epoch.to_string()),
+        transactions,
+        changes,
+    ]);
+    table
+}
+
+fn sink_table(sinks: &[SinkReport], rates: Option<&Rates<'_>>) -> Table {
+    let mut table = table(&[
+        "sink",
+        "state",
+        "applied",
+        "lag",
+        "lag seconds",
+        "staleness",
+        "transactions",
+        "changes",
+        "rows",
+        "retries",
+    ]);
+    for sink in sinks {
+        let view = &sink.view;
+        let then = rates.and_then(|r| {
+            let old = r.old.sinks.iter().find(|old| old.name == sink.name);
+            old.map(|old| (r, &old.view))
+        });
+        let counts = match then {
+            Some((rates, old)) => [
+                rates.a_second(view.transactions, old.transactions),
+                rates.a_second(view.changes, old.changes),
+                rates.a_second(view.rows_written, old.rows_written),
+            ],
+            None => [view.transactions, view.changes, view.rows_written].map(count),
+        };
+        let [transactions, changes, rows] = counts;
+        table.add_row(vec![
+            sink.name.clone(),
+            view.state.name().to_owned(),
+            lsn(view.applied),
+            sink.lag.bytes.map_or_else(unknown, print_size),
+            sink.lag.seconds.map_or_else(unknown, seconds),
+            sink.lag.staleness_seconds.map_or_else(unknown, seconds),
+            transactions,
+            changes,
+            rows,
+            count(view.retries),
+        ]);
+    }
+    table
+}
+
+fn details(out: &mut String, name: &str, copies: &[CopyProgress], error: Option<&LastError>) {
+    for copy in copies.iter().filter(|copy| !copy.done) {
+        let of = copy
+            .rows_estimate
+            .map_or_else(String::new, |rows| format!(" of about {}", count(rows)));
+        let _ = writeln!(
+            out,
+            "{name}: copying {}: {}{of} rows",
+            copy.table,
+            count(copy.rows)
+        );
+    }
+    if let Some(error) = error {
+        let at = Duration::from_secs(error.at_unix_seconds);
+        let at = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at);
+        let _ = writeln!(out, "{name}: last error, {at}: {}", error.what);
+        if let Some(remedy) = &error.remedy {
+            let _ = writeln!(out, "  remedy: {remedy}");
+        }
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+fn lsn(lsn: Option<Lsn>) -> String {
+    lsn.map_or_else(unknown, |lsn| lsn.to_string())
+}
+
+fn seconds(value: f64) -> String {
+    if value < 100.0 {
+        return format!("{value:.1} s");
+    }
+    humantime::format_duration(Duration::from_secs(value as u64)).to_string()
+}
+
+/// A number with thin groups of three: `1,234,567`.
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lag::Lag;
+    use crate::status::{SinkView, SourceView};
+
+    fn report() -> StatusReport {
+        StatusReport {
+            version: "0.1.0".to_owned(),
+            pipeline: "shop".to_owned(),
+            source: Some(SourceReport {
+                name: "leader".to_owned(),
+                view: SourceView {
+                    state: State::Streaming,
+                    transactions: 1000,
+                    ..SourceView::default()
+                },
+            }),
+            sinks: vec![SinkReport {
+                name: "dw".to_owned(),
+                view: SinkView {
+                    state: State::Halted,
+                    applied: Some(Lsn(0x16_B374_D848)),
+                    last_error: Some(LastError {
+                        what: "table public.a diverged".to_owned(),
+                        remedy: Some("rebuild it".to_owned()),
+                        at_unix_seconds: 0,
+                    }),
+                    ..SinkView::default()
+                },
+                lag: Lag {
+                    bytes: Some(1536),
+                    seconds: Some(1.25),
+                    staleness_seconds: None,
+                },
+            }],
+            not_ready: vec![],
+        }
+    }
+
+    #[test]
+    fn the_picture_shows_positions_lag_and_the_last_error_with_its_remedy() {
+        let text = picture(&report(), None);
+        for part in [
+            "leader",
+            "streaming",
+            "16/B374D848",
+            "1.5 KiB",
+            "1.2 s",
+            "unknown",
+            "halted",
+            "dw: last error, 1970-01-01T00:00:00Z: table public.a diverged",
+            "remedy: rebuild it",
+        ] {
+            assert!(text.contains(part), "`{part}` is not in:\n{text}");
+        }
+        assert!(unwell(&report()));
+    }
+
+    #[test]
+    fn rates_are_differences_by_time() {
+        let old = report();
+        let mut new = report();
+        if let Some(source) = &mut new.source {
+            source.view.transactions += 3000;
+        }
+        let rates = Rates {
+            seconds: 2.0,
+            old: &old,
+        };
+        assert!(picture(&new, Some(&rates)).contains("1,500/s"));
+    }
+
+    #[test]
+    fn addresses_are_http_only() {
+        assert_eq!(address_of("http://h:1/").unwrap(), "h:1");
+        assert_eq!(address_of("h:1").unwrap(), "h:1");
+        assert_eq!(address_of("http://[::1]:80").unwrap(), "[::1]:80");
+        for wrong in ["https://h:1", "http://h", "h", ":1", ""] {
+            assert!(address_of(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            local("0.0.0.0:7".parse().unwrap()).to_string(),
+            "127.0.0.1:7"
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! `walferry tail`: a sink worker of its own over standard output.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, TailFrom};
+use crate::apply::{self, SinkContext};
+use crate::config::values::is_table_pattern;
+use crate::config::{
+    Settings, SinkSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, defaults,
+};
+use crate::error::{Class, Error, Result};
+use crate::{shutdown, supervisor};
+
+/// Wait before the log is opened again after an error that may pass.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(
+    settings: Settings,
+    tables: &[String],
+    json: bool,
+    from: TailFrom,
+) -> Result<(), Failure> {
+    let stop = CancellationToken::new();
+    shutdown::listen(stop.clone()).map_err(Failure::RunTime)?;
+    let instance = supervisor::instance_token();
+    let from = match from {
+        TailFrom::Earliest => StdoutFrom::Earliest,
+        TailFrom::Now => StdoutFrom::Now,
+    };
+    let form = if json {
+        StdoutForm::Json
+    } else {
+        StdoutForm::Readable
+    };
+    let context = SinkContext {
+        pipeline: settings.pipeline,
+        sink: SinkSettings {
+            name: format!("tail-{instance}"),
+            store: StoreSettings::Stdout(StdoutSinkSettings { from, form }),
+            include: patterns(tables).map_err(Failure::Usage)?,
+            exclude: Vec::new(),
+            batch_max_bytes: defaults::SINK_BATCH,
+            fetch_max_bytes: defaults::FETCH,
+        },
+        instance,
+        kafka: settings.kafka,
+        status: Arc::default(),
+        stop: stop.clone(),
+    };
+    let mut said = None;
+    while !stop.is_cancelled() {
+        let Err(error) = apply::run_session(&context).await else {
+            break;
+        };
+        match error.class() {
+            Class::Halt | Class::Fenced => return Err(Failure::RunTime(error)),
+            Class::Transient => {
+                let what = error.what();
+                if said.as_ref() != Some(&what) {
+                    eprintln!("waiting: {what}");
+                    said = Some(what);
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Table arguments as patterns; a bare name means that table in any schema.
+fn patterns(tables: &[String]) -> Result<Vec<String>> {
+    if tables.is_empty() {
+        return Ok(vec!["*.*".to_owned()]);
+    }
+    let pattern = |table: &String| {
+        let pattern = if table.contains('.') {
+            table.clone()
+        } else {
+            format!("*.{table}")
+        };
+        if is_table_pattern(&pattern) {
+            Ok(pattern)
+        } else {
+            Err(Error::halt(
+                format!("`{table}` is not a table"),
+                "write schema.table or a bare table name, with * for any characters and ? for one",
+            ))
+        }
+    };
+    tables.iter().map(pattern).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_means_any_schema() {
+        let names = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+        assert_eq!(patterns(&[]).unwrap(), ["*.*"]);
+        let given = names(&["orders", "shop.*"]);
+        assert_eq!(patterns(&given).unwrap(), ["*.orders", "shop.*"]);
+        assert!(patterns(&names(&[""])).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! Feeds the tracker from the commit log: one reader a process, apart from the sinks' own.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{HostClock, LagTracker};
+use crate::config::KafkaSettings;
+use crate::error::{Class, Result};
+use crate::log::commit_log::{BatchEntry, Entry, Verdict, judge};
+use crate::log::tail::{From, LogTail};
+use crate::model::checkpoint::LogPlace;
+use crate::status::SinkHandle;
+
+/// Longest wait before the log is opened again.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a sink turned out to be further back than the feed began.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A tracker with one writer and any number of readers.
+#[derive(Clone, Debug, Default)]
+pub struct SharedTracker(Arc<Mutex<LagTracker>>);
+
+impl SharedTracker {
+    /// The tracker. Held for the moment of one question or one sample.
+    pub fn lock(&self) -> MutexGuard<'_, LagTracker> {
+        // Samples are plain numbers: a panic elsewhere leaves none half-done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the feed works with.
+pub struct LagFeed {
+    /// Kafka's settings.
+    pub kafka: KafkaSettings,
+    /// Name of the commit log's topic.
+    pub commits: String,
+    /// Sinks whose lag is asked for: the feed begins where the furthest back of them stands.
+    pub sinks: Vec<SinkHandle>,
+    /// What is fed.
+    pub tracker: SharedTracker,
+    /// This host's clock, the same that readers of the tracker use.
+    pub clock: HostClock,
+    /// Asks it to return.
+    pub stop: CancellationToken,
+}
+
+/// Reads the commit log until asked to stop; opens it again after errors, which mean unknown lag only.
+pub async fn run_feed(feed: LagFeed) {
+    let mut wait = Duration::from_millis(500);
+    let mut said: Option<String> = None;
+    loop {
+        let result = tokio::select! {
+            () = feed.stop.cancelled() => return,
+            result = feed.follow(&mut wait) => result,
+        };
+        let Err(error) = result else {
+            continue;
+        };
+        let what = error.what();
+        if said.as_ref() != Some(&what) {
+            tracing::warn!(error = %what, "lag is unknown until the commit log can be read again");
+            said = Some(what);
+        }
+        tokio::select! {
+            () = feed.stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+impl LagFeed {
+    /// Opens the log and follows it; returns when a sink turns out to stand before its beginning.
+    async fn follow(&self, wait: &mut Duration) -> Result<()> {
+        self.tracker.lock().behind();
+        // The log's end now: what lies below it has come before we looked.
+        let mut probe = LogTail::open(&self.kafka, &self.commits, From::End).await?;
+        let (_, high) = probe.read_to_end().await?;
+        drop(probe);
+        let mut begin = self.furthest_back().map_or(high, |back| back.min(high));
+        let mut all_there = true;
+        let mut tail = match LogTail::open(&self.kafka, &self.commits, From::Offset(begin)).await {
+            Err(error) if error.class() == Class::Halt && begin < high => {
+                // An offset that the log no longer has halts its sink; lag of the others goes on.
+                begin = high;
+                all_there = false;
+                LogTail::open(&self.kafka, &self.commits, From::End).await?
+            }
+            opened => opened?,
+        };
+        *wait = Duration::from_millis(500);
+        let mut place = LogPlace::at_low_end(begin);
+        if begin >= high {
+            self.tracker.lock().caught_up();
+        }
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            let (offset, entry) = tokio::select! {
+                next = tail.next() => next?,
+                _ = look.tick() => {
+                    if all_there && self.furthest_back().is_some_and(|back| back < begin) {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            self.take(&mut place, offset, &entry, offset < high);
+            if offset + 1 >= high {
+                self.tracker.lock().caught_up();
+            }
+        }
+    }
+
+    fn take(&self, place: &mut LogPlace, offset: i64, entry: &Entry, old: bool) {
+        let counts = counts(place, offset, entry);
+        let sample = match entry {
+            Entry::Batch(batch) if counts => batch.sample,
+            Entry::Batch(_) | Entry::Epoch(_) | Entry::CopyBegin(_) | Entry::CopyEnd(_) => None,
+        };
+        if let Some(sample) = sample {
+            let mut tracker = self.tracker.lock();
+            if old {
+                tracker.take_old(sample);
+            } else {
+                tracker.take(sample, self.clock.now_us());
+            }
+        }
+    }
+
+    /// The smallest commit-log offset among the sinks that know theirs.
+    fn furthest_back(&self) -> Option<i64> {
+        let offsets = self.sinks.iter().filter_map(|s| s.view.get().log_offset);
+        offsets.min()
+    }
+}
+
+/// Whether the entry's sample is the current source's: it is valid, or a repeat of the current
+/// epoch, which is how an idle source goes on sampling.
+fn counts(place: &mut LogPlace, offset: i64, entry: &Entry) -> bool {
+    let before = place.clone();
+    let verdict = judge(place, offset, entry);
+    let Entry::Batch(batch) = entry else {
+        return false;
+    };
+    match verdict {
+        Ok(Verdict::Valid | Verdict::Repeat) => true,
+        Ok(Verdict::Void) if began_without_its_epoch(&before, batch) => {
+            *place = LogPlace::at_low_end(offset);
+            matches!(
+                judge(place, offset, entry),
+                Ok(Verdict::Valid | Verdict::Repeat)
+            )
+        }
+        Ok(Verdict::Void) => false,
+        // A hole halts the sinks; the sample is still the leader's. Judge on from here.
+        Err(_hole) => {
+            *place = LogPlace::at_low_end(offset);
+            matches!(
+                judge(place, offset, entry),
+                Ok(Verdict::Valid | Verdict::Repeat)
+            )
+        }
+    }
+}
+
+/// The feed may begin between an epoch entry and the batches of that epoch, on an entry of an
+/// older source. A source writes batches only after its own epoch entry proved valid, so a higher
+/// epoch is the newer one.
+fn began_without_its_epoch(place: &LogPlace, batch: &BatchEntry) -> bool {
+    place.epoch.is_none_or(|known| known < batch.epoch)
+}

@@ -1,0 +1,250 @@
+//! The checkpoint in the follower: claimed by one worker, compared and bumped first in every
+//! follower transaction, written last in it.
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+
+use super::params::Timestamp;
+use crate::error::{Error, Result};
+use crate::model::Checkpoint;
+use crate::postgres::classify;
+
+/// walferry's own tables. IF NOT EXISTS does not keep two workers from racing; the caller's
+/// advisory lock does.
+pub(super) const LAYOUT: &str = "
+CREATE SCHEMA IF NOT EXISTS walferry;
+CREATE TABLE IF NOT EXISTS walferry.checkpoint (
+    pipeline text NOT NULL,
+    sink text NOT NULL,
+    owner text NOT NULL,
+    version bigint NOT NULL,
+    applied pg_lsn NOT NULL DEFAULT '0/0',
+    epoch bigint,
+    log_offset bigint,
+    commit_time timestamptz,
+    system_id text,
+    timeline bigint,
+    cluster_id text,
+    state jsonb,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pipeline, sink)
+) WITH (fillfactor = 50);
+CREATE TABLE IF NOT EXISTS walferry.tables (
+    pipeline text NOT NULL,
+    sink text NOT NULL,
+    schema text NOT NULL,
+    name text NOT NULL,
+    filled_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pipeline, sink, schema, name)
+);
+COMMENT ON SCHEMA walferry IS 'what walferry knows of this follower; do not edit';";
+
+const CLAIM: &str = "UPDATE walferry.checkpoint SET owner = $3, updated_at = now() \
+    WHERE pipeline = $1 AND sink = $2 RETURNING version, state::text";
+
+const GUARD: &str = "UPDATE walferry.checkpoint SET version = version + 1 \
+    WHERE pipeline = $1 AND sink = $2 AND owner = $3 AND version = $4 AND applied = $5::text::pg_lsn";
+
+const FIRST: &str = "INSERT INTO walferry.checkpoint (pipeline, sink, owner, version) \
+    VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING";
+
+const WRITE: &str = "UPDATE walferry.checkpoint SET version = $5, applied = $6::text::pg_lsn, epoch = $7, \
+    log_offset = $8, commit_time = $9, system_id = $10, timeline = $11, cluster_id = $12, \
+    state = $13::text::jsonb, updated_at = clock_timestamp() \
+    WHERE pipeline = $1 AND sink = $2 AND owner = $3 AND version = $4";
+
+const LOOK: &str =
+    "SELECT owner, version FROM walferry.checkpoint WHERE pipeline = $1 AND sink = $2";
+
+/// Whose checkpoint it is.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    /// Pipeline name.
+    pub pipeline: String,
+    /// Sink name.
+    pub sink: String,
+    /// Token of this worker.
+    pub instance: String,
+}
+
+/// The checkpoint's statements in one session.
+pub(super) struct Store {
+    guard: Statement,
+    first: Statement,
+    write: Statement,
+}
+
+impl Store {
+    /// Prepares the statements.
+    pub(super) async fn prepare(client: &Client) -> Result<Self> {
+        let failed = |error| classify(&error, "preparing the checkpoint's statements");
+        Ok(Store {
+            guard: client.prepare(GUARD).await.map_err(failed)?,
+            first: client.prepare(FIRST).await.map_err(failed)?,
+            write: client.prepare(WRITE).await.map_err(failed)?,
+        })
+    }
+
+    /// A guard for a transaction that begins at `from`. It must change exactly one row.
+    pub(super) fn guard(&self, from: Option<&Checkpoint>) -> Guard {
+        match from {
+            Some(from) => Guard {
+                statement: self.guard.clone(),
+                expected: Some((from.version, from.applied.to_string())),
+            },
+            None => Guard {
+                statement: self.first.clone(),
+                expected: None,
+            },
+        }
+    }
+
+    /// The write of `to` over a row that has `version` (after a guard: one more than `from`'s, or 0
+    /// when there was none). It must change exactly one row.
+    pub(super) fn write(&self, version: i64, to: &Checkpoint) -> Result<Write> {
+        let state = serde_json::to_string(to).map_err(|error| {
+            Error::halt(
+                "the checkpoint cannot be written as JSON",
+                "report this as a defect",
+            )
+            .caused_by(error)
+        })?;
+        Ok(Write {
+            statement: self.write.clone(),
+            version,
+            next: to.version,
+            applied: to.applied.to_string(),
+            epoch: to.log.epoch.map(|epoch| epoch.0.cast_signed()),
+            log_offset: to.log.next_offset,
+            commit_time: to.commit_time_us.map(Timestamp),
+            system_id: to.system_id.clone(),
+            timeline: to.timeline.map(i64::from),
+            cluster_id: to.cluster_id.clone(),
+            state,
+        })
+    }
+}
+
+/// The first statement of a transaction.
+pub(super) struct Guard {
+    statement: Statement,
+    expected: Option<(i64, String)>,
+}
+
+impl Guard {
+    /// Sends it; how many rows it changed.
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        me: &Identity,
+    ) -> Result<u64, tokio_postgres::Error> {
+        let (pipeline, sink, owner) = (&me.pipeline, &me.sink, &me.instance);
+        match &self.expected {
+            Some((version, applied)) => {
+                let params: [&(dyn ToSql + Sync); 5] = [pipeline, sink, owner, version, applied];
+                client.execute(&self.statement, &params).await
+            }
+            None => {
+                let params: [&(dyn ToSql + Sync); 3] = [pipeline, sink, owner];
+                client.execute(&self.statement, &params).await
+            }
+        }
+    }
+}
+
+/// The last statement of a transaction before COMMIT.
+pub(super) struct Write {
+    statement: Statement,
+    version: i64,
+    next: i64,
+    applied: String,
+    epoch: Option<i64>,
+    log_offset: i64,
+    commit_time: Option<Timestamp>,
+    system_id: Option<String>,
+    timeline: Option<i64>,
+    cluster_id: Option<String>,
+    state: String,
+}
+
+impl Write {
+    /// Sends it; how many rows it changed.
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        me: &Identity,
+    ) -> Result<u64, tokio_postgres::Error> {
+        let params: [&(dyn ToSql + Sync); 13] = [
+            &me.pipeline,
+            &me.sink,
+            &me.instance,
+            &self.version,
+            &self.next,
+            &self.applied,
+            &self.epoch,
+            &self.log_offset,
+            &self.commit_time,
+            &self.system_id,
+            &self.timeline,
+            &self.cluster_id,
+            &self.state,
+        ];
+        client.execute(&self.statement, &params).await
+    }
+}
+
+/// Takes the ownership, if there is a row to own, and reads what it says.
+pub(super) async fn claim(client: &Client, me: &Identity) -> Result<Option<Checkpoint>> {
+    let row = client
+        .query_opt(CLAIM, &[&me.pipeline, &me.sink, &me.instance])
+        .await
+        .map_err(|error| classify(&error, "claiming the checkpoint"))?;
+    row.map(|row| parse(&row)).transpose()
+}
+
+fn parse(row: &Row) -> Result<Checkpoint> {
+    let unreadable = |what: &str| {
+        Error::halt(
+            format!("the checkpoint in walferry.checkpoint {what}"),
+            "restore the row as walferry wrote it, or delete it together with the follower's tables to begin anew",
+        )
+    };
+    let version: i64 = row
+        .try_get(0)
+        .map_err(|error| unreadable("has no readable version").caused_by(error))?;
+    let state: Option<String> = row
+        .try_get(1)
+        .map_err(|error| unreadable("has no readable state").caused_by(error))?;
+    let state = state.ok_or_else(|| unreadable("has no state"))?;
+    let checkpoint: Checkpoint = serde_json::from_str(&state).map_err(|error| {
+        unreadable("was written in another form (by another version of walferry?)").caused_by(error)
+    })?;
+    if checkpoint.version == version {
+        Ok(checkpoint)
+    } else {
+        Err(unreadable(
+            "contradicts itself: its version is not that of its state",
+        ))
+    }
+}
+
+/// Why a guard did not find its row. To be asked when the transaction is rolled back.
+pub(super) async fn why_refused(client: &Client, me: &Identity) -> Error {
+    let row = match client.query_opt(LOOK, &[&me.pipeline, &me.sink]).await {
+        Ok(row) => row,
+        Err(error) => return classify(&error, "looking at the checkpoint"),
+    };
+    let owner: Option<String> = row.as_ref().and_then(|row| row.try_get(0).ok());
+    match owner {
+        None => {
+            Error::transient("the checkpoint is gone from walferry.checkpoint; reading it again")
+        }
+        Some(owner) if owner != me.instance => Error::fenced(format!(
+            "another worker ({owner}) has taken over sink {} of pipeline {}",
+            me.sink, me.pipeline
+        )),
+        Some(_mine) => Error::transient(
+            "an earlier commit of unknown outcome has changed the checkpoint; reading it again",
+        ),
+    }
+}

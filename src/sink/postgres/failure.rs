@@ -1,0 +1,197 @@
+//! Errors of a follower, with the place they happened and the remedy. Never a row value: messages of
+//! data errors carry values, so only their SQLSTATE, constraint and column are told.
+
+use std::fmt;
+
+use tokio_postgres::error::SqlState;
+
+use super::pipeline::Cause;
+use crate::error::Error;
+use crate::model::{Position, TableName, TablePlan};
+
+/// Table and records that were being written.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    table: TableName,
+    records: Option<(Position, Position)>,
+}
+
+impl Place {
+    /// The records of a plan.
+    pub(super) fn of_plan(plan: &TablePlan) -> Self {
+        Place::of_records(&plan.schema.table, plan.first, plan.last)
+    }
+
+    /// Some records of a table.
+    pub(super) fn of_records(table: &TableName, first: Position, last: Position) -> Self {
+        Place {
+            table: table.clone(),
+            records: Some((first, last)),
+        }
+    }
+
+    /// A table as a whole.
+    pub(super) fn of_table(table: &TableName) -> Self {
+        Place {
+            table: table.clone(),
+            records: None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "table {}", self.table)?;
+        match self.records {
+            Some((first, last)) => write!(f, ", records {first} to {last}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a SQLSTATE means for rows that a leader had accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The follower refuses the row for good: data exception, integrity constraint, program limit.
+    Row,
+    /// The follower's table, column, type or right is not (or no longer) what is needed.
+    Shape,
+}
+
+fn refusal(code: &SqlState) -> Option<Refusal> {
+    match code.code().get(..2) {
+        Some("22" | "23" | "44" | "54") => Some(Refusal::Row),
+        Some("42" | "0A" | "3F" | "2F") => Some(Refusal::Shape),
+        Some(_retried) => None,
+        None => None,
+    }
+}
+
+/// The error for a failed statement on rows of `place`.
+pub(super) fn rows_error(place: &Place, cause: &Cause, doing: &str) -> Error {
+    let error = match cause {
+        Cause::Database(error) => error,
+        Cause::Affected(rows) => {
+            return diverged(
+                place,
+                &format!("{doing} changed {rows} rows too few or too many"),
+            );
+        }
+        Cause::Silent(limit) => return silent(*limit, doing).at(place),
+    };
+    let Some(server) = error.as_db_error() else {
+        return crate::postgres::classify(error, doing).at(place);
+    };
+    match refusal(server.code()) {
+        Some(Refusal::Row) => Error::halt(
+            format!(
+                "{place}: {doing}: the follower refuses a row: {}",
+                summary(server)
+            ),
+            "make the follower's table accept the leader's rows (its own constraint, column or type is in \
+             the way) and start the sink again",
+        ),
+        Some(Refusal::Shape) => Error::halt(
+            format!(
+                "{place}: {doing}: the follower's table or rights have changed: {}",
+                summary(server)
+            ),
+            "give the follower's table the leader's shape and its role the rights again, and start the sink again",
+        ),
+        None => crate::postgres::classify(error, doing).at(place),
+    }
+}
+
+/// The error for something asked of the server that touches no rows.
+pub(super) fn plain_error(cause: &Cause, doing: &str) -> Error {
+    match cause {
+        Cause::Database(error) => crate::postgres::classify(error, doing),
+        Cause::Affected(rows) => Error::transient(format!(
+            "{doing}: {rows} rows changed, which was not expected"
+        )),
+        Cause::Silent(limit) => silent(*limit, doing),
+    }
+}
+
+/// A follower that does not have the rows it should.
+pub(super) fn diverged(place: &Place, what: &str) -> Error {
+    Error::halt(
+        format!("{place}: the follower has diverged from the leader: {what}"),
+        format!(
+            "find out who else writes to table {} on the follower, then resync the table",
+            place.table
+        ),
+    )
+}
+
+fn silent(limit: std::time::Duration, doing: &str) -> Error {
+    Error::transient(format!(
+        "{doing}: no answer from the follower for {} s",
+        limit.as_secs()
+    ))
+}
+
+/// SQLSTATE with its names, and constraint and column if the server told them. No message, no detail.
+pub(super) fn summary(server: &tokio_postgres::error::DbError) -> String {
+    let mut text = format!("SQLSTATE {}", server.code().code());
+    let named = [
+        ("constraint", server.constraint()),
+        ("column", server.column()),
+        ("type", server.datatype()),
+    ];
+    for (what, name) in named {
+        if let Some(name) = name {
+            text.push_str(&format!(", {what} {name}"));
+        }
+    }
+    match (server.code(), server.column()) {
+        (code, _) if *code == SqlState::UNIQUE_VIOLATION => text.push_str(" (unique violation)"),
+        (code, _) if *code == SqlState::NOT_NULL_VIOLATION => {
+            text.push_str(" (not-null violation)")
+        }
+        (code, _) if *code == SqlState::CHECK_VIOLATION => text.push_str(" (check violation)"),
+        // COPY says `COPY t, line 1, column c: "value"`; only what stands before the value is told.
+        (_, None) => {
+            if let Some(column) = server.where_().and_then(copy_column) {
+                text.push_str(&format!(", column {column}"));
+            }
+        }
+        (_, Some(_)) => {}
+    }
+    text
+}
+
+fn copy_column(context: &str) -> Option<&str> {
+    let (_, rest) = context.split_once(", column ")?;
+    rest.split(':').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_will_never_pass_by_itself_is_a_refusal() {
+        for (code, expected) in [
+            (SqlState::UNIQUE_VIOLATION, Some(Refusal::Row)),
+            (SqlState::INVALID_TEXT_REPRESENTATION, Some(Refusal::Row)),
+            (SqlState::PROGRAM_LIMIT_EXCEEDED, Some(Refusal::Row)),
+            (SqlState::UNDEFINED_TABLE, Some(Refusal::Shape)),
+            (SqlState::INSUFFICIENT_PRIVILEGE, Some(Refusal::Shape)),
+            (SqlState::QUERY_CANCELED, None),
+            (SqlState::DISK_FULL, None),
+            (SqlState::T_R_DEADLOCK_DETECTED, None),
+            (SqlState::LOCK_NOT_AVAILABLE, None),
+            (SqlState::ADMIN_SHUTDOWN, None),
+        ] {
+            assert_eq!(refusal(&code), expected, "{}", code.code());
+        }
+    }
+
+    #[test]
+    fn the_column_of_a_copy_is_told_without_the_value() {
+        let context = "COPY t, line 3, column amount: \"secret, column x: y\"";
+        assert_eq!(copy_column(context), Some("amount"));
+        assert_eq!(copy_column("COPY t, line 3: \"secret\""), None);
+    }
+}

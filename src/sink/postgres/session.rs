@@ -1,0 +1,267 @@
+//! One session with a follower: connected, found fit, set up, the checkpoint's tables there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::checkpoint::{self, Store};
+use super::create;
+use super::tables::Table;
+use crate::config::PostgresSinkSettings;
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, SchemaVersion, TableSchema};
+use crate::postgres::{classify, connect};
+
+/// `lock_timeout`: a reader that holds a table for longer makes the batch wait with back-off.
+const LOCK_TIMEOUT_MS: u128 = 30_000;
+
+/// After this long without a statement inside a transaction the server ends the session, so that the
+/// locks of a dead worker go.
+const IDLE_IN_TRANSACTION_TIMEOUT_MS: u128 = 60_000;
+
+/// The same for a transaction in chunks, which may wait for Kafka between them.
+const IDLE_BETWEEN_CHUNKS_TIMEOUT_MS: u128 = 600_000;
+
+/// How much longer than the server's own time-out an answer is awaited.
+const ANSWER_GRACE: Duration = Duration::from_secs(30);
+
+/// Prepared schema versions kept; beyond it the least useful ones cannot be told, so all are dropped
+/// but the one just made.
+const TABLES_MAX: usize = 10_000;
+
+/// Schemas whose version is known by their place in memory.
+const KNOWN_MAX: usize = 1_024;
+
+const FITNESS: &str = "SELECT pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(), \
+    pg_catalog.current_setting('transaction_read_only')::bool, \
+    EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
+        WHERE plugin = 'pgoutput' AND database = pg_catalog.current_database()), \
+    pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')";
+
+/// A connection that is set up for applying.
+pub(super) struct Session {
+    /// The connection.
+    pub client: Arc<Client>,
+    /// The checkpoint's statements.
+    pub store: Store,
+    /// Longest wait for an answer.
+    pub limit: Duration,
+    tables: HashMap<SchemaVersion, Arc<Table>>,
+    /// Versions by address. The schemas are kept alive, so an address stands for one schema.
+    known: HashMap<usize, (Arc<TableSchema>, Arc<Table>)>,
+    system_id: Option<String>,
+    has_slot: bool,
+    leader_checked: bool,
+}
+
+impl Session {
+    /// Connects, checks, sets up.
+    pub(super) async fn open(settings: &PostgresSinkSettings, name: &str) -> Result<Self> {
+        let client = connect(&settings.postgres, name).await?;
+        let (has_slot, may_read_control) = check_fitness(&client).await?;
+        set_up(&client, settings.statement_timeout).await?;
+        lay_out(&client).await?;
+        let system_id = if may_read_control {
+            read_system_id(&client).await?
+        } else {
+            None
+        };
+        let store = Store::prepare(&client).await?;
+        Ok(Session {
+            client: Arc::new(client),
+            store,
+            limit: settings.statement_timeout + ANSWER_GRACE,
+            tables: HashMap::new(),
+            known: HashMap::new(),
+            system_id,
+            has_slot,
+            leader_checked: false,
+        })
+    }
+
+    /// Whether a schema version has been prepared in this session.
+    pub(super) fn is_prepared(&self, version: SchemaVersion) -> bool {
+        self.tables.contains_key(&version)
+    }
+
+    /// Keeps a table that is fit for a schema version.
+    pub(super) fn keep(&mut self, version: SchemaVersion, table: Table) {
+        if self.tables.len() >= TABLES_MAX {
+            self.tables.clear();
+            self.known.clear();
+        }
+        self.tables.insert(version, Arc::new(table));
+    }
+
+    /// The table of a schema that has been prepared. Hashing a schema costs more than a small batch,
+    /// so versions are remembered by address.
+    pub(super) fn table(&mut self, schema: &Arc<TableSchema>) -> Arc<Table> {
+        let address = Arc::as_ptr(schema) as usize;
+        if let Some((_kept, table)) = self.known.get(&address) {
+            return Arc::clone(table);
+        }
+        let version = schema.version();
+        let table = self
+            .tables
+            .get(&version)
+            .unwrap_or_else(|| panic!("{} in version {version} was not prepared", schema.table));
+        if self.known.len() >= KNOWN_MAX {
+            self.known.clear();
+        }
+        self.known
+            .insert(address, (Arc::clone(schema), Arc::clone(table)));
+        Arc::clone(table)
+    }
+
+    /// Refuses to write into the leader's own database: same cluster, the slot's database, and tables
+    /// with the leader's OIDs.
+    pub(super) fn refuse_leader(&mut self, to: &Checkpoint) -> Result<()> {
+        if self.leader_checked {
+            return Ok(());
+        }
+        let Some(leader) = &to.system_id else {
+            return Ok(());
+        };
+        let same_tables = self.tables.values().any(|table| table.same_oid);
+        if self.system_id.as_ref() == Some(leader) && self.has_slot && same_tables {
+            return Err(Error::halt(
+                "the follower is the leader's own database",
+                "set the sink's url to another database than the source's",
+            ));
+        }
+        self.leader_checked = true;
+        Ok(())
+    }
+}
+
+/// What a transaction in chunks sets after BEGIN: it may take long, and wait between chunks.
+pub(super) fn lifted_timeouts() -> String {
+    format!(
+        "SET LOCAL statement_timeout = 0; \
+         SET LOCAL idle_in_transaction_session_timeout = {IDLE_BETWEEN_CHUNKS_TIMEOUT_MS}"
+    )
+}
+
+/// Whether the database has a pgoutput slot, and whether its control file may be read.
+async fn check_fitness(client: &Client) -> Result<(bool, bool)> {
+    let failed = |error| classify(&error, "looking at the follower");
+    let row = client.query_one(FITNESS, &[]).await.map_err(failed)?;
+    let encoding: String = row.try_get(0).map_err(failed)?;
+    let in_recovery: bool = row.try_get(1).map_err(failed)?;
+    let read_only: bool = row.try_get(2).map_err(failed)?;
+    if encoding != "UTF8" {
+        return Err(Error::halt(
+            format!(
+                "the follower's database has encoding {encoding}; values could not be kept exactly"
+            ),
+            "use a database created with ENCODING 'UTF8'",
+        ));
+    }
+    if in_recovery {
+        return Err(Error::halt(
+            "the follower is in recovery (a physical standby): it takes no writes",
+            "set the sink's url to a primary server, or promote this one",
+        ));
+    }
+    if read_only {
+        return Err(Error::halt(
+            "transactions on the follower are read-only (default_transaction_read_only)",
+            "ALTER DATABASE … SET default_transaction_read_only = off, or the same for the role",
+        ));
+    }
+    Ok((
+        row.try_get(3).map_err(failed)?,
+        row.try_get(4).map_err(failed)?,
+    ))
+}
+
+/// Sets the session up for applying.
+///
+/// The plans are made once, without values, when tables may still be empty: nested loops over indexes
+/// are the only ones that stay good, so nothing else is allowed. The search path is empty as in
+/// Postgres's own apply worker (`InitializeLogRepWorker`).
+async fn set_up(client: &Client, statement_timeout: Duration) -> Result<()> {
+    let role = "SET session_replication_role = replica";
+    client.batch_execute(role).await.map_err(|error| {
+        if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+            Error::halt(
+                "the follower's role may not set session_replication_role",
+                "as a superuser: GRANT SET ON PARAMETER session_replication_role TO the role \
+                 (Postgres 15 and newer), or make it a superuser",
+            )
+        } else {
+            classify(&error, "setting session_replication_role")
+        }
+    })?;
+    let statement_ms = statement_timeout.as_millis();
+    let settings = format!(
+        "SET search_path = '';
+         SET synchronous_commit = on;
+         SET row_security = off;
+         SET statement_timeout = {statement_ms};
+         SET lock_timeout = {};
+         SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS};
+         SET default_transaction_isolation = 'read committed';
+         SET standard_conforming_strings = on;
+         SET xmloption = content;
+         SET work_mem = '64MB';
+         SET jit = off;
+         SET plan_cache_mode = force_generic_plan;
+         SET enable_seqscan = off;
+         SET enable_bitmapscan = off;
+         SET enable_hashjoin = off;
+         SET enable_mergejoin = off;
+         SET enable_material = off",
+        LOCK_TIMEOUT_MS.min(statement_ms)
+    );
+    client
+        .batch_execute(&settings)
+        .await
+        .map_err(|error| classify(&error, "setting up the follower's session"))
+}
+
+/// Creates walferry's own tables where they are missing.
+async fn lay_out(client: &Client) -> Result<()> {
+    let failed = |error: &tokio_postgres::Error| {
+        if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+            Error::halt(
+                "the follower's role may not create or use schema walferry",
+                "GRANT CREATE ON DATABASE … TO the role, or create schema walferry with the role as its owner",
+            )
+        } else {
+            classify(error, "creating walferry's tables")
+        }
+    };
+    let there = client
+        .query_one(
+            "SELECT pg_catalog.to_regclass('walferry.checkpoint') IS NOT NULL \
+             AND pg_catalog.to_regclass('walferry.tables') IS NOT NULL",
+            &[],
+        )
+        .await
+        .and_then(|row| row.try_get::<_, bool>(0))
+        .map_err(|error| failed(&error))?;
+    if there {
+        return Ok(());
+    }
+    // One simple query is one transaction, unless it says otherwise.
+    let sql = format!("{};\n{}", create::LOCK, checkpoint::LAYOUT);
+    client
+        .batch_execute(&sql)
+        .await
+        .map_err(|error| failed(&error))
+}
+
+async fn read_system_id(client: &Client) -> Result<Option<String>> {
+    client
+        .query_one(
+            "SELECT system_identifier::text FROM pg_catalog.pg_control_system()",
+            &[],
+        )
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| classify(&error, "reading the follower's system identifier"))
+}

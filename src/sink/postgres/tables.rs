@@ -1,0 +1,493 @@
+//! The follower's tables as its catalog shows them, checked against the leader's schema version.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio_postgres::{Client, Row, Statement};
+
+use super::statements::{self, Shape, cast, operator};
+use crate::error::{Error, Result};
+use crate::model::relation::quote_identifier;
+use crate::model::{Oid, TableName, TableSchema};
+use crate::postgres::classify;
+
+/// Prepared statements kept a table; beyond it they are all dropped and made again as needed.
+const STATEMENTS_MAX: usize = 64;
+
+/// Types whose equality holds only between values with the same text (for text: under collation "C").
+/// bool, bytea, int8, int2, int4, text, oid, varchar, date, time, timestamp, timestamptz, uuid, pg_lsn.
+const EXACT_EQUALITY: [u32; 14] = [
+    16, 17, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184, 2950, 3220,
+];
+
+/// A column of the leader's schema as the follower has it.
+#[derive(Debug)]
+pub(super) struct Column {
+    /// Its name in quotes.
+    pub quoted: String,
+    /// The cast from text, `::type`.
+    pub cast: String,
+    /// GENERATED ALWAYS AS IDENTITY.
+    pub identity_always: bool,
+    /// Whether `=` tells apart whatever has different texts.
+    pub exact_equality: bool,
+    /// Whether the type has a collation.
+    pub collatable: bool,
+    /// Part of a unique index other than the key's, or of an exclusion constraint.
+    pub contested: bool,
+}
+
+/// A follower's table, fit for a schema version.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// The leader's schema version.
+    pub schema: TableSchema,
+    /// Schema and name in quotes.
+    pub quoted: String,
+    /// `ONLY ` where inheritance children must be left alone.
+    pub only: &'static str,
+    /// Written through its root.
+    pub partitioned: bool,
+    /// Foreign keys of other tables point at it, so TRUNCATE is refused.
+    pub referenced: bool,
+    /// The follower's table has the OID that the leader's has.
+    pub same_oid: bool,
+    /// As the schema's columns.
+    pub columns: Vec<Column>,
+    /// Indexes of the columns that can be written: not generated on the follower.
+    pub written: Vec<usize>,
+    /// Quoted names of columns that only the follower has and that can be written.
+    pub extras: Vec<String>,
+    /// The key columns' equality operators, as the key's.
+    pub operators: Vec<String>,
+    /// A column with an index in front of which it stands and with exact equality; only for tables
+    /// without a key.
+    pub indexed: Option<usize>,
+    statements: Mutex<HashMap<Shape, Statement>>,
+}
+
+impl Table {
+    /// Indexes of the key columns.
+    pub(super) fn key(&self) -> &[usize] {
+        &self.schema.key
+    }
+
+    /// Whether values of a column can be written.
+    pub(super) fn writes(&self, column: usize) -> bool {
+        self.written.binary_search(&column).is_ok()
+    }
+
+    /// The prepared statement of a shape, if it has been prepared.
+    pub(super) fn prepared(&self, shape: &Shape) -> Option<Statement> {
+        self.statements().get(shape).cloned()
+    }
+
+    /// Prepares the statement of a shape.
+    pub(super) async fn prepare(
+        &self,
+        client: &Client,
+        shape: Shape,
+    ) -> Result<Statement, tokio_postgres::Error> {
+        let statement = client.prepare(&statements::sql(self, &shape)).await?;
+        let mut known = self.statements();
+        if known.len() >= STATEMENTS_MAX {
+            known.clear();
+        }
+        known.insert(shape, statement.clone());
+        Ok(statement)
+    }
+
+    fn statements(&self) -> MutexGuard<'_, HashMap<Shape, Statement>> {
+        self.statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const RELATION: &str = "SELECT c.oid, c.relkind, EXISTS (SELECT FROM pg_catalog.pg_constraint f \
+    WHERE f.confrelid = c.oid AND f.contype = 'f' AND f.conrelid <> c.oid) \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE n.nspname = $1 AND c.relname = $2";
+
+const COLUMNS: &str = "SELECT a.attname::text, w.n::int4, \
+    COALESCE(a.atttypid = pg_catalog.to_regtype(w.type_name) AND a.atttypmod = w.modifier, false), \
+    pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid, \
+    a.attnotnull, a.atthasdef, a.attgenerated, a.attidentity, a.attcollation <> 0, \
+    EXISTS (SELECT FROM pg_catalog.pg_cast x WHERE x.castsource = 'pg_catalog.text'::pg_catalog.regtype \
+        AND x.casttarget = a.atttypid AND x.castmethod = 'f' \
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast y WHERE y.casttarget = a.atttypid \
+            AND y.castsource = 'pg_catalog.bpchar'::pg_catalog.regtype)) \
+    FROM pg_catalog.pg_attribute a \
+    LEFT JOIN unnest($2::text[], $3::text[], $4::int4[]) \
+        WITH ORDINALITY AS w(name, type_name, modifier, n) ON w.name = a.attname \
+    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+const INDEXES: &str = "SELECT i.indisunique, i.indisexclusion, \
+    i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid = $1, am.amname = 'btree', \
+    (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.n) \
+        FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n) \
+        LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
+        WHERE k.n <= i.indnkeyatts), \
+    (SELECT pg_catalog.array_agg(o.nspname::text ORDER BY k.n) || pg_catalog.array_agg(o.oprname::text ORDER BY k.n) \
+        FROM unnest(i.indclass::oid[]) WITH ORDINALITY AS k(opclass, n) \
+        LEFT JOIN LATERAL (SELECT p.oprname, s.nspname FROM pg_catalog.pg_opclass c \
+            JOIN pg_catalog.pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype \
+                AND m.amoprighttype = c.opcintype AND m.amopstrategy = 3 AND am.amname = 'btree' \
+            JOIN pg_catalog.pg_operator p ON p.oid = m.amopopr \
+            JOIN pg_catalog.pg_namespace s ON s.oid = p.oprnamespace \
+            WHERE c.oid = k.opclass) o ON true) \
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class r ON r.oid = i.indexrelid \
+    JOIN pg_catalog.pg_am am ON am.oid = r.relam \
+    WHERE i.indisvalid AND (i.indrelid = $1 OR i.indrelid IN \
+        (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::pg_catalog.regclass)))";
+
+/// A relation of the follower.
+#[derive(Clone, Copy, Debug)]
+struct Relation {
+    oid: u32,
+    kind: u8,
+    referenced: bool,
+}
+
+/// A column of the follower's table.
+struct Attribute {
+    name: String,
+    leader: Option<usize>,
+    same_type: bool,
+    type_text: String,
+    type_oid: u32,
+    not_null: bool,
+    has_default: bool,
+    generated: bool,
+    identity: u8,
+    collatable: bool,
+    text_cast_function: bool,
+}
+
+/// An index of the follower's table or of one of its partitions.
+struct Index {
+    unique: bool,
+    exclusion: bool,
+    /// On the table itself, over all rows, of columns only.
+    plain: bool,
+    btree: bool,
+    /// Names; `None` for expressions.
+    columns: Vec<Option<String>>,
+    /// Schemas of the equality operators, then their names.
+    operators: Vec<Option<String>>,
+}
+
+/// Whether the table is there, in whatever shape.
+pub(super) async fn exists(client: &Client, table: &TableName) -> Result<bool> {
+    Ok(relation(client, table).await?.is_some())
+}
+
+/// Whether TRUNCATE can be used on a table, and the name to use with it; `None` if it is not there.
+pub(super) async fn truncation(client: &Client, table: &TableName) -> Result<Option<String>> {
+    Ok(relation(client, table).await?.map(|found| {
+        let only = if found.kind == b'p' { "" } else { "ONLY " };
+        empty_statement(found.referenced, only, &table.quoted())
+    }))
+}
+
+/// The statement that empties a table. TRUNCATE is refused where other tables' foreign keys point at it,
+/// even where they are not enforced (heap_truncate_check_FKs).
+pub(super) fn empty_statement(referenced: bool, only: &str, quoted: &str) -> String {
+    if referenced {
+        format!("DELETE FROM {only}{quoted}")
+    } else {
+        format!("TRUNCATE {only}{quoted}")
+    }
+}
+
+/// Reads the follower's table and checks that it can take the rows of `schema`.
+pub(super) async fn read(client: &Client, schema: &TableSchema) -> Result<Table> {
+    let place = |error: Error| error.at(format!("table {}", schema.table));
+    let found = relation(client, &schema.table).await?.ok_or_else(|| {
+        Error::halt(
+            format!("table {} does not exist on the follower", schema.table),
+            format!(
+                "create it ({}), or set create_tables = true",
+                super::create::table_sql(schema)
+            ),
+        )
+    })?;
+    if found.kind != b'r' && found.kind != b'p' {
+        return Err(Error::halt(
+            format!(
+                "table {} is no table on the follower (relkind {})",
+                schema.table,
+                char::from(found.kind)
+            ),
+            "put an ordinary or partitioned table in its place",
+        ));
+    }
+    let attributes = attributes(client, found.oid, schema).await.map_err(place)?;
+    let indexes = indexes(client, found.oid).await.map_err(place)?;
+    check_columns(schema, &attributes)?;
+    let operators = key_operators(schema, &indexes)?;
+    let mut columns: Vec<Column> = Vec::with_capacity(schema.columns.len());
+    let mut written = Vec::with_capacity(schema.columns.len());
+    for (n, column) in schema.columns.iter().enumerate() {
+        let attribute = attributes
+            .iter()
+            .find(|attribute| attribute.leader == Some(n))
+            .expect("check_columns has found every column");
+        if !attribute.generated {
+            written.push(n);
+        }
+        columns.push(Column {
+            quoted: quote_identifier(&column.name),
+            cast: cast(&column.type_name, attribute.text_cast_function),
+            identity_always: attribute.identity == b'a',
+            exact_equality: EXACT_EQUALITY.contains(&attribute.type_oid),
+            collatable: attribute.collatable,
+            contested: contested(schema, &column.name, &indexes),
+        });
+    }
+    let extras = attributes
+        .iter()
+        .filter(|attribute| attribute.leader.is_none() && !attribute.generated)
+        .map(|attribute| quote_identifier(&attribute.name))
+        .collect();
+    let indexed = indexed_column(schema, &columns, &indexes);
+    Ok(Table {
+        schema: schema.clone(),
+        quoted: schema.table.quoted(),
+        only: if found.kind == b'p' { "" } else { "ONLY " },
+        partitioned: found.kind == b'p',
+        referenced: found.referenced,
+        same_oid: Oid(found.oid) == schema.relation,
+        columns,
+        written,
+        extras,
+        operators,
+        indexed,
+        statements: Mutex::default(),
+    })
+}
+
+async fn relation(client: &Client, table: &TableName) -> Result<Option<Relation>> {
+    let failed = |error| classify(&error, "reading the follower's catalog");
+    let row = client
+        .query_opt(RELATION, &[&table.schema, &table.name])
+        .await
+        .map_err(failed)?;
+    row.map(|row| {
+        Ok(Relation {
+            oid: row.try_get(0)?,
+            kind: row.try_get::<_, i8>(1)?.cast_unsigned(),
+            referenced: row.try_get(2)?,
+        })
+    })
+    .transpose()
+    .map_err(failed)
+}
+
+async fn attributes(client: &Client, oid: u32, schema: &TableSchema) -> Result<Vec<Attribute>> {
+    let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
+    let types: Vec<&str> = schema
+        .columns
+        .iter()
+        .map(|c| c.type_name.as_str())
+        .collect();
+    let modifiers: Vec<i32> = schema.columns.iter().map(|c| c.type_modifier).collect();
+    let failed = |error| classify(&error, "reading the follower's columns");
+    let rows = client
+        .query(COLUMNS, &[&oid, &names, &types, &modifiers])
+        .await
+        .map_err(failed)?;
+    let one = |row: &Row| {
+        let ordinal: Option<i32> = row.try_get(1)?;
+        Ok(Attribute {
+            name: row.try_get(0)?,
+            leader: ordinal.and_then(|n| usize::try_from(n - 1).ok()),
+            same_type: row.try_get(2)?,
+            type_text: row.try_get(3)?,
+            type_oid: row.try_get(4)?,
+            not_null: row.try_get(5)?,
+            has_default: row.try_get(6)?,
+            generated: row.try_get::<_, i8>(7)? != 0,
+            identity: row.try_get::<_, i8>(8)?.cast_unsigned(),
+            collatable: row.try_get(9)?,
+            text_cast_function: row.try_get(10)?,
+        })
+    };
+    rows.iter()
+        .map(one)
+        .collect::<Result<_, _>>()
+        .map_err(failed)
+}
+
+async fn indexes(client: &Client, oid: u32) -> Result<Vec<Index>> {
+    let failed = |error| classify(&error, "reading the follower's indexes");
+    let rows = client.query(INDEXES, &[&oid]).await.map_err(failed)?;
+    let one = |row: &Row| {
+        Ok(Index {
+            unique: row.try_get(0)?,
+            exclusion: row.try_get(1)?,
+            plain: row.try_get(2)?,
+            btree: row.try_get(3)?,
+            columns: row.try_get(4)?,
+            operators: row.try_get(5)?,
+        })
+    };
+    rows.iter()
+        .map(one)
+        .collect::<Result<_, _>>()
+        .map_err(failed)
+}
+
+fn check_columns(schema: &TableSchema, attributes: &[Attribute]) -> Result<()> {
+    let table = &schema.table;
+    for (n, column) in schema.columns.iter().enumerate() {
+        let (name, wanted) = (quote_identifier(&column.name), &column.type_name);
+        match attributes.iter().find(|a| a.leader == Some(n)) {
+            None => {
+                return Err(Error::halt(
+                    format!(
+                        "table {table}: column {} is missing on the follower",
+                        column.name
+                    ),
+                    format!(
+                        "on the follower: ALTER TABLE {} ADD COLUMN {name} {wanted}",
+                        table.quoted()
+                    ),
+                ));
+            }
+            Some(found) if !found.same_type && !found.generated => {
+                return Err(Error::halt(
+                    format!(
+                        "table {table}: column {} is of type {} on the follower and {wanted} on the leader",
+                        column.name, found.type_text
+                    ),
+                    format!(
+                        "on the follower: ALTER TABLE {} ALTER COLUMN {name} TYPE {wanted} USING {name}::{wanted}",
+                        table.quoted()
+                    ),
+                ));
+            }
+            Some(found) if found.generated && schema.key.contains(&n) => {
+                return Err(Error::halt(
+                    format!(
+                        "table {table}: key column {} is generated on the follower",
+                        column.name
+                    ),
+                    "make it an ordinary column on the follower",
+                ));
+            }
+            Some(_fits) => {}
+        }
+    }
+    let blocking = attributes.iter().find(|a| {
+        let fills_itself = a.has_default || a.generated || a.identity != 0;
+        a.leader.is_none() && a.not_null && !fills_itself
+    });
+    match blocking {
+        None => Ok(()),
+        Some(extra) => Err(Error::halt(
+            format!(
+                "table {table}: column {} exists only on the follower, is NOT NULL and has no default",
+                extra.name
+            ),
+            format!(
+                "on the follower: ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL",
+                table.quoted(),
+                quote_identifier(&extra.name)
+            ),
+        )),
+    }
+}
+
+/// Whether an index is unique on exactly these columns, for all rows.
+fn is_on_key(schema: &TableSchema, index: &Index) -> bool {
+    index.unique
+        && index.plain
+        && index.columns.len() == schema.key.len()
+        && schema.key.iter().all(|&n| {
+            let name = &schema.columns[n].name;
+            index
+                .columns
+                .iter()
+                .any(|column| column.as_ref() == Some(name))
+        })
+}
+
+/// The equality operators of the key columns, from the unique index that holds the key.
+fn key_operators(schema: &TableSchema, indexes: &[Index]) -> Result<Vec<String>> {
+    if !schema.has_key() {
+        return Ok(Vec::new());
+    }
+    let index = indexes
+        .iter()
+        .find(|index| is_on_key(schema, index))
+        .ok_or_else(|| {
+            let names: Vec<&str> = schema
+                .key
+                .iter()
+                .map(|&n| schema.columns[n].name.as_str())
+                .collect();
+            let quoted: Vec<String> = names.iter().map(|name| quote_identifier(name)).collect();
+            Error::halt(
+                format!(
+                    "table {}: no unique index on its key ({}) on the follower",
+                    schema.table,
+                    names.join(", ")
+                ),
+                format!(
+                    "on the follower: CREATE UNIQUE INDEX ON {} ({})",
+                    schema.table.quoted(),
+                    quoted.join(", ")
+                ),
+            )
+        })?;
+    let count = index.columns.len();
+    let of_column = |&n: &usize| {
+        let name = &schema.columns[n].name;
+        let at = index
+            .columns
+            .iter()
+            .position(|column| column.as_ref() == Some(name));
+        let found = at.and_then(|at| {
+            let schema = index.operators.get(at)?.as_deref()?;
+            let name = index.operators.get(count + at)?.as_deref()?;
+            Some(operator(schema, name))
+        });
+        // An index that is not a btree (temporal keys are GiST) is on types with Postgres's own `=`.
+        found.unwrap_or_else(|| operator("pg_catalog", "="))
+    };
+    Ok(schema.key.iter().map(of_column).collect())
+}
+
+/// Whether another unique index or exclusion constraint watches a column. Of an index with
+/// expressions or a predicate it is not known which columns it reads: all of them, then.
+fn contested(schema: &TableSchema, name: &str, indexes: &[Index]) -> bool {
+    let mut watching = indexes
+        .iter()
+        .filter(|index| (index.unique || index.exclusion) && !is_on_key(schema, index));
+    let reads = |index: &Index| {
+        !index.plain
+            || index
+                .columns
+                .iter()
+                .any(|column| column.as_deref() == Some(name))
+    };
+    watching.any(reads)
+}
+
+/// For tables without a key: a column that leads a plain btree index and compares exactly.
+fn indexed_column(schema: &TableSchema, columns: &[Column], indexes: &[Index]) -> Option<usize> {
+    if schema.has_key() {
+        return None;
+    }
+    let usable = indexes.iter().filter(|index| index.plain && index.btree);
+    let mut leading = usable.filter_map(|index| {
+        let name = index.columns.first()?.as_deref()?;
+        let at = schema
+            .columns
+            .iter()
+            .position(|column| column.name == name)?;
+        columns[at].exact_equality.then_some(at)
+    });
+    leading.next()
+}

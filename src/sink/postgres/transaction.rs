@@ -1,0 +1,514 @@
+//! A follower transaction, from its guard to COMMIT.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use super::apply::{self, Failed, Label, Target, Work};
+use super::checkpoint::{self, Guard, Write};
+use super::failure::{Place, diverged, plain_error, rows_error, summary};
+use super::params::{Param, Refs};
+use super::pipeline::{Cause, Failure, Pipeline, within};
+use super::session::lifted_timeouts;
+use super::statements::Shape;
+use super::tables::{self, Table};
+use super::{Identity, PostgresSink};
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, Op, RowRef, Rows, TableChanges, TableName, TablePlan};
+
+/// Longest text of a key in an error, in bytes.
+const KEY_SHOWN_BYTES: usize = 100;
+
+/// Longest wait for a ROLLBACK.
+const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What there is of a transaction.
+pub(super) enum Transaction {
+    /// None.
+    None,
+    /// `begin` was called; nothing is sent yet.
+    Wanted {
+        /// Its first statement.
+        guard: Guard,
+        /// The version that the stored checkpoint must have; none for the very first.
+        version: Option<i64>,
+    },
+    /// BEGIN has been sent.
+    Open {
+        /// Version of the checkpoint's row within the transaction.
+        version: i64,
+        /// The first checkpoint of all: a refused guard is another worker's doing.
+        very_first: bool,
+        /// It goes on over several chunks, and time-outs are lifted.
+        chunked: bool,
+    },
+}
+
+impl Transaction {
+    /// Whether the server may hold something of it.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Transaction::Open { .. })
+    }
+}
+
+/// A failure on its way out, with what it takes to explain it once the transaction is over.
+pub(super) enum Ending {
+    /// Known already.
+    Error(Error),
+    /// The guard found no row.
+    Refused,
+    /// Rows were missing; the first missing key may be asked for.
+    Missing {
+        /// What is said in any case.
+        place: Place,
+        /// What was done to how many of how many.
+        what: String,
+        /// The table and the keys that were to be found.
+        keys: Option<(Arc<Table>, Rows, Vec<RowRef>)>,
+    },
+}
+
+impl From<Error> for Ending {
+    fn from(error: Error) -> Self {
+        Ending::Error(error)
+    }
+}
+
+impl Failed<'_> {
+    /// Takes out of the failure what outlives the plan it borrows from.
+    fn ending(self, table: Option<Arc<Table>>) -> Ending {
+        let Failure { label, cause } = self;
+        match (label, &cause) {
+            (Label::Guard, Cause::Affected(_none)) => Ending::Refused,
+            (Label::Guard | Label::Begin, _) => {
+                plain_error(&cause, "beginning a transaction").into()
+            }
+            (Label::Commit, _) => commit_error(&cause).into(),
+            (Label::Rows(target), Cause::Affected(changed)) => missing(target, *changed, table),
+            (Label::Rows(target), Cause::Database(_) | Cause::Silent(_)) => {
+                rows_error(&target.place, &cause, target.doing).into()
+            }
+        }
+    }
+}
+
+fn missing(target: Target<'_>, changed: u64, table: Option<Arc<Table>>) -> Ending {
+    let what = format!("{}: only {changed} rows", target.doing);
+    let Some((rows, refs)) = target.keys else {
+        return Ending::Missing {
+            place: target.place,
+            what: format!("{}: the row is not there", target.doing),
+            keys: None,
+        };
+    };
+    let what = format!("{what} of {} were there", refs.len());
+    // If an earlier step of the transaction made rows, they are gone with it and the answer would lie.
+    let keys = match table {
+        Some(table) if target.first => Some((table, rows.clone(), refs.to_vec())),
+        Some(_) | None => None,
+    };
+    Ending::Missing {
+        place: target.place,
+        what,
+        keys,
+    }
+}
+
+/// The outcome of a COMMIT without an answer is unknown: reading the checkpoint again tells it.
+fn commit_error(cause: &Cause) -> Error {
+    match cause {
+        Cause::Database(error) => match error.as_db_error() {
+            Some(server) if server.code().code().starts_with("23") => Error::halt(
+                format!(
+                    "committing: the follower refuses the transaction: {}",
+                    summary(server)
+                ),
+                "remove the follower's deferred constraint, or repair what it refers to, and start the sink again",
+            ),
+            Some(_) => crate::postgres::classify(error, "committing"),
+            None => Error::transient(
+                "the connection to the follower was lost while committing; reading the checkpoint again",
+            ),
+        },
+        Cause::Affected(_) => {
+            Error::transient("the checkpoint has changed under this transaction; reading it again")
+        }
+        Cause::Silent(limit) => Error::transient(format!(
+            "no answer to COMMIT from the follower for {} s; reading the checkpoint again",
+            limit.as_secs()
+        )),
+    }
+}
+
+impl PostgresSink {
+    /// Sends BEGIN and the guard, if they are not sent yet.
+    async fn start<'a>(&mut self, work: &mut Work<'a>, more: bool) -> Result<(), Failed<'a>> {
+        match std::mem::replace(&mut self.transaction, Transaction::None) {
+            Transaction::None => panic!("a transaction is begun before it is used"),
+            Transaction::Open {
+                version,
+                very_first,
+                chunked,
+            } => {
+                self.transaction = Transaction::Open {
+                    version,
+                    very_first,
+                    chunked: chunked || more,
+                };
+                if chunked || !more {
+                    return Ok(());
+                }
+                work.command(Label::Begin, lifted_timeouts()).await
+            }
+            Transaction::Wanted { guard, version } => {
+                self.transaction = Transaction::Open {
+                    version: version.map_or(0, |version| version + 1),
+                    very_first: version.is_none(),
+                    chunked: more,
+                };
+                let begin = if more {
+                    format!("BEGIN; {}", lifted_timeouts())
+                } else {
+                    "BEGIN".to_owned()
+                };
+                work.command(Label::Begin, begin).await?;
+                let (client, me) = (Arc::clone(work.client()), Arc::clone(&self.me));
+                let answer = async move { guard.run(&client, &me).await };
+                work.push(Label::Guard, Box::pin(answer), Some(1)).await
+            }
+        }
+    }
+
+    fn limit(&mut self, more: bool) -> Result<Option<Duration>> {
+        let chunked = match self.transaction {
+            Transaction::Open { chunked, .. } => chunked,
+            Transaction::Wanted { .. } | Transaction::None => false,
+        };
+        let limit = self.session()?.limit;
+        Ok((!chunked && !more).then_some(limit))
+    }
+
+    fn work<'a>(&mut self, more: bool) -> Result<Work<'a>> {
+        let limit = self.limit(more)?;
+        let client = Arc::clone(&self.session()?.client);
+        Ok(Pipeline::new(client, limit))
+    }
+
+    /// Applies the plans of one chunk.
+    pub(super) async fn apply_plans(
+        &mut self,
+        plans: &[TablePlan],
+        more: bool,
+    ) -> Result<(), Ending> {
+        let session = self.session()?;
+        let tables: Vec<Arc<Table>> = plans.iter().map(|p| session.table(&p.schema)).collect();
+        let untouched = !self.transaction.is_open();
+        let mut work = self.work(more)?;
+        let failed = match self.start(&mut work, more).await {
+            Ok(()) => apply_all(&mut work, plans, &tables, untouched).await.err(),
+            Err(failure) => Some(failure),
+        };
+        let Some(failure) = failed else {
+            return Ok(());
+        };
+        let table = match &failure.label {
+            Label::Rows(target) => tables
+                .iter()
+                .find(|table| std::ptr::eq(Arc::as_ptr(table), target.table))
+                .map(Arc::clone),
+            Label::Begin | Label::Guard | Label::Commit => None,
+        };
+        Err(failure.ending(table))
+    }
+
+    /// Copies the rows of a copy into their table.
+    pub(super) async fn load_rows(&mut self, rows: &TableChanges) -> Result<(), Ending> {
+        let table = self.session()?.table(&rows.schema);
+        let mut work = self.work(false)?;
+        load_all(self, &mut work, &table, rows)
+            .await
+            .map_err(|failure| failure.ending(None))
+    }
+
+    /// Empties a table for a copy, if its rows are walferry's.
+    pub(super) async fn empty_table(&mut self, table: &TableName) -> Result<(), Ending> {
+        let mut work = self.work(false)?;
+        let started = match self.start(&mut work, false).await {
+            Ok(()) => work.drain().await,
+            Err(failure) => Err(failure),
+        };
+        started.map_err(|failure| failure.ending(None))?;
+        let client = Arc::clone(&self.session()?.client);
+        let Some(sql) = tables::truncation(&client, table).await? else {
+            return Err(Error::halt(
+                format!("table {table} does not exist on the follower"),
+                "start the sink again: it creates the table, or says what is missing",
+            )
+            .into());
+        };
+        let limit = self.limit(false)?;
+        let emptied = within(limit, empty_if_ours(&client, &self.me, table, &sql)).await;
+        match emptied {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::halt(
+                format!("table {table} on the follower holds rows that walferry has not put there"),
+                format!(
+                    "if they may go: TRUNCATE {} on the follower, and start the sink again",
+                    table.quoted()
+                ),
+            )
+            .into()),
+            Err(cause) => Err(rows_error(&Place::of_table(table), &cause, "emptying").into()),
+        }
+    }
+
+    /// Writes the checkpoint and commits. Without rows one statement does it all.
+    pub(super) async fn write_and_commit(&mut self, to: &Checkpoint) -> Result<(), Ending> {
+        self.session()?.refuse_leader(to)?;
+        let mut work = self.work(false)?;
+        let sent = match self.transaction {
+            Transaction::Wanted {
+                version: Some(version),
+                ..
+            } => self.commit_alone(&mut work, version, to).await?,
+            Transaction::Wanted { version: None, .. } | Transaction::Open { .. } => {
+                self.commit_open(&mut work, to).await?
+            }
+            Transaction::None => panic!("a transaction is begun before it is committed"),
+        };
+        sent.map_err(|failure| failure.ending(None))?;
+        self.transaction = Transaction::None;
+        Ok(())
+    }
+
+    async fn commit_alone<'a>(
+        &mut self,
+        work: &mut Work<'a>,
+        version: i64,
+        to: &Checkpoint,
+    ) -> Result<Result<(), Failed<'a>>> {
+        assert_version(to, version + 1);
+        let write = self.session()?.store.write(version, to)?;
+        self.transaction = Transaction::None;
+        Ok(self.send_write(work, Label::Guard, write).await)
+    }
+
+    async fn commit_open<'a>(
+        &mut self,
+        work: &mut Work<'a>,
+        to: &Checkpoint,
+    ) -> Result<Result<(), Failed<'a>>> {
+        let started = match self.start(work, false).await {
+            Ok(()) => work.drain().await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = started {
+            return Ok(Err(failure));
+        }
+        let Transaction::Open {
+            version,
+            very_first,
+            ..
+        } = self.transaction
+        else {
+            panic!("a started transaction is open")
+        };
+        if !very_first {
+            assert_version(to, version);
+        }
+        let write = self.session()?.store.write(version, to)?;
+        // The guard holds the row's lock, so this write cannot miss it; COMMIT need not wait for it.
+        let mut sent = self.send_write(work, Label::Commit, write).await;
+        if sent.is_ok() {
+            sent = work.command(Label::Commit, "COMMIT".to_owned()).await;
+        }
+        if sent.is_ok() {
+            sent = work.drain().await;
+        }
+        Ok(sent)
+    }
+
+    async fn send_write<'a>(
+        &self,
+        work: &mut Work<'a>,
+        label: Label<'a>,
+        write: Write,
+    ) -> Result<(), Failed<'a>> {
+        let alone = matches!(label, Label::Guard);
+        let (client, me) = (Arc::clone(work.client()), Arc::clone(&self.me));
+        let answer = async move { write.run(&client, &me).await };
+        work.push(label, Box::pin(answer), Some(1)).await?;
+        if alone { work.drain().await } else { Ok(()) }
+    }
+
+    /// Passes a success on; after a failure ends the transaction and finds out what to say.
+    pub(super) async fn settle(&mut self, done: Result<(), Ending>) -> Result<()> {
+        let Err(ending) = done else {
+            return Ok(());
+        };
+        let very_first = matches!(
+            self.transaction,
+            Transaction::Open {
+                very_first: true,
+                ..
+            }
+        );
+        self.end_transaction().await;
+        let client = self.session.as_ref().map(|s| Arc::clone(&s.client));
+        Err(match ending {
+            Ending::Error(error) => error,
+            Ending::Refused if very_first => {
+                Error::transient("another worker has written the first checkpoint; reading it")
+            }
+            Ending::Refused => match client {
+                Some(client) => checkpoint::why_refused(&client, &self.me).await,
+                None => Error::transient("the checkpoint has changed; reading it again"),
+            },
+            Ending::Missing { place, what, keys } => {
+                let key = match (client, keys) {
+                    (Some(client), Some(keys)) => first_missing(&client, keys).await,
+                    (Some(_) | None, _) => None,
+                };
+                let named = key.map_or_else(String::new, |key| format!("; not there: {key}"));
+                diverged(&place, &format!("{what}{named}"))
+            }
+        })
+    }
+
+    /// Rolls back what is open. A session that does not even do that is given up, which ends the
+    /// transaction as well.
+    pub(super) async fn end_transaction(&mut self) {
+        let open = self.transaction.is_open();
+        self.transaction = Transaction::None;
+        let Some(session) = &self.session else {
+            return;
+        };
+        let rolled_back = match open {
+            true => within(
+                Some(ROLLBACK_LIMIT),
+                session.client.batch_execute("ROLLBACK"),
+            )
+            .await
+            .is_ok(),
+            false => true,
+        };
+        if !rolled_back || session.client.is_closed() {
+            self.session = None;
+        }
+    }
+}
+
+fn assert_version(to: &Checkpoint, expected: i64) {
+    assert_eq!(
+        to.version, expected,
+        "a checkpoint's version grows by one a transaction"
+    );
+}
+
+async fn apply_all<'a>(
+    work: &mut Work<'a>,
+    plans: &'a [TablePlan],
+    tables: &'a [Arc<Table>],
+    untouched: bool,
+) -> Result<(), Failed<'a>> {
+    for (n, (plan, table)) in plans.iter().zip(tables).enumerate() {
+        let earlier = &plans[..n];
+        let first = untouched && earlier.iter().all(|e| e.schema.table != plan.schema.table);
+        apply::apply_plan(work, table, plan, first).await?;
+    }
+    work.drain().await
+}
+
+async fn load_all<'a>(
+    sink: &mut PostgresSink,
+    work: &mut Work<'a>,
+    table: &'a Table,
+    rows: &'a TableChanges,
+) -> Result<(), Failed<'a>> {
+    sink.start(work, false).await?;
+    let (Some(first), Some(last)) = (rows.changes.first(), rows.changes.last()) else {
+        return work.drain().await;
+    };
+    let label = Label::Rows(Target {
+        table,
+        place: Place::of_records(&rows.schema.table, first.position, last.position),
+        doing: "loading rows of a copy",
+        keys: None,
+        first: false,
+    });
+    let count = rows.changes.len();
+    if table.written.is_empty() {
+        let params = vec![Param::Count(i64::try_from(count).unwrap_or(i64::MAX))];
+        apply::execute(work, label, table, Shape::InsertDefaults, params, count).await?;
+        return work.drain().await;
+    }
+    let refs = rows.changes.iter().map(|change| {
+        assert_eq!(change.op, Op::Read, "rows of a copy are reads");
+        change
+            .after
+            .unwrap_or_else(|| panic!("a row of a copy has its cells: {}", change.position))
+    });
+    apply::copy(work, label, table, &rows.rows, refs, count).await
+}
+
+/// Empties a table unless it holds rows of which walferry knows nothing; whether it did.
+async fn empty_if_ours(
+    client: &Client,
+    me: &Identity,
+    table: &TableName,
+    sql: &str,
+) -> Result<bool, tokio_postgres::Error> {
+    let of: [&(dyn ToSql + Sync); 4] = [&me.pipeline, &me.sink, &table.schema, &table.name];
+    let ours = "SELECT EXISTS (SELECT FROM walferry.tables \
+        WHERE pipeline = $1 AND sink = $2 AND schema = $3 AND name = $4)";
+    if !client.query_one(ours, &of).await?.try_get(0)? {
+        let holds = format!("SELECT EXISTS (SELECT FROM {})", table.quoted());
+        if client.query_one(&holds, &[]).await?.try_get(0)? {
+            return Ok(false);
+        }
+    }
+    client.batch_execute(sql).await?;
+    let filled = "INSERT INTO walferry.tables (pipeline, sink, schema, name) VALUES ($1, $2, $3, $4) \
+        ON CONFLICT DO NOTHING";
+    client.execute(filled, &of).await?;
+    Ok(true)
+}
+
+/// The key of the first row that should be there and is not; for an error's text, so without
+/// errors of its own.
+async fn first_missing(
+    client: &Client,
+    (table, rows, refs): (Arc<Table>, Rows, Vec<RowRef>),
+) -> Option<String> {
+    let statement = table.prepare(client, Shape::FirstMissing).await.ok()?;
+    let listed = Refs::Listed(&refs);
+    let params = table.key().iter().map(|&column| Param::Column {
+        rows: &rows,
+        refs: listed.clone(),
+        column,
+    });
+    let params: Vec<Param<'_>> = params.collect();
+    let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
+    let row = client.query_opt(&statement, &params).await.ok()??;
+    let ordinal: i64 = row.try_get(0).ok()?;
+    let missing = *refs.get(usize::try_from(ordinal - 1).ok()?)?;
+    let cells = rows.row(missing);
+    let names: Vec<&str> = table
+        .key()
+        .iter()
+        .map(|&n| table.schema.columns[n].name.as_str())
+        .collect();
+    let texts: Vec<String> = table
+        .key()
+        .iter()
+        .map(|&n| String::from_utf8_lossy(rows.text(cells[n]).unwrap_or_default()).into_owned())
+        .collect();
+    let mut text = format!("({}) = ({})", names.join(", "), texts.join(", "));
+    if text.len() > KEY_SHOWN_BYTES {
+        text.truncate(text.floor_char_boundary(KEY_SHOWN_BYTES));
+        text.push('…');
+    }
+    Some(text)
+}

@@ -1,0 +1,721 @@
+//! The source against a real Postgres and a real Kafka: what it writes is read back as a follower
+//! would, and compared with the leader.
+//!
+//! Servers are started by `./dev server` (`WALFERRY_DEV` names another copy of it, `PG_VERSION` the
+//! major); `WALFERRY_TEST_KAFKA` names a broker that may be filled with test topics.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+use walferry::capture::{CaptureContext, run_epoch};
+use walferry::config::{
+    Durability, KafkaSettings, PostgresSettings, Secret, SourceSettings, TlsMode, TlsSettings,
+};
+use walferry::error::{Class, Result};
+use walferry::log::commit_log::{Entry, Extent, Verdict, judge};
+use walferry::log::copies::CopyLedger;
+use walferry::log::records::{Record, RecordReader};
+use walferry::log::tail::{From, LogTail};
+use walferry::log::topics::Topics;
+use walferry::model::checkpoint::LogPlace;
+use walferry::model::{Lsn, TableName};
+use walferry::postgres;
+use walferry::status::{Shared, SourceView, State};
+
+const WAIT: Duration = Duration::from_secs(60);
+
+struct Server {
+    directory: tempfile::TempDir,
+    port: u16,
+}
+
+fn dev() -> PathBuf {
+    std::env::var_os("WALFERRY_DEV").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("dev"),
+        PathBuf::from,
+    )
+}
+
+impl Server {
+    fn start() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new(dev());
+        command.args(["server", "postgres", "start"]);
+        command.arg(directory.path().join("pg"));
+        if let Some(major) = std::env::var_os("PG_VERSION") {
+            command.arg("--major").arg(major);
+        }
+        let output = command.output().expect("./dev is there");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{output:?}");
+        let port = text
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("port="))
+            .unwrap();
+        let port = port.parse().unwrap();
+        Server { directory, port }
+    }
+
+    fn settings(&self) -> PostgresSettings {
+        PostgresSettings {
+            url: Secret::new(format!(
+                "postgres://postgres@127.0.0.1:{}/postgres",
+                self.port
+            )),
+            tls: TlsSettings {
+                mode: TlsMode::Prefer,
+                root_cert: None,
+                cert: None,
+                key: None,
+            },
+            connect_timeout: Duration::from_secs(20),
+        }
+    }
+
+    async fn admin(&self) -> Client {
+        postgres::connect(&self.settings(), "test").await.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let stopped = Command::new(dev())
+            .args(["server", "postgres", "stop"])
+            .arg(self.directory.path().join("pg"))
+            .args(["--mode", "immediate"])
+            .output();
+        if let Err(error) = stopped {
+            eprintln!("stopping the server: {error}");
+        }
+    }
+}
+
+fn kafka() -> KafkaSettings {
+    let brokers = std::env::var("WALFERRY_TEST_KAFKA").unwrap_or_else(|_| {
+        panic!("set WALFERRY_TEST_KAFKA to the host:port of a Kafka broker for tests (./dev test does it)")
+    });
+    KafkaSettings {
+        brokers,
+        durability: Durability::SingleBroker,
+        replication_factor: 1,
+        retention: Duration::from_secs(3600),
+        properties: BTreeMap::new(),
+    }
+}
+
+/// A pipeline name that no other test or run has.
+fn pipeline() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
+    format!("c{now}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn context(server: &Server, pipeline: &str, instance: &str) -> CaptureContext {
+    CaptureContext {
+        pipeline: pipeline.to_owned(),
+        instance: instance.to_owned(),
+        source: SourceSettings {
+            name: "leader".into(),
+            postgres: server.settings(),
+            slot: format!("walferry_{pipeline}"),
+            publication: format!("walferry_{pipeline}"),
+            manage_publication: true,
+            include: vec!["*.*".into()],
+            exclude: vec!["public.left_out".into()],
+            partitions: 3,
+            copy: true,
+            copy_readers: 2,
+            wal_sender_timeout: Duration::from_secs(10),
+            batch_max_bytes: 4 << 20,
+            queue_max_bytes: 64 << 20,
+        },
+        kafka: kafka(),
+        status: Arc::new(Shared::default()),
+        stop: CancellationToken::new(),
+    }
+}
+
+/// A source that runs until it is stopped or lost.
+struct Source {
+    context: CaptureContext,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Source {
+    fn start(context: CaptureContext) -> Self {
+        let own = context.clone();
+        let task = tokio::spawn(async move {
+            let ended = run_epoch(&own).await;
+            if let Err(error) = &ended {
+                eprintln!("{}: {error}", own.instance);
+            }
+            ended
+        });
+        Source { context, task }
+    }
+
+    fn view(&self) -> SourceView {
+        self.context.status.get()
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&SourceView) -> bool) {
+        let deadline = Instant::now() + WAIT;
+        while !holds(&self.view()) {
+            assert!(
+                !self.task.is_finished(),
+                "the source ended while waiting for {what}"
+            );
+            assert!(Instant::now() < deadline, "{what}: {:?}", self.view());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn stop(self) {
+        self.context.stop.cancel();
+        let ended = tokio::time::timeout(WAIT, self.task).await.expect("stops");
+        ended.expect("no panic").expect("an orderly end");
+    }
+}
+
+async fn run(admin: &Client, statements: &[&str]) {
+    for statement in statements {
+        let ran = admin.batch_execute(statement).await;
+        ran.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
+}
+
+async fn wal_end(admin: &Client) -> Lsn {
+    let row = admin
+        .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+        .await
+        .unwrap();
+    row.get::<_, String>(0).parse().unwrap()
+}
+
+type Row = serde_json::Map<String, Value>;
+
+/// A table as a follower would hold it: rows by key, or in any order without one.
+#[derive(Default)]
+struct Replica {
+    keyed: BTreeMap<String, Row>,
+    loose: Vec<Row>,
+}
+
+impl Replica {
+    fn rows(&self) -> Vec<String> {
+        let mut rows: Vec<String> = self
+            .keyed
+            .values()
+            .chain(&self.loose)
+            .map(|row| serde_json::to_string(row).unwrap())
+            .collect();
+        rows.sort();
+        rows
+    }
+}
+
+struct Taken {
+    position: (u64, u32),
+    key: Option<String>,
+    value: Option<Value>,
+    old_key: Option<String>,
+}
+
+/// Reads the log as a follower that begins now with the newest complete copy of each table.
+struct Follower {
+    reader: RecordReader,
+    cursors: BTreeMap<(String, i32), i64>,
+}
+
+impl Follower {
+    /// Takes `count` records that fit from each partition of the extents.
+    fn take(
+        &mut self,
+        extents: &BTreeMap<i32, Extent>,
+        topic: &str,
+        low: &BTreeMap<i32, i64>,
+        fits: impl Fn(&Record<'_>) -> bool,
+    ) -> Vec<Taken> {
+        let mut out = Vec::new();
+        for (&partition, extent) in extents {
+            let at = (topic.to_owned(), partition);
+            let from = *self
+                .cursors
+                .entry(at.clone())
+                .or_insert_with(|| low.get(&partition).copied().unwrap_or(0));
+            self.reader.assign(topic, partition, from).unwrap();
+            let (mut count, mut pieces) = (0, Vec::new());
+            while count < extent.count {
+                let (offset, taken) = self
+                    .reader
+                    .next(topic, partition, WAIT, |record| {
+                        let text =
+                            |b: Option<&[u8]>| b.map(|b| String::from_utf8(b.to_vec()).unwrap());
+                        let taken = fits(&record).then(|| {
+                            let header = record.header.expect("a header");
+                            (
+                                header.position,
+                                text(record.key),
+                                record.value.map(<[u8]>::to_vec),
+                                text(record.old_key),
+                                record.part,
+                            )
+                        });
+                        (record.offset, taken)
+                    })
+                    .unwrap()
+                    .expect("a record that the entry counts");
+                assert!(
+                    offset <= extent.last,
+                    "{topic}/{partition} {offset} {extent:?}"
+                );
+                self.cursors.insert(at.clone(), offset + 1);
+                let Some((position, key, value, old_key, part)) = taken else {
+                    continue;
+                };
+                count += 1;
+                let value = match (value, part) {
+                    (Some(bytes), Some(part)) => {
+                        pieces.extend(bytes);
+                        if part.index + 1 < part.count {
+                            continue;
+                        }
+                        Some(std::mem::take(&mut pieces))
+                    }
+                    (value, _) => value,
+                };
+                out.push(Taken {
+                    position: (position.commit.0, position.ordinal),
+                    key,
+                    value: value.map(|bytes| serde_json::from_slice(&bytes).unwrap()),
+                    old_key,
+                });
+            }
+            self.reader.unassign(topic, partition).unwrap();
+        }
+        out.sort_by_key(|taken| taken.position);
+        out
+    }
+}
+
+fn apply(replica: &mut Replica, changes: Vec<Taken>) {
+    let mut moved: BTreeMap<String, Row> = BTreeMap::new();
+    for change in changes {
+        let Some(value) = change.value else { continue };
+        let row = |side: &str| value[side].as_object().cloned();
+        let key = change.key.clone();
+        match (value["op"].as_str().unwrap(), key) {
+            ("t", _) => *replica = Replica::default(),
+            ("r" | "c", Some(key)) => {
+                let mut after = row("after").unwrap();
+                let old = change.old_key.and_then(|old| moved.remove(&old));
+                fill(&value, &mut after, old.as_ref());
+                assert!(
+                    replica.keyed.insert(key.clone(), after).is_none(),
+                    "{key} twice"
+                );
+            }
+            ("u", Some(key)) => {
+                let mut after = row("after").unwrap();
+                let old = replica.keyed.get(&key).cloned();
+                assert!(old.is_some(), "{key} is not there");
+                fill(&value, &mut after, old.as_ref());
+                replica.keyed.insert(key, after);
+            }
+            ("d", Some(key)) => {
+                let old = replica.keyed.remove(&key).expect("a row to delete");
+                moved.insert(key, old);
+            }
+            ("r" | "c", None) => replica.loose.push(row("after").unwrap()),
+            ("u" | "d", None) => {
+                let before = row("before").unwrap();
+                let at = replica.loose.iter().position(|row| *row == before);
+                replica.loose.remove(at.expect("the old row"));
+                replica.loose.extend(row("after"));
+            }
+            (other, _) => panic!("op {other}"),
+        }
+    }
+}
+
+fn fill(value: &Value, after: &mut Row, old: Option<&Row>) {
+    for name in value["absent"].as_array().into_iter().flatten() {
+        let name = name.as_str().unwrap();
+        let old = old.expect("absent values have an old row");
+        after.insert(name.to_owned(), old[name].clone());
+    }
+}
+
+/// The whole log and every table of its captured set, rebuilt.
+async fn rebuild(pipeline: &str) -> BTreeMap<TableName, Replica> {
+    let topics = Topics::new(pipeline);
+    let mut tail = LogTail::open(&kafka(), &topics.commits(), From::Low)
+        .await
+        .unwrap();
+    let (entries, _) = tail.read_to_end().await.unwrap();
+    let mut place = LogPlace::at_low_end(tail.low());
+    let mut ledger = CopyLedger::new();
+    let mut valid = Vec::new();
+    for (offset, entry) in entries {
+        if judge(&mut place, offset, &entry).unwrap() == Verdict::Valid {
+            ledger.valid(offset, &entry);
+            valid.push((offset, entry));
+        }
+    }
+    tokio::task::spawn_blocking(move || {
+        let mut follower = Follower {
+            reader: RecordReader::open(&kafka(), 16 << 20).unwrap(),
+            cursors: BTreeMap::new(),
+        };
+        let captured: Vec<TableName> = ledger.captured().keys().cloned().collect();
+        let rebuilt = captured.into_iter().map(|table| {
+            let replica = rebuild_table(&topics, &ledger, &valid, &mut follower, &table);
+            (table, replica)
+        });
+        rebuilt.collect()
+    })
+    .await
+    .unwrap()
+}
+
+fn rebuild_table(
+    topics: &Topics,
+    ledger: &CopyLedger,
+    valid: &[(i64, Entry)],
+    follower: &mut Follower,
+    table: &TableName,
+) -> Replica {
+    let (id, copy) = ledger.choose(table, None).expect("a copy");
+    let end = copy.end.as_ref().expect("a complete copy");
+    let mut replica = Replica::default();
+    let topic = topics.copy(table);
+    let rows = follower.take(
+        &end.rows[&topic],
+        &topic,
+        &copy.begin.offsets[&topic],
+        |record| record.copy.is_some_and(|header| header.copy == id),
+    );
+    apply(&mut replica, rows);
+    let topic = topics.table(table);
+    for (_, entry) in valid.iter().filter(|(offset, _)| *offset > id) {
+        let Entry::Batch(batch) = entry else { continue };
+        let Some(extents) = batch.offsets.get(&topic) else {
+            continue;
+        };
+        let mut changes = follower.take(extents, &topic, &copy.begin.offsets[&topic], |record| {
+            let header = record.header.expect("a header");
+            let commit = header.position.commit;
+            header.epoch == batch.epoch && batch.from <= commit && commit < batch.to
+        });
+        changes.retain(|change| change.position.0 >= end.point.0);
+        apply(&mut replica, changes);
+    }
+    replica
+}
+
+/// Compares every captured table with the leader.
+async fn assert_equal(admin: &Client, pipeline: &str, tables: usize) {
+    let rebuilt = rebuild(pipeline).await;
+    assert_eq!(rebuilt.len(), tables, "{:?}", rebuilt.keys());
+    for (table, replica) in rebuilt {
+        let rows = admin
+            .query(
+                &format!("SELECT to_jsonb(t) FROM {} t", table.quoted()),
+                &[],
+            )
+            .await
+            .unwrap();
+        let mut expected: Vec<String> = rows
+            .iter()
+            .map(|row| serde_json::to_string(&row.get::<_, Value>(0)).unwrap())
+            .collect();
+        expected.sort();
+        assert_eq!(replica.rows().len(), expected.len(), "{table}");
+        assert_eq!(replica.rows(), expected, "{table}");
+    }
+}
+
+async fn published(source: &Source, admin: &Client) {
+    let end = wal_end(admin).await;
+    source
+        .until("everything published", |view| view.published >= Some(end))
+        .await;
+}
+
+fn copied(view: &SourceView) -> bool {
+    !view.copies.is_empty() && view.copies.iter().all(|copy| copy.done)
+}
+
+const SHAPES: &[&str] = &[
+    "CREATE TABLE t (id int PRIMARY KEY, a text, big text)",
+    "ALTER TABLE t ALTER big SET STORAGE EXTERNAL",
+    "INSERT INTO t SELECT i, 'a' || i, CASE WHEN i % 10 = 0 THEN repeat('x', 5000) END FROM generate_series(1, 1000) i",
+    "CREATE SCHEMA \"My.Shop\"",
+    "CREATE TABLE \"My.Shop\".\"Or\"\"ders\" (\"Id\" int, \"b c\" text, PRIMARY KEY (\"Id\"))",
+    "INSERT INTO \"My.Shop\".\"Or\"\"ders\" VALUES (1, E'tab\\t back\\\\slash \\n new'), (2, NULL), (3, '')",
+    "CREATE TABLE loose (a int, b text)",
+    "ALTER TABLE loose REPLICA IDENTITY FULL",
+    "INSERT INTO loose SELECT i % 3, 'x' FROM generate_series(1, 30) i",
+    "CREATE TABLE parts (k int, v text, PRIMARY KEY (k)) PARTITION BY RANGE (k)",
+    "CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (100)",
+    "CREATE TABLE parts_high (v text, k int NOT NULL)",
+    "ALTER TABLE parts ATTACH PARTITION parts_high FOR VALUES FROM (100) TO (200)",
+    "INSERT INTO parts SELECT i, 'p' || i FROM generate_series(50, 150) i",
+    "CREATE TABLE left_out (a int)",
+    "CREATE UNLOGGED TABLE unlogged (a int PRIMARY KEY)",
+    "CREATE TABLE empty (id bigint PRIMARY KEY)",
+];
+
+const CHANGES: &[&str] = &[
+    "UPDATE t SET a = 'new' WHERE id % 10 = 0",
+    "UPDATE t SET id = id + 10000 WHERE id % 20 = 0",
+    "DELETE FROM t WHERE id BETWEEN 1 AND 50",
+    "BEGIN; UPDATE t SET id = -1 WHERE id = 51; UPDATE t SET id = 51 WHERE id = 52; UPDATE t SET id = 52 WHERE id = -1; COMMIT",
+    "INSERT INTO t VALUES (77777, 'huge', repeat('y', 3000000))",
+    "UPDATE \"My.Shop\".\"Or\"\"ders\" SET \"b c\" = 'changed' WHERE \"Id\" = 2",
+    "DELETE FROM loose WHERE ctid IN (SELECT ctid FROM loose WHERE a = 1 LIMIT 3)",
+    "UPDATE loose SET b = 'y' WHERE a = 2",
+    "UPDATE parts SET k = k + 100 WHERE k BETWEEN 80 AND 99",
+    "INSERT INTO left_out VALUES (1)",
+    "BEGIN; INSERT INTO empty VALUES (1), (2); TRUNCATE empty; INSERT INTO empty VALUES (3); COMMIT",
+    "ALTER TABLE t ADD extra int DEFAULT 7",
+    "UPDATE t SET extra = 8 WHERE id BETWEEN 100 AND 110",
+    "BEGIN; INSERT INTO t VALUES (90001, 'a', NULL, 1); ALTER TABLE t DROP extra; INSERT INTO t VALUES (90002, 'b', NULL); COMMIT",
+    "TRUNCATE loose",
+    "INSERT INTO loose VALUES (9, 'after'), (9, 'after')",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_kafka_is_what_the_leader_has() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(&admin, SHAPES).await;
+    let pipeline = pipeline();
+    let source = Source::start(context(&server, &pipeline, "one"));
+    source.until("the copy", copied).await;
+    run(&admin, &CHANGES[..11]).await;
+    published(&source, &admin).await;
+    assert_equal(&admin, &pipeline, 5).await;
+    source.stop().await;
+
+    // What happens while the source is away is there when it is back; no table is copied again.
+    run(&admin, &CHANGES[11..]).await;
+    let source = Source::start(context(&server, &pipeline, "two"));
+    published(&source, &admin).await;
+    assert!(source.view().copies.is_empty());
+    source.stop().await;
+    run(&admin, &["UPDATE t SET a = 'x' WHERE id = 77777"]).await;
+    let source = Source::start(context(&server, &pipeline, "three"));
+    published(&source, &admin).await;
+    source.stop().await;
+    let rebuilt = rebuild(&pipeline).await;
+    assert_eq!(rebuilt[&TableName::new("public", "loose")].rows().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_made_while_writes_go_on_join_the_stream_exactly() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(
+        &admin,
+        &[
+            "CREATE TABLE a (id int PRIMARY KEY, n int)",
+            "CREATE TABLE b (id int PRIMARY KEY, t text)",
+            "INSERT INTO a SELECT i, 0 FROM generate_series(1, 20000) i",
+            "INSERT INTO b SELECT i, repeat('z', 200) FROM generate_series(1, 60000) i",
+        ],
+    )
+    .await;
+    let pipeline = pipeline();
+    let source = Source::start(context(&server, &pipeline, "one"));
+    let writer = server.admin().await;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let writes = tokio::spawn(async move {
+        let mut n = 0;
+        while !stopped.is_cancelled() {
+            n += 1;
+            let sql = format!(
+                "BEGIN; UPDATE a SET n = n + 1 WHERE id = {id}; DELETE FROM b WHERE id = {id};
+                 INSERT INTO b VALUES ({id}, 'again {n}'); UPDATE b SET id = id + 100000 WHERE id = {other}; COMMIT",
+                id = n % 20000 + 1,
+                other = n * 3 % 60000,
+            );
+            writer.batch_execute(&sql).await.unwrap();
+        }
+        n
+    });
+    source.until("the copy", copied).await;
+    stop.cancel();
+    assert!(writes.await.unwrap() > 10);
+    published(&source, &admin).await;
+    assert_equal(&admin, &pipeline, 2).await;
+
+    // A table made now joins with the next epoch, and one that is excluded leaves.
+    run(
+        &admin,
+        &[
+            "CREATE TABLE c (id int PRIMARY KEY)",
+            "INSERT INTO c VALUES (1), (2)",
+        ],
+    )
+    .await;
+    source.stop().await;
+    let mut next = context(&server, &pipeline, "two");
+    next.source.exclude.push("public.a".into());
+    let source = Source::start(next);
+    source.until("the copy", copied).await;
+    assert_eq!(source.view().copies.len(), 1);
+    run(
+        &admin,
+        &[
+            "INSERT INTO c VALUES (3)",
+            "UPDATE b SET t = 'q' WHERE id = 5",
+        ],
+    )
+    .await;
+    published(&source, &admin).await;
+    assert_equal(&admin, &pipeline, 2).await;
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_source_waits_and_takes_over_and_sources_killed_lose_nothing() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(&admin, &["CREATE TABLE a (id int PRIMARY KEY, n int)"]).await;
+    let pipeline = pipeline();
+    let first = Source::start(context(&server, &pipeline, "first"));
+    first
+        .until("streaming", |view| view.state == State::Streaming)
+        .await;
+    let mut source = Source::start(context(&server, &pipeline, "second"));
+    source
+        .until("waiting", |view| view.state == State::Waiting)
+        .await;
+    first.stop().await;
+    source
+        .until("streaming", |view| view.state == State::Streaming)
+        .await;
+
+    let writer = server.admin().await;
+    for round in 0..8 {
+        for n in 0..50 {
+            let id = round * 50 + n;
+            run(
+                &writer,
+                &[
+                    &format!("INSERT INTO a VALUES ({id}, 0)"),
+                    &format!("UPDATE a SET n = {round} WHERE id <= {id} AND id > {id} - 5"),
+                ],
+            )
+            .await;
+        }
+        source.task.abort();
+        source = Source::start(context(&server, &pipeline, &format!("round {round}")));
+        source
+            .until("streaming", |view| view.state == State::Streaming)
+            .await;
+    }
+    source
+        .until("the copy", |view| view.published.is_some())
+        .await;
+    published(&source, &admin).await;
+    source.stop().await;
+    let last = Source::start(context(&server, &pipeline, "last"));
+    published(&last, &admin).await;
+    let deadline = Instant::now() + WAIT;
+    loop {
+        let rows = rebuild_ready(&pipeline).await;
+        if rows {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no complete copy");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    published(&last, &admin).await;
+    assert_equal(&admin, &pipeline, 1).await;
+    last.stop().await;
+}
+
+/// Whether every captured table has a complete copy.
+async fn rebuild_ready(pipeline: &str) -> bool {
+    let topics = Topics::new(pipeline);
+    let mut tail = LogTail::open(&kafka(), &topics.commits(), From::Low)
+        .await
+        .unwrap();
+    let (entries, _) = tail.read_to_end().await.unwrap();
+    let mut place = LogPlace::at_low_end(tail.low());
+    let mut ledger = CopyLedger::new();
+    for (offset, entry) in entries {
+        if judge(&mut place, offset, &entry).unwrap() == Verdict::Valid {
+            ledger.valid(offset, &entry);
+        }
+    }
+    ledger.captured().keys().all(|table| {
+        ledger
+            .choose(table, None)
+            .is_some_and(|(_, copy)| copy.end.is_some())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(&admin, &["CREATE TABLE nokey (a int)"]).await;
+    let pipeline = pipeline();
+    let refused = run_epoch(&context(&server, &pipeline, "one"))
+        .await
+        .expect_err("refused");
+    assert_eq!(refused.class(), Class::Halt);
+    assert!(refused.what().contains("public.nokey"), "{refused}");
+    let made = admin
+        .query_one("SELECT (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots)", &[])
+        .await
+        .unwrap();
+    assert_eq!(made.get::<_, i64>(0), 0);
+
+    run(&admin, &["ALTER TABLE nokey REPLICA IDENTITY FULL"]).await;
+    let source = Source::start(context(&server, &pipeline, "two"));
+    source
+        .until("an entry", |view| view.published.is_some())
+        .await;
+    source.stop().await;
+    let slot =
+        format!("SELECT pg_replication_slot_advance('walferry_{pipeline}', pg_current_wal_lsn())");
+    run(
+        &admin,
+        &["INSERT INTO nokey VALUES (1)", "CHECKPOINT", &slot],
+    )
+    .await;
+    let advanced = run_epoch(&context(&server, &pipeline, "three"))
+        .await
+        .expect_err("halted");
+    assert_eq!(advanced.class(), Class::Halt, "{advanced}");
+    assert!(advanced.remedy().is_some());
+    run(
+        &admin,
+        &[&format!(
+            "SELECT pg_drop_replication_slot('walferry_{pipeline}')"
+        )],
+    )
+    .await;
+    let gone = run_epoch(&context(&server, &pipeline, "four"))
+        .await
+        .expect_err("halted");
+    assert_eq!(gone.class(), Class::Halt, "{gone}");
+}

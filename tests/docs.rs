@@ -1,0 +1,85 @@
+//! The reference pages list exactly what the code has.
+
+use std::collections::BTreeSet;
+
+use walferry::config::all_keys;
+use walferry::metrics;
+
+fn page(name: &str) -> String {
+    let path = format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// First cells of the tables' rows, without backquotes, in the section under `## heading`
+/// (all sections when it is empty).
+fn listed(page: &str, heading: &str) -> Vec<String> {
+    let mut inside = heading.is_empty();
+    let mut found = Vec::new();
+    for line in page.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            inside = heading.is_empty() || title == heading;
+        }
+        if let Some(rest) = line.strip_prefix("| `").filter(|_| inside) {
+            found.extend(rest.split_once('`').map(|(name, _)| name.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_configuration_page_lists_every_key_and_no_other() {
+    let page = page("configuration.md");
+    let keys = all_keys();
+    let files: BTreeSet<&str> = keys.iter().map(|(file, _)| *file).collect();
+    assert_eq!(files.len(), 4, "{files:?}");
+    for file in files {
+        let known: BTreeSet<String> = keys
+            .iter()
+            .filter(|(of, _)| *of == file)
+            .map(|(_, key)| key.clone())
+            .collect();
+        let documented: BTreeSet<String> = listed(&page, file).into_iter().collect();
+        assert_eq!(documented, known, "section {file}");
+    }
+}
+
+#[test]
+fn the_metrics_page_lists_every_metric_as_the_code_describes_it() {
+    let page = page("metrics.md");
+    for metric in metrics::ALL {
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{}` |", metric.name)))
+            .unwrap_or_else(|| panic!("{} is not listed", metric.name));
+        let kind = match metric.kind {
+            metrics::Kind::Counter => "counter",
+            metrics::Kind::Gauge => "gauge",
+        };
+        let cells: Vec<&str> = row.split(" | ").collect();
+        assert_eq!(cells[1], kind, "{}", metric.name);
+        assert_eq!(cells[2], metric.unit.as_str(), "{}", metric.name);
+        for label in metric.labels {
+            assert!(
+                cells[3].contains(&format!("`{label}`")),
+                "{}: {label}",
+                metric.name
+            );
+        }
+        assert!(row.contains(metric.help), "{}: {row}", metric.name);
+    }
+    let known: BTreeSet<String> = metrics::ALL.iter().map(|m| m.name.to_owned()).collect();
+    let documented: BTreeSet<String> = listed(&page, "").into_iter().collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn the_operations_page_names_only_metrics_that_exist() {
+    let page = page("operations.md");
+    let names = metrics::ALL.iter().map(|m| m.name);
+    let known: BTreeSet<&str> = names.collect();
+    for word in page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        if word.starts_with("walferry_sink_") || word.starts_with("walferry_source_") {
+            assert!(known.contains(word), "{word}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! First copies while writes go on, and followers that join later.
+
+use crate::support::{Pipeline, Postgres, assert_equal, wait_caught_up};
+
+const TABLES: &[&str] = &["items", "events"];
+
+async fn leader_with_rows() -> Postgres {
+    let leader = Postgres::start("leader");
+    leader
+        .sql(
+            "CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL, note text);
+             CREATE TABLE events (id bigserial PRIMARY KEY, item int, at timestamptz DEFAULT clock_timestamp());
+             CREATE TABLE empty_one (id int PRIMARY KEY);
+             INSERT INTO items SELECT i, 0, repeat('x', i % 200) FROM generate_series(1, 20000) i;",
+        )
+        .await;
+    leader
+}
+
+/// Writes until told to stop; counts its transactions.
+async fn write_until(leader: &Postgres, stop: &std::sync::atomic::AtomicBool) -> u32 {
+    let client = leader.client().await;
+    let mut done = 0;
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let id = (done * 7919) % 20000 + 1;
+        client
+            .batch_execute(&format!(
+                "BEGIN; UPDATE items SET n = n + 1 WHERE id = {id}; INSERT INTO events (item) VALUES ({id});
+                 DELETE FROM items WHERE id = {} AND n = 0; INSERT INTO items VALUES ({}, 1, 'new'); COMMIT",
+                (id + 5000) % 20000 + 1,
+                100_000 + done
+            ))
+            .await
+            .unwrap();
+        done += 1;
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_exist_arrive_while_writes_go_on() {
+    let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let walferry = pipeline.run();
+    let (from, to) = (leader.client().await, follower.client().await);
+    let (written, ()) = tokio::join!(write_until(&leader, &stop), async {
+        wait_caught_up(&from, &to, "a").await;
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(written > 0);
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, TABLES).await;
+    assert_equal(&from, &to, &["empty_one"]).await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_killed_during_the_copy_loses_and_doubles_nothing() {
+    let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    tokio::join!(write_until(&leader, &stop), async {
+        for kill_at in ["copy_begin", "snapshot"] {
+            let walferry = pipeline.run();
+            crate::support::until(&format!("the log says {kill_at}"), || async {
+                if walferry.output().contains(kill_at) {
+                    Ok(())
+                } else {
+                    Err(walferry.output())
+                }
+            })
+            .await;
+            walferry.kill();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let _walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, TABLES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_and_a_table_that_join_later_are_copied_without_a_stop() {
+    let leader = leader_with_rows().await;
+    let (first, second) = (Postgres::start("first"), Postgres::start("second"));
+    let pipeline = Pipeline::new(&leader, &[&first]);
+    let from = leader.client().await;
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &first.client().await, "a").await;
+    leader
+        .sql("UPDATE items SET n = n + 1 WHERE id < 100; DELETE FROM items WHERE id > 19000")
+        .await;
+    assert_eq!(walferry.terminate(), 0);
+
+    leader.sql("CREATE TABLE late (id int PRIMARY KEY, v text); INSERT INTO late VALUES (1, 'one'), (2, 'two')").await;
+    pipeline.write(
+        "connectors/b.toml",
+        &format!(
+            "kind = \"postgres\"\nurl = \"{}\"\n",
+            second.url("postgres")
+        ),
+    );
+    let _walferry = pipeline.run();
+    for (follower, sink) in [(&first, "a"), (&second, "b")] {
+        let to = follower.client().await;
+        wait_caught_up(&from, &to, sink).await;
+        assert_equal(&from, &to, TABLES).await;
+        assert_equal(&from, &to, &["late"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_table_with_rows_of_its_own_is_never_emptied() {
+    let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
+    follower.sql("CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL, note text); INSERT INTO items VALUES (1, 1, 'mine')").await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let walferry = pipeline.run();
+    crate::support::until("the sink halts and names the table", || async {
+        let output = walferry.output();
+        if output.contains("public.items") && output.contains("remedy") {
+            Ok(())
+        } else {
+            Err(output)
+        }
+    })
+    .await;
+    let rows = crate::support::content::rows(&follower.client().await, "items").await;
+    assert_eq!(rows, ["(1,1,mine)"]);
+}

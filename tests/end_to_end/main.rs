@@ -1,0 +1,16 @@
+//! Postgres leader -> Kafka -> Postgres followers on real servers, walferry as its own process.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod commands;
+mod copies;
+mod followers;
+mod invariant;
+mod keys;
+mod lag;
+mod large;
+mod restarts;
+mod shapes;
+mod truncate;
+mod types;

@@ -1,0 +1,75 @@
+//! What the tests on real servers share: Postgres servers of their own, the run's Kafka, and
+//! walferry as a separate process. Servers are started by `./dev server`, so run the tests by `./dev test`.
+
+#![allow(dead_code)] // each test file uses a part of this one
+
+pub mod content;
+pub mod postgres;
+pub mod walferry;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use content::{assert_equal, wait_caught_up};
+pub use postgres::Postgres;
+pub use walferry::{Pipeline, Walferry};
+
+/// How long anything may take before a test gives up. Generous: a machine under load is not a failure.
+pub const DEADLINE: Duration = Duration::from_secs(90);
+
+/// The Kafka of this test run.
+pub fn kafka() -> String {
+    std::env::var("WALFERRY_TEST_KAFKA").expect(
+        "WALFERRY_TEST_KAFKA names no broker: run the tests by `./dev test`, which starts one",
+    )
+}
+
+/// The `dev` script.
+pub fn dev() -> PathBuf {
+    std::env::var_os("WALFERRY_DEV").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev"),
+        PathBuf::from,
+    )
+}
+
+/// A new directory below the test run's, readable by the servers' user.
+pub fn directory(name: &str) -> PathBuf {
+    let base = std::env::var_os("WALFERRY_TEST_DIR").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".stack/test/by-hand"),
+        PathBuf::from,
+    );
+    let path = base.join(format!("{name}-{}", unique()));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A short name that no other test of this or another run uses.
+pub fn unique() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let run = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis()
+        % 100_000_000;
+    format!(
+        "{run}_{}_{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// Asks until the answer is `Ok`, or panics with the last answer when the deadline has passed.
+pub async fn until<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let end = Instant::now() + DEADLINE;
+    loop {
+        match ask().await {
+            Ok(value) => return value,
+            Err(why) if Instant::now() > end => panic!("{what}: not within {DEADLINE:?}: {why}"),
+            Err(_not_yet) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! walferry as users run it: a process with its settings in files.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{DEADLINE, Postgres, directory, kafka, unique};
+
+/// Settings of one pipeline in a directory of their own.
+pub struct Pipeline {
+    pub name: String,
+    pub dir: PathBuf,
+    pub http_port: u16,
+}
+
+impl Pipeline {
+    /// A pipeline with a source on `leader` and one Postgres sink a follower, named `a`, `b`, ….
+    pub fn new(leader: &Postgres, followers: &[&Postgres]) -> Self {
+        Self::with(leader, followers, "", "")
+    }
+
+    /// The same with more lines in the source's and in each sink's file.
+    pub fn with(leader: &Postgres, followers: &[&Postgres], source: &str, sink: &str) -> Self {
+        let name = format!("t{}", unique());
+        let dir = directory(&format!("pipeline-{name}"));
+        let http_port = free_port();
+        for sub in ["config", "connectors"] {
+            std::fs::create_dir_all(dir.join(sub)).unwrap();
+        }
+        let pipeline = Pipeline {
+            name,
+            dir,
+            http_port,
+        };
+        pipeline.write(
+            "config/walferry.toml",
+            &format!(
+                "pipeline = \"{}\"\n[kafka]\nbrokers = \"{}\"\ndurability = \"single-broker\"\n\
+                 [http]\nlisten = \"127.0.0.1:{http_port}\"\n[log]\nlevel = \"walferry=debug,info\"\nformat = \"human\"\n",
+                pipeline.name,
+                kafka()
+            ),
+        );
+        pipeline.write(
+            "connectors/leader.toml",
+            &format!(
+                "kind = \"postgres-source\"\nurl = \"{}\"\n{source}\n",
+                leader.url("postgres")
+            ),
+        );
+        for (follower, name) in followers.iter().zip('a'..) {
+            pipeline.write(
+                &format!("connectors/{name}.toml"),
+                &format!(
+                    "kind = \"postgres\"\nurl = \"{}\"\n{sink}\n",
+                    follower.url("postgres")
+                ),
+            );
+        }
+        pipeline
+    }
+
+    /// Writes one file of the settings.
+    pub fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.dir.join(file), text).unwrap();
+    }
+
+    /// A command of walferry's with this pipeline's settings.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
+        command.arg("--config").arg(self.dir.join("config"));
+        command.arg("--connectors").arg(self.dir.join("connectors"));
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts `walferry run`.
+    pub fn run(&self) -> Walferry {
+        self.run_only(&[])
+    }
+
+    /// Starts `walferry run --only NAME…`.
+    pub fn run_only(&self, only: &[&str]) -> Walferry {
+        let mut arguments = vec!["run"];
+        for name in only {
+            arguments.extend(["--only", name]);
+        }
+        let log = self.dir.join(format!("run-{}.log", unique()));
+        let file = std::fs::File::create(&log).unwrap();
+        let child = self
+            .command(&arguments)
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .expect("walferry can be started");
+        Walferry { child, log }
+    }
+}
+
+/// A running `walferry run`; killed when dropped.
+pub struct Walferry {
+    child: Child,
+    pub log: PathBuf,
+}
+
+impl Walferry {
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns the exit code and panics when it takes too long.
+    pub fn terminate(mut self) -> i32 {
+        self.signal("TERM");
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(
+                Instant::now() < end,
+                "walferry does not stop; log: {}",
+                self.log.display()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.child.id().to_string())
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Peak resident memory in bytes.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|l| l.starts_with("VmHWM:"))
+            .expect("Linux reports VmHWM");
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
+    }
+
+    /// What it has written so far.
+    pub fn output(&self) -> String {
+        read(&self.log)
+    }
+}
+
+impl Drop for Walferry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let mut tail = String::new();
+            let text = read(&self.log);
+            for line in text
+                .lines()
+                .rev()
+                .take(40)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+            {
+                let _ = writeln!(tail, "  {line}");
+            }
+            eprintln!("the end of {}:\n{tail}", self.log.display());
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+}
+
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
