@@ -125,7 +125,11 @@ async fn any_name_and_any_number_of_columns_will_do() {
             .unwrap();
         let cut: String = format!("s{number} {name}");
         // Postgres cuts identifiers at 63 bytes, between characters.
-        let cut = &cut[..cut.floor_char_boundary(63)];
+        let end = (0..=63.min(cut.len()))
+            .rev()
+            .find(|&at| cut.is_char_boundary(at))
+            .unwrap();
+        let cut = &cut[..end];
         let schema = Arc::new(read_schema(&pair.leader, cut, name, vec![]).await);
         pair.sink.prepare_table(&schema).await.unwrap();
         pair.load(&schema).await;

@@ -507,7 +507,9 @@ async fn first_missing(
         .collect();
     let mut text = format!("({}) = ({})", names.join(", "), texts.join(", "));
     if text.len() > KEY_SHOWN_BYTES {
-        text.truncate(text.floor_char_boundary(KEY_SHOWN_BYTES));
+        let whole = |&at: &usize| text.is_char_boundary(at);
+        let end = (0..=KEY_SHOWN_BYTES).rev().find(whole).unwrap_or(0);
+        text.truncate(end);
         text.push('…');
     }
     Some(text)
