@@ -10,8 +10,9 @@ mod native;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -56,6 +57,9 @@ pub struct Acked {
 
 /// How long a question to the broker may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Time between two questions for a partition that has no leader yet.
+const LEADER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What librdkafka keeps a record beside key and value, for the bound of the queue.
 const RECORD_OVERHEAD_BYTES: usize = 256;
@@ -197,11 +201,21 @@ impl EpochProducer {
         let (topic, partition) = self.topics.name(slot);
         let producer = Arc::clone(self.producer());
         let asked = tokio::task::spawn_blocking(move || {
-            let client = producer.client();
-            let answer = client.fetch_watermarks(&topic, partition, ASK_TIMEOUT);
-            answer.map_err(|error| {
-                Error::transient(format!("high watermark of {topic} {partition}")).caused_by(error)
-            })
+            let by = Instant::now() + ASK_TIMEOUT;
+            loop {
+                let client = producer.client();
+                match client.fetch_watermarks(&topic, partition, ASK_TIMEOUT) {
+                    Ok(marks) => return Ok(marks),
+                    // A topic just made, or a leader that moved: the next question finds it.
+                    Err(error) if is_without_leader(&error) && Instant::now() < by => {
+                        std::thread::sleep(LEADER_INTERVAL);
+                    }
+                    Err(error) => {
+                        let what = format!("high watermark of {topic} {partition}");
+                        return Err(Error::transient(what).caused_by(error));
+                    }
+                }
+            }
         });
         let (_low, high) = asked
             .await
@@ -246,4 +260,18 @@ impl Drop for EpochProducer {
             tracing::warn!(%error, "no thread to close a Kafka producer: closed in place");
         }
     }
+}
+
+/// Whether a partition has no leader, or another one than was asked.
+fn is_without_leader(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+        )
+    )
 }
