@@ -252,11 +252,11 @@ impl Follower {
         let mut out = Vec::new();
         for (&partition, extent) in extents {
             let at = (topic.to_owned(), partition);
-            let from = *self
-                .cursors
-                .entry(at.clone())
-                .or_insert_with(|| low.get(&partition).copied().unwrap_or(0));
-            self.reader.assign(topic, partition, from).unwrap();
+            if !self.cursors.contains_key(&at) {
+                let from = low.get(&partition).copied().unwrap_or(0);
+                self.reader.assign(topic, partition, from).unwrap();
+                self.cursors.insert(at.clone(), from);
+            }
             let (mut count, mut pieces) = (0, Vec::new());
             while count < extent.count {
                 let (offset, taken) = self
@@ -304,7 +304,6 @@ impl Follower {
                     old_key,
                 });
             }
-            self.reader.unassign(topic, partition).unwrap();
         }
         out.sort_by_key(|taken| taken.position);
         out
@@ -657,6 +656,39 @@ async fn a_second_source_waits_and_takes_over_and_sources_killed_lose_nothing() 
     last.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_much_larger_than_the_queue_streams_through() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(&admin, &["CREATE TABLE a (id int PRIMARY KEY, t text)"]).await;
+    let pipeline = pipeline();
+    let small = |instance: &str| {
+        let mut context = context(&server, &pipeline, instance);
+        context.source.queue_max_bytes = 1 << 20;
+        context.source.batch_max_bytes = 1 << 18;
+        context
+    };
+    let source = Source::start(small("one"));
+    source.until("the copy", copied).await;
+    run(
+        &admin,
+        &[
+            "INSERT INTO a SELECT i, repeat('x', 200) FROM generate_series(1, 150000) i",
+            "UPDATE a SET t = 'y' WHERE id % 2 = 0",
+        ],
+    )
+    .await;
+    published(&source, &admin).await;
+    assert_eq!(source.view().changes, 150_000 + 75_000);
+    // Asked to stop while a large transaction is under way, it ends at a boundary all the same.
+    run(&admin, &["UPDATE a SET t = 'z'"]).await;
+    source.stop().await;
+    let source = Source::start(small("two"));
+    published(&source, &admin).await;
+    assert_equal(&admin, &pipeline, 1).await;
+    source.stop().await;
+}
+
 /// Whether every captured table has a complete copy.
 async fn rebuild_ready(pipeline: &str) -> bool {
     let topics = Topics::new(pipeline);
@@ -713,13 +745,13 @@ async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
         .expect_err("halted");
     assert_eq!(advanced.class(), Class::Halt, "{advanced}");
     assert!(advanced.remedy().is_some());
-    run(
-        &admin,
-        &[&format!(
-            "SELECT pg_drop_replication_slot('walferry_{pipeline}')"
-        )],
-    )
-    .await;
+    let drop_slot = format!("SELECT pg_drop_replication_slot('walferry_{pipeline}')");
+    let deadline = Instant::now() + WAIT;
+    // The server notices a moment later that the halted source has gone.
+    while let Err(error) = admin.batch_execute(&drop_slot).await {
+        assert!(Instant::now() < deadline, "{error:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let gone = run_epoch(&context(&server, &pipeline, "four"))
         .await
         .expect_err("halted");

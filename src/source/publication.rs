@@ -27,7 +27,7 @@ pub struct Publication {
 /// Reads a publication; `None` when there is none of that name.
 pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>> {
     let doing = "reading the publication";
-    // pg_publication_namespace came with version 15; query_to_xml keeps the statement valid on 14.
+    // pg_publication_namespace came with version 15: it is asked only where it is.
     let row = client
         .query_opt(
             "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate, p.pubviaroot,
