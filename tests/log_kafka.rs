@@ -601,3 +601,143 @@ async fn kafka_takes_the_topics_of_tables_that_differ_only_in_dots_and_underscor
     let admin = TopicAdmin::open(&settings()).expect("admin");
     admin.ensure(&specs).await.expect("made");
 }
+
+/// CPU-seconds so far, in and out of the kernel, of this process and of this thread
+/// (proc_pid_stat(5), 100 ticks a second).
+fn cpu_seconds() -> [f64; 2] {
+    ["/proc/self/stat", "/proc/thread-self/stat"].map(|path| {
+        let stat = std::fs::read_to_string(path).expect("Linux");
+        let after_name = stat.rsplit(')').next().expect("a name in parentheses");
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks = |at: usize| fields[at].parse::<f64>().expect("ticks");
+        (ticks(11) + ticks(12)) / 100.0
+    })
+}
+
+fn measured(what: &str, work: impl FnOnce()) {
+    let (begun, before) = (Instant::now(), cpu_seconds());
+    work();
+    let after = cpu_seconds();
+    println!(
+        "{what:20} {:5.2} s, CPU-s: {:.2}, of it this thread {:.2}",
+        begun.elapsed().as_secs_f64(),
+        after[0] - before[0],
+        after[1] - before[1]
+    );
+}
+
+const MILLION: u32 = 1_000_000;
+
+fn send_all_of(producer: &EpochProducer, name: &str, records: u32, value: &[u8]) {
+    let wait = tokio::runtime::Handle::current();
+    let slot = producer.partition_slot(name, 0);
+    let batch = producer.open_batch();
+    for n in 0..records {
+        let (key, bytes) = (n.to_be_bytes(), header(n));
+        let headers: [Header<'_>; 1] = [(RECORD_HEADER, &bytes)];
+        while producer
+            .send(batch, slot, Some(&key), Some(value), &headers)
+            .expect("sent")
+            == Sent::Full
+        {
+            wait.block_on(producer.room()).expect("room");
+        }
+    }
+}
+
+type SafeProducer = rdkafka::producer::ThreadedProducer<rdkafka::producer::DefaultProducerContext>;
+
+fn send_all_safely(producer: &SafeProducer, name: &str, records: u32, value: &[u8]) {
+    use rdkafka::message::{Header, OwnedHeaders};
+    for n in 0..records {
+        let (key, bytes) = (n.to_be_bytes(), header(n));
+        let headers = OwnedHeaders::new_with_capacity(1).insert(Header {
+            key: RECORD_HEADER,
+            value: Some(&bytes),
+        });
+        let record = rdkafka::producer::BaseRecord::to(name)
+            .partition(0)
+            .key(&key)
+            .payload(value)
+            .headers(headers);
+        assert!(producer.send(record).is_ok(), "room for all");
+    }
+}
+
+fn read_million(kafka: &KafkaSettings, name: &str) {
+    let mut reader = RecordReader::open(kafka, 32 << 20).expect("reader");
+    reader.assign(name, 0, 0).expect("assigned");
+    for _ in 0..MILLION {
+        let read = reader.next(name, 0, WAIT, |record| record.header.is_some());
+        assert_eq!(read.expect("read"), Some(true));
+    }
+}
+
+/// What a million records of 500 bytes with one header cost to send and to read.
+/// `LINGER_MS=1 cargo test --release --test log_kafka a_million_costs -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn a_million_costs() {
+    let mut kafka = settings();
+    let linger = std::env::var("LINGER_MS").unwrap_or_else(|_| "1".to_owned());
+    kafka
+        .properties
+        .insert("linger.ms".to_owned(), Secret::new(linger));
+    let name = topic(&format!("{}.s.t", pipeline()), 1, Retention::Settings).await;
+    let mut value = vec![0_u8; 480];
+    let mut random = 1_u32;
+    // Half of it compresses, as rows do.
+    for byte in &mut value[..240] {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (random >> 24) as u8;
+    }
+    tokio::task::spawn_blocking(move || {
+        measured("send", || {
+            let producer = EpochProducer::open(&kafka, QUEUE).expect("producer");
+            send_all_of(&producer, &name, MILLION, &value);
+            let batch = producer.open_batch();
+            let last = producer.send(batch, producer.partition_slot(&name, 0), None, None, &[]);
+            assert_eq!(last.expect("sent"), Sent::Taken);
+            let acked = producer.acked(batch);
+            tokio::runtime::Handle::current()
+                .block_on(acked)
+                .expect("acked");
+        });
+        measured("read", || read_million(&kafka, &name));
+    })
+    .await
+    .expect("joined");
+}
+
+/// What handing records to librdkafka costs the sending thread, without a broker: by
+/// `EpochProducer` (counting included) and by rdkafka's safe `BaseProducer::send`. The reason for
+/// the `unsafe` in log/producer/native.rs.
+/// `cargo test --release --test log_kafka handing_over_costs -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn handing_over_costs() {
+    const RECORDS: u32 = 300_000;
+    let mut nowhere = settings();
+    nowhere.brokers = "127.0.0.1:1".to_owned();
+    tokio::task::spawn_blocking(move || {
+        let value = vec![1_u8; 480];
+        for _round in 0..3 {
+            let producer = EpochProducer::open(&nowhere, 1 << 30).expect("producer");
+            measured("EpochProducer::send", || {
+                send_all_of(&producer, "t", RECORDS, &value)
+            });
+            drop(producer);
+            let producer: SafeProducer = rdkafka::ClientConfig::new()
+                .set("bootstrap.servers", &nowhere.brokers)
+                .set("enable.idempotence", "true")
+                .set("queue.buffering.max.messages", "0")
+                .create()
+                .expect("producer");
+            measured("BaseProducer::send", || {
+                send_all_safely(&producer, "t", RECORDS, &value)
+            });
+        }
+    })
+    .await
+    .expect("joined");
+}

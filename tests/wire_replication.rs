@@ -38,6 +38,9 @@ impl Server {
         let mut command = Command::new(dev());
         command.args(["server", "postgres", "start"]);
         command.arg(directory.path().join("pg"));
+        let sockets = directory.path().join("pg/data");
+        command.arg("--set");
+        command.arg(format!("unix_socket_directories={}", sockets.display()));
         if let Some(major) = std::env::var_os("PG_VERSION") {
             command.arg("--major").arg(major);
         }
@@ -407,6 +410,16 @@ async fn scram_binds_to_the_tls_channel() {
         both(&bound(TlsMode::Require)).await.unwrap();
         both(&bound(TlsMode::Prefer)).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_taken_without_tls_whatever_the_mode() {
+    let server = Server::start();
+    let directory = server.file("pg/data");
+    let (directory, port) = (directory.display(), server.port);
+    let mut socket = settings(&format!("host={directory} port={port} user=postgres"));
+    socket.tls.mode = TlsMode::VerifyFull;
+    both(&socket).await.unwrap();
 }
 
 /// What a stream said, in short, up to a message; without empty transactions, which Postgres 14 sends.

@@ -13,7 +13,7 @@ use crate::log::records::Record;
 use crate::model::{Change, Op, Rows, SchemaVersion, TableChanges, TableName, TableSchema};
 
 /// Finds the schema of a version; [`SchemaStore::get`](crate::log::schemas::SchemaStore::get).
-pub type FindSchema = Box<dyn FnMut(SchemaVersion) -> Result<Arc<TableSchema>> + Send>;
+pub type FindSchema = Box<dyn FnMut(SchemaVersion) -> Result<Arc<TableSchema>> + Send + Sync>;
 
 /// Decoders of the schema versions met so far, compiled once.
 pub struct Decoders {
@@ -247,7 +247,3 @@ impl ChunkBuilder {
         std::mem::take(&mut self.tables)
     }
 }
-
-#[cfg(test)]
-#[path = "chunk_tests.rs"]
-mod tests;

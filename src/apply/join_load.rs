@@ -70,6 +70,14 @@ struct RowPartition {
     empty_since: Option<Instant>,
 }
 
+/// Which topics the consumer is assigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    Nothing,
+    Copy,
+    Changes,
+}
+
 /// Loads one join.
 pub struct Loader {
     handle: Handle,
@@ -80,6 +88,7 @@ pub struct Loader {
     rows: Vec<RowPartition>,
     topics: BTreeMap<String, TableName>,
     tail: Option<LogTail>,
+    reads: Reads,
     /// An entry read from the log and not yet wanted.
     ahead: Option<(i64, Entry)>,
     pull: Option<EntryPull>,
@@ -121,6 +130,7 @@ impl Loader {
             builder,
             rows,
             tail: None,
+            reads: Reads::Nothing,
             ahead: None,
             pull: None,
             terms: parts.terms,
@@ -134,8 +144,10 @@ impl Loader {
     /// the checkpoint's place in the log. Waits a little when rows of a running copy are not here yet.
     pub fn step(&mut self, end: Option<&CopyEnd>, limit: i64) -> Result<Loaded, Cut> {
         let more = if self.join.complete {
+            self.read_changes()?;
             self.catch_up(limit)?
         } else {
+            self.read_copy()?;
             self.load_rows(end)?;
             false
         };
@@ -158,6 +170,28 @@ impl Loader {
             join: self.join.clone(),
             more,
         })
+    }
+
+    fn read_copy(&mut self) -> Result<()> {
+        if self.reads == Reads::Nothing {
+            self.reads = Reads::Copy;
+            for rows in &mut self.rows {
+                let at = rows.now.next_offset;
+                rows.now.next_offset = self.source.seek(&rows.topic, rows.partition, at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_changes(&mut self) -> Result<()> {
+        if self.reads != Reads::Changes {
+            self.reads = Reads::Changes;
+            for rows in std::mem::take(&mut self.rows) {
+                self.source.forget(&rows.topic)?;
+            }
+            self.source.seek_all(&self.join.cursors)?;
+        }
+        Ok(())
     }
 
     fn load_rows(&mut self, end: Option<&CopyEnd>) -> Result<(), Cut> {

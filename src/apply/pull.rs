@@ -127,6 +127,16 @@ impl<R: Records> Partitions<R> {
         Ok(start)
     }
 
+    /// Stands at all cursors at once: a partition that is added later waits for the fetch under way.
+    pub fn seek_all(&mut self, cursors: &Cursors) -> Result<()> {
+        for (topic, partitions) in cursors {
+            for (&partition, &cursor) in partitions {
+                self.seek(topic, partition, cursor)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Moves the consumer to `offset`, wherever it stands.
     fn reseek(&mut self, topic: &str, partition: i32, offset: i64) -> Result<i64> {
         self.records.assign(topic, partition, offset)?;

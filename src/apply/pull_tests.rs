@@ -1,1 +1,425 @@
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use super::*;
+use crate::log::codec::{Field, Origin, RecordEncoder};
+use crate::log::header::PartHeader;
+use crate::model::{
+    Column, ColumnKind, Epoch, Oid, Op, Position, ReplicaIdentity, SchemaVersion, TableChanges,
+    TableSchema,
+};
+
+const TOPIC: &str = "p.public.a";
+
+fn schema(columns: usize) -> Arc<TableSchema> {
+    let column = |n: usize| Column {
+        name: format!("c{n}"),
+        type_oid: Oid(if n == 0 { 23 } else { 25 }),
+        type_modifier: -1,
+        type_name: if n == 0 { "integer" } else { "text" }.to_owned(),
+        kind: if n == 0 {
+            ColumnKind::Integer
+        } else {
+            ColumnKind::Text
+        },
+        not_null: n == 0,
+    };
+    Arc::new(TableSchema {
+        table: TableName::new("public", "a"),
+        relation: Oid(1),
+        columns: (0..columns).map(column).collect(),
+        key: vec![0],
+        primary_key: vec![0],
+        identity: ReplicaIdentity::Default,
+        partitions: 2,
+        types: Vec::new(),
+    })
+}
+
+/// A record in memory.
+#[derive(Clone)]
+struct Stored {
+    header: RecordHeader,
+    part: Option<PartHeader>,
+    new_key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+}
+
+fn stored(epoch: u64, commit: u64, ordinal: u32) -> Stored {
+    of_version(2, epoch, commit, ordinal)
+}
+
+/// An insert into a table of so many columns; the key is the ordinal.
+fn of_version(columns: usize, epoch: u64, commit: u64, ordinal: u32) -> Stored {
+    let encoder = RecordEncoder::new(schema(columns), "p", "d");
+    let key = ordinal.to_string();
+    let mut row = vec![Field::Text(b"some text of a column that takes room"); columns];
+    row[0] = Field::Text(key.as_bytes());
+    let origin = Origin {
+        commit_time_us: 0,
+        xid: 1,
+        lsn: Lsn(commit),
+    };
+    let mut value = Vec::new();
+    encoder
+        .value(Op::Insert, None, Some(&row), &origin, &mut value)
+        .expect("a row");
+    let position = Position {
+        commit: Lsn(commit),
+        ordinal,
+    };
+    Stored {
+        header: RecordHeader {
+            epoch: Epoch(epoch),
+            position,
+            version: SchemaVersion(columns as u64),
+        },
+        part: None,
+        new_key: None,
+        value: Some(value),
+    }
+}
+
+/// The first half of a MOVE: a delete of key 1 that names the new key.
+fn moved_away(epoch: u64, commit: u64, ordinal: u32) -> Stored {
+    let encoder = RecordEncoder::new(schema(2), "p", "d");
+    let row = [Field::Text(b"1"), Field::Absent];
+    let origin = Origin {
+        commit_time_us: 0,
+        xid: 1,
+        lsn: Lsn(commit),
+    };
+    let mut value = Vec::new();
+    encoder
+        .value(Op::Delete, Some(&row), None, &origin, &mut value)
+        .expect("a key");
+    Stored {
+        new_key: Some(b"{\"c0\":2}".to_vec()),
+        value: Some(value),
+        ..stored(epoch, commit, ordinal)
+    }
+}
+
+fn tombstone(of: &Stored, ordinal: u32) -> Stored {
+    let mut tombstone = of.clone();
+    tombstone.header.position.ordinal = ordinal;
+    tombstone.value = None;
+    tombstone.new_key = None;
+    tombstone
+}
+
+fn in_pieces(record: &Stored, count: u32) -> Vec<Stored> {
+    let value = record.value.as_ref().expect("a value to cut");
+    let size = value.len().div_ceil(count as usize);
+    let cut = |(index, piece): (u32, &[u8])| {
+        let mut part = record.clone();
+        part.header.position.ordinal += index;
+        part.part = Some(PartHeader { index, count });
+        part.value = Some(piece.to_vec());
+        part
+    };
+    (0..).zip(value.chunks(size)).map(cut).collect()
+}
+
+#[derive(Default)]
+struct Memory {
+    partitions: HashMap<i32, Vec<Stored>>,
+    low: i64,
+    positions: HashMap<i32, i64>,
+}
+
+impl Records for Memory {
+    fn assign(&mut self, _topic: &str, partition: i32, offset: i64) -> Result<()> {
+        self.positions.insert(partition, offset);
+        Ok(())
+    }
+    fn unassign(&mut self, _topic: &str, partition: i32) -> Result<()> {
+        self.positions.remove(&partition);
+        Ok(())
+    }
+    fn next<R>(
+        &mut self,
+        _topic: &str,
+        partition: i32,
+        _timeout: Duration,
+        take: impl FnOnce(Record<'_>) -> R,
+    ) -> Result<Option<R>> {
+        let position = self.positions.get_mut(&partition).expect("assigned");
+        assert!(*position >= self.low, "read below the low watermark");
+        let at = usize::try_from(*position).expect("not negative");
+        let record = self.partitions[&partition]
+            .get(at)
+            .expect("no test reads beyond the end");
+        let taken = take(Record {
+            offset: *position,
+            header: Some(record.header),
+            copy: None,
+            part: record.part,
+            new_key: record.new_key.as_deref(),
+            old_key: None,
+            key: None,
+            value: record.value.as_deref(),
+        });
+        *position += 1;
+        Ok(Some(taken))
+    }
+    fn watermarks(&self, _topic: &str, partition: i32) -> Result<(i64, i64)> {
+        Ok((self.low, self.partitions[&partition].len() as i64))
+    }
+}
+
+/// What reading the entry [100, 200) of epoch 7 gives: chunks, cursors, records passed over.
+struct Pulled {
+    chunks: Vec<Vec<TableChanges>>,
+    cursors: Cursors,
+    leftovers: u64,
+}
+
+impl Pulled {
+    fn positions(&self) -> Vec<Vec<(u64, u32)>> {
+        let of = |chunk: &Vec<TableChanges>| {
+            let changes = chunk.iter().flat_map(|table| &table.changes);
+            changes
+                .map(|change| (change.position.commit.0, change.position.ordinal))
+                .collect()
+        };
+        self.chunks.iter().map(of).collect()
+    }
+}
+
+fn pull(
+    memory: Memory,
+    extents: &[(i32, i64, u64)],
+    cursors: Cursors,
+    budget: usize,
+    from: Lsn,
+) -> Result<Pulled, Cut> {
+    let mut source = Partitions::new(memory, CancellationToken::new());
+    let mut builder = ChunkBuilder::new(budget);
+    let mut decoders = Decoders::new(Box::new(|version| Ok(schema(version.0 as usize))));
+    let extents = extents
+        .iter()
+        .map(|&(p, last, count)| (p, Extent { last, count }));
+    let batch = BatchEntry {
+        epoch: Epoch(7),
+        from: Lsn(100),
+        to: Lsn(200),
+        last_commit: None,
+        transactions: 0,
+        changes: 0,
+        offsets: [(TOPIC.to_owned(), extents.collect())].into(),
+        sample: None,
+    };
+    let tables = [(TOPIC.to_owned(), TableName::new("public", "a"))].into();
+    let mut pulled = Pulled {
+        chunks: Vec::new(),
+        cursors,
+        leftovers: 0,
+    };
+    let mut pull = EntryPull::new(
+        &batch,
+        &tables,
+        from,
+        &pulled.cursors,
+        (&mut source, &mut builder),
+    )?;
+    while pull.fill(
+        &mut source,
+        &mut builder,
+        &mut decoders,
+        &mut pulled.cursors,
+    )? == Filled::Full
+    {
+        pulled.chunks.push(builder.take());
+    }
+    pulled.leftovers = pull.leftovers();
+    pulled.chunks.push(builder.take());
+    Ok(pulled)
+}
+
+fn memory(partitions: &[Vec<Stored>]) -> Memory {
+    Memory {
+        partitions: (0..).zip(partitions.iter().cloned()).collect(),
+        ..Memory::default()
+    }
+}
+
+fn from_start(partitions: i32) -> Cursors {
+    [(TOPIC.to_owned(), (0..partitions).map(|p| (p, 0)).collect())].into()
+}
+
+const LARGE: usize = 1 << 20;
+
+#[test]
+fn partitions_of_a_table_are_merged_by_position() {
+    let first = vec![stored(7, 110, 0), stored(3, 110, 1), stored(7, 130, 0)];
+    let second = vec![stored(7, 110, 1), stored(7, 120, 0), stored(7, 130, 2)];
+    let pulled = pull(
+        memory(&[first, second]),
+        &[(0, 2, 2), (1, 2, 3)],
+        from_start(2),
+        LARGE,
+        Lsn::ZERO,
+    )
+    .expect("whole");
+    assert_eq!(
+        pulled.positions(),
+        [[(110, 0), (110, 1), (120, 0), (130, 0), (130, 2)]]
+    );
+    assert_eq!(pulled.cursors[TOPIC], [(0, 3), (1, 3)].into());
+    assert_eq!(pulled.leftovers, 1);
+}
+
+#[test]
+fn an_entry_larger_than_the_budget_comes_in_chunks_in_order() {
+    let even = (0..10).map(|n| stored(7, 150, 2 * n)).collect();
+    let odd = (0..10).map(|n| stored(7, 150, 2 * n + 1)).collect();
+    let pulled = pull(
+        memory(&[even, odd]),
+        &[(0, 9, 10), (1, 9, 10)],
+        from_start(2),
+        400,
+        Lsn::ZERO,
+    )
+    .expect("whole");
+    assert!(pulled.chunks.len() > 3, "{} chunks", pulled.chunks.len());
+    let all: Vec<_> = pulled.positions().concat();
+    assert_eq!(all, (0..20).map(|n| (150, n)).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_halves_of_a_move_stay_in_one_chunk_and_its_tombstone_leaves_nothing() {
+    let delete = moved_away(7, 150, 1);
+    let first = vec![stored(7, 150, 0), delete.clone(), tombstone(&delete, 2)];
+    let second = vec![stored(7, 150, 3), stored(7, 150, 4)];
+    let pulled = pull(
+        memory(&[first, second]),
+        &[(0, 2, 3), (1, 1, 2)],
+        from_start(2),
+        1,
+        Lsn::ZERO,
+    )
+    .expect("whole");
+    let expected: [&[(u64, u32)]; 4] = [&[(150, 0)], &[(150, 1), (150, 3)], &[(150, 4)], &[]];
+    assert_eq!(pulled.positions(), expected);
+    let change = pulled.chunks[1][0].changes[0];
+    let rows = &pulled.chunks[1][0].rows;
+    let new_key = rows.row(change.moved.expect("names the new key"))[0];
+    assert_eq!(rows.text(new_key), Some(&b"2"[..]));
+}
+
+#[test]
+fn pieces_of_a_record_are_put_together_and_each_counts() {
+    let mut partition = vec![stored(7, 110, 0)];
+    partition.extend(in_pieces(&stored(7, 120, 0), 3));
+    // Another source's record between two pieces changes nothing.
+    partition.insert(2, stored(3, 120, 1));
+    let pulled = pull(
+        memory(&[partition]),
+        &[(0, 4, 4)],
+        from_start(1),
+        LARGE,
+        Lsn::ZERO,
+    )
+    .expect("whole");
+    assert_eq!(pulled.positions(), [[(110, 0), (120, 0)]]);
+    let table = &pulled.chunks[0][0];
+    let text = |n: usize| {
+        table
+            .rows
+            .text(table.rows.row(table.changes[n].after.expect("a row"))[1])
+    };
+    assert_eq!(text(0), text(1));
+}
+
+#[test]
+fn a_new_schema_version_begins_new_changes() {
+    let partition = vec![
+        of_version(2, 7, 110, 0),
+        of_version(3, 7, 110, 1),
+        of_version(2, 7, 120, 0),
+    ];
+    let pulled = pull(
+        memory(&[partition]),
+        &[(0, 2, 3)],
+        from_start(1),
+        LARGE,
+        Lsn::ZERO,
+    )
+    .expect("whole");
+    let widths: Vec<_> = pulled.chunks[0]
+        .iter()
+        .map(|table| table.rows.width())
+        .collect();
+    assert_eq!(widths, [2, 3, 2]);
+}
+
+#[test]
+fn missing_records_are_lost_data_and_the_place_is_named() {
+    let partition = vec![stored(7, 110, 0), stored(7, 210, 0)];
+    let cut = pull(
+        memory(&[partition]),
+        &[(0, 1, 2)],
+        from_start(1),
+        LARGE,
+        Lsn::ZERO,
+    )
+    .err();
+    let Some(Cut::Lost { table, what }) = cut else {
+        panic!("expected lost data, not {cut:?}");
+    };
+    assert_eq!(table, TableName::new("public", "a"));
+    for part in [
+        "table public.a",
+        "topic p.public.a partition 0",
+        "1 of 2 records",
+        "offset 1",
+    ] {
+        assert!(what.contains(part), "{part:?} in {what:?}");
+    }
+}
+
+#[test]
+fn records_below_the_copys_point_are_counted_and_not_applied() {
+    let partition = vec![stored(7, 110, 0), stored(7, 150, 0), stored(7, 160, 0)];
+    let pulled = pull(
+        memory(&[partition]),
+        &[(0, 2, 3)],
+        from_start(1),
+        LARGE,
+        Lsn(150),
+    )
+    .expect("whole");
+    assert_eq!(pulled.positions(), [[(150, 0), (160, 0)]]);
+}
+
+#[test]
+fn without_a_cursor_the_entrys_records_are_found_by_their_count() {
+    let mut partition = vec![stored(7, 50, 0); 200];
+    partition.push(stored(7, 110, 0));
+    partition.extend(vec![stored(3, 110, 1); 100]);
+    partition.push(stored(7, 120, 0));
+    let pulled = pull(
+        memory(&[partition]),
+        &[(0, 301, 2)],
+        Cursors::new(),
+        LARGE,
+        Lsn::ZERO,
+    )
+    .expect("whole");
+    assert_eq!(pulled.positions(), [[(110, 0), (120, 0)]]);
+    assert_eq!(pulled.cursors[TOPIC][&0], 302);
+}
+
+#[test]
+fn what_retention_took_below_the_entry_does_not_matter() {
+    let partition = vec![stored(3, 50, 0), stored(3, 50, 1), stored(7, 110, 0)];
+    let mut kept = memory(&[partition.clone()]);
+    kept.low = 2;
+    let pulled = pull(kept, &[(0, 2, 1)], from_start(1), LARGE, Lsn::ZERO).expect("whole");
+    assert_eq!(pulled.positions(), [[(110, 0)]]);
+    let mut passed = memory(&[partition]);
+    passed.low = 3;
+    let cut = pull(passed, &[(0, 2, 1)], from_start(1), LARGE, Lsn::ZERO).err();
+    assert!(matches!(cut, Some(Cut::Lost { .. })), "{cut:?}");
+}

@@ -220,6 +220,7 @@ enum Next {
 
 impl Reader {
     fn run(mut self) -> Result<(), Cut> {
+        self.source.seek_all(&self.standing.cursors)?;
         loop {
             match self.next()? {
                 Next::Room => self.send_batch()?,

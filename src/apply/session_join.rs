@@ -165,7 +165,7 @@ impl Session<'_> {
             self.join.state = LoaderState::Idle(loader);
             return Ok(());
         }
-        let emptied = self.to_empty(&loaded).await?;
+        let emptied = self.tables_to_empty(&loaded).await?;
         self.prepare(&schemas_of(&loaded)).await?;
         if has_rows {
             self.start_step(loader);
@@ -271,7 +271,7 @@ impl Session<'_> {
     /// Tables to empty in the transaction that loads this part: those whose first rows are in it,
     /// and once all rows are there, those without any. A table that is half loaded from another
     /// copy is so never added to, and one that does not exist yet is made before.
-    async fn to_empty(&mut self, loaded: &Loaded) -> Result<BTreeSet<TableName>> {
+    async fn tables_to_empty(&mut self, loaded: &Loaded) -> Result<BTreeSet<TableName>> {
         let Some(durable) = self.checkpoint.joins.first() else {
             return Ok(BTreeSet::new());
         };

@@ -303,20 +303,25 @@ fn topic_config(spec: &TopicSpec, kafka: &KafkaSettings) -> Vec<(&'static str, S
     ]
 }
 
+fn wrong(spec: &TopicSpec, what: String, remedy: String) -> Result<()> {
+    Err(Error::halt(format!("topic {}: {what}", spec.name), remedy))
+}
+
+fn set(spec: &TopicSpec, name: &str, value: &str) -> String {
+    format!("set {name}={value} on topic {}", spec.name)
+}
+
 /// Whether an existing topic keeps what walferry promises.
 ///
 /// # Errors
 /// Halt with topic, setting and remedy.
 fn fits(spec: &TopicSpec, state: &TopicState, kafka: &KafkaSettings) -> Result<()> {
-    let wrong = |what: String, remedy: String| {
-        Err(Error::halt(format!("topic {}: {what}", spec.name), remedy))
-    };
-    let set = |name: &str, value: &str| format!("set {name}={value} on topic {}", spec.name);
     let number = |name: &str| state.config.get(name).and_then(|v| v.parse::<i64>().ok());
     let text = |name: &str| state.config.get(name).map_or("", String::as_str);
 
     if state.partitions != spec.partitions {
         return wrong(
+            spec,
             format!(
                 "it has {} partitions and must have {}: keys would move between partitions",
                 state.partitions, spec.partitions
@@ -330,33 +335,44 @@ fn fits(spec: &TopicSpec, state: &TopicState, kafka: &KafkaSettings) -> Result<(
     };
     if text(CLEANUP) != cleanup {
         return wrong(
+            spec,
             format!("{CLEANUP}={} would lose records", text(CLEANUP)),
-            set(CLEANUP, cleanup),
+            set(spec, CLEANUP, cleanup),
         );
     }
     if spec.retention == Retention::Unlimited {
         for name in [RETENTION_MS, RETENTION_BYTES] {
             if number(name) != Some(-1) {
                 let what = format!("{name}={} would lose what readers need", text(name));
-                return wrong(what, set(name, "-1"));
+                return wrong(spec, what, set(spec, name, "-1"));
             }
         }
     }
     let largest = i64::try_from(RECORD_MAX_BYTES).unwrap_or(i64::MAX);
     if number(MESSAGE_MAX).is_none_or(|bytes| bytes < largest) {
         return wrong(
+            spec,
             format!(
                 "{MESSAGE_MAX}={} would refuse large records",
                 text(MESSAGE_MAX)
             ),
-            set(MESSAGE_MAX, &MESSAGE_MAX_BYTES.to_string()),
+            set(spec, MESSAGE_MAX, &MESSAGE_MAX_BYTES.to_string()),
         );
     }
-    if kafka.durability == Durability::SingleBroker {
-        return Ok(());
+    match kafka.durability {
+        Durability::SingleBroker => Ok(()),
+        Durability::Replicated => survives_a_broker(spec, state, kafka),
     }
+}
+
+/// # Errors
+/// Halt when the loss of a broker would lose acknowledged records.
+fn survives_a_broker(spec: &TopicSpec, state: &TopicState, kafka: &KafkaSettings) -> Result<()> {
+    let number = |name: &str| state.config.get(name).and_then(|v| v.parse::<i64>().ok());
+    let text = |name: &str| state.config.get(name).map_or("", String::as_str);
+
     if state.replication < 3 {
-        return wrong(
+        return wrong(spec,
             format!("{} replicas would lose data with a broker", state.replication),
             "reassign its partitions to at least 3 brokers, or, for a trial, set kafka.durability = \
              \"single-broker\""
@@ -366,20 +382,22 @@ fn fits(spec: &TopicSpec, state: &TopicState, kafka: &KafkaSettings) -> Result<(
     let needed = min_insync(kafka);
     if number(MIN_INSYNC).is_none_or(|replicas| replicas < needed) {
         return wrong(
+            spec,
             format!(
                 "{MIN_INSYNC}={} would lose data with a broker",
                 text(MIN_INSYNC)
             ),
-            set(MIN_INSYNC, &needed.to_string()),
+            set(spec, MIN_INSYNC, &needed.to_string()),
         );
     }
     if text(UNCLEAN) != "false" {
         return wrong(
+            spec,
             format!(
                 "{UNCLEAN}={} would lose acknowledged records",
                 text(UNCLEAN)
             ),
-            set(UNCLEAN, "false"),
+            set(spec, UNCLEAN, "false"),
         );
     }
     Ok(())

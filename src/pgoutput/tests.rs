@@ -30,7 +30,7 @@ fn a_transactions_frame() {
         decode(&bytes("4200000000017902c8000303eb551d3728000002f6")),
         Ok(Message::Begin(Begin {
             commit: Lsn(0x17902c8),
-            time_us: 0x0303_eb55_1d37_28,
+            time_us: 0x0003_03eb_551d_3728,
             xid: 758,
         }))
     );
@@ -41,7 +41,7 @@ fn a_transactions_frame() {
         Ok(Message::Commit(Commit {
             commit: Lsn(0x17902c8),
             end: Lsn(0x17902f8),
-            time_us: 0x0303_eb55_1d37_28,
+            time_us: 0x0003_03eb_551d_3728,
         }))
     );
 }

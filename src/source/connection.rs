@@ -8,19 +8,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use postgres_protocol::message::backend::{
-    DataRowBody, Message, NoticeResponseBody, ParameterStatusBody,
-};
+use postgres_protocol::message::backend::{DataRowBody, Message, NoticeResponseBody};
 use postgres_protocol::message::frontend;
-use tokio_postgres::config::{Config, Host, TargetSessionAttrs};
 
-use super::authentication::{StartUpError, authenticate, demand};
-use super::framing::{Endpoint, Socket, Wire};
+use super::framing::Wire;
+use super::start_up::{StartUp, endpoints, remember};
 use crate::config::PostgresSettings;
 use crate::error::{Class, Error, Result};
 use crate::model::Lsn;
 use crate::model::relation::{quote_identifier, quote_literal};
-use crate::postgres::{self, Encryption, SESSION_SETTINGS, ServerError};
+use crate::postgres::{self, ServerError};
 use crate::source::stream::ReplicationStream;
 
 /// Longest wait for the answer to a command that does not wait for other transactions.
@@ -309,118 +306,6 @@ impl ReplicationConnection {
     }
 }
 
-type Started = (Wire, BTreeMap<String, String>);
-
-/// One attempt at one endpoint.
-struct StartUp<'a> {
-    config: &'a Config,
-    application_name: &'a str,
-    options: &'a [(&'a str, String)],
-    endpoint: &'a Endpoint,
-}
-
-impl StartUp<'_> {
-    /// With `sslmode=prefer` a second attempt goes without TLS, if the first failed because of it:
-    /// no handshake, or no line of pg_hba.conf for encrypted connections (28000).
-    async fn with_fall_back(&self, encryption: &Encryption) -> Result<Started> {
-        let fall_back = match encryption {
-            Encryption::IfOffered(_) => true,
-            Encryption::Never | Encryption::Always(_) => false,
-        };
-        let socket = Socket::open(self.endpoint, self.config).await?;
-        match Wire::start(socket, self.config, encryption).await {
-            Ok(mut wire) => match self.talk(&mut wire).await {
-                Ok(parameters) => return Ok((wire, parameters)),
-                Err(StartUpError::Refused(error))
-                    if fall_back && wire.end_point.is_some() && error.code == "28000" => {}
-                Err(error) => return Err(error.into()),
-            },
-            Err(_handshake) if fall_back => {}
-            Err(error) => return Err(error),
-        }
-        let socket = Socket::open(self.endpoint, self.config).await?;
-        let mut wire = Wire::start(socket, self.config, &Encryption::Never).await?;
-        let parameters = self.talk(&mut wire).await?;
-        Ok((wire, parameters))
-    }
-
-    async fn talk(&self, wire: &mut Wire) -> Result<BTreeMap<String, String>, StartUpError> {
-        wire.queue(|buffer| frontend::startup_message(self.parameters(), buffer))
-            .map_err(|cause| {
-                Error::halt(
-                    "the start-up packet cannot be made",
-                    "take zero bytes out of the connection string",
-                )
-                .caused_by(cause)
-            })?;
-        wire.flush().await?;
-        authenticate(wire, self.config).await?;
-        let parameters = until_ready(wire).await?;
-        self.judge(&parameters)?;
-        Ok(parameters)
-    }
-
-    fn parameters(&self) -> Vec<(&str, &str)> {
-        let user = self.config.get_user().unwrap_or_default();
-        let mut parameters = vec![
-            ("user", user),
-            ("database", self.config.get_dbname().unwrap_or(user)),
-            ("replication", "database"),
-            ("application_name", self.application_name),
-            ("client_encoding", "UTF8"),
-            ("synchronous_commit", "local"),
-            ("search_path", ""),
-        ];
-        if let Some(options) = self.config.get_options() {
-            parameters.push(("options", options));
-        }
-        parameters.extend_from_slice(SESSION_SETTINGS);
-        parameters.extend(
-            self.options
-                .iter()
-                .map(|(name, value)| (*name, value.as_str())),
-        );
-        parameters
-    }
-
-    /// `target_session_attrs`, by the parameters that servers from 14 on report.
-    fn judge(&self, parameters: &BTreeMap<String, String>) -> Result<()> {
-        let on = |name: &str| parameters.get(name).is_some_and(|value| value == "on");
-        let read_only = on("in_hot_standby") || on("default_transaction_read_only");
-        let fits = match self.config.get_target_session_attrs() {
-            TargetSessionAttrs::ReadWrite => !read_only,
-            TargetSessionAttrs::ReadOnly => read_only,
-            _any => true,
-        };
-        if fits {
-            Ok(())
-        } else {
-            Err(Error::transient(
-                "the server is not of the kind that target_session_attrs asks for",
-            ))
-        }
-    }
-}
-
-async fn until_ready(wire: &mut Wire) -> Result<BTreeMap<String, String>, StartUpError> {
-    let mut parameters = BTreeMap::new();
-    loop {
-        match demand(wire).await? {
-            Message::ParameterStatus(body) => remember(&mut parameters, &body)?,
-            Message::NoticeResponse(_) | Message::BackendKeyData(_) => {}
-            Message::ReadyForQuery(_) => return Ok(parameters),
-            _other => return Err(unexpected_answer("start-up").into()),
-        }
-    }
-}
-
-fn remember(parameters: &mut BTreeMap<String, String>, body: &ParameterStatusBody) -> Result<()> {
-    let name = body.name().map_err(garbled)?;
-    let value = body.value().map_err(garbled)?;
-    parameters.insert(name.to_owned(), value.to_owned());
-    Ok(())
-}
-
 const PUBLICATION_REMEDY: &str = "create the publication again and start a new pipeline (new name, new \
      copies): changes before the publication existed cannot be streamed";
 
@@ -522,35 +407,6 @@ fn server_major(parameters: &BTreeMap<String, String>) -> Result<u32> {
             "connect to Postgres itself, not through a pooler",
         )
     })
-}
-
-/// The endpoints of a connection string; `hostaddr`, if given, goes with the host at its place.
-fn endpoints(config: &Config) -> Result<Vec<Endpoint>> {
-    let ports = config.get_ports();
-    let addresses = config.get_hostaddrs();
-    let hosts = config.get_hosts();
-    if (!addresses.is_empty() && addresses.len() != hosts.len())
-        || (ports.len() > 1 && ports.len() != hosts.len())
-    {
-        return Err(Error::halt(
-            "the connection string's hosts, addresses and ports are not of the same number",
-            "write one port for all, or one for each host",
-        ));
-    }
-    let endpoint = |(i, host): (usize, &Host)| {
-        let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-        match host {
-            Host::Tcp(host) => Endpoint::Tcp {
-                host: host.clone(),
-                address: addresses.get(i).copied(),
-                port,
-            },
-            Host::Unix(directory) => Endpoint::Unix {
-                path: directory.join(format!(".s.PGSQL.{port}")),
-            },
-        }
-    };
-    Ok(hosts.iter().enumerate().map(endpoint).collect())
 }
 
 /// How long the stream may be silent, from `wal_sender_timeout`: the leader asks for a sign of life

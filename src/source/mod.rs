@@ -8,5 +8,6 @@ mod framing;
 pub mod publication;
 pub mod sample;
 pub mod slot;
+mod start_up;
 pub mod stream;
 pub mod user_types;

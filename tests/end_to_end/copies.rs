@@ -62,7 +62,12 @@ async fn a_source_killed_during_the_copy_loses_and_doubles_nothing() {
     let (from, to) = (leader.client().await, follower.client().await);
     let stop = std::sync::atomic::AtomicBool::new(false);
     tokio::join!(write_until(&leader, &stop), async {
-        for kill_at in ["copy_begin", "snapshot"] {
+        for kill_at in [
+            "slot created",
+            "copying tables",
+            "loading a copy",
+            "tables copied",
+        ] {
             let walferry = pipeline.run();
             crate::support::until(&format!("the log says {kill_at}"), || async {
                 if walferry.output().contains(kill_at) {

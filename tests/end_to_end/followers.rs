@@ -100,7 +100,11 @@ async fn a_diverged_follower_halts_alone_and_names_the_table() {
     .await;
     // Nothing of the transaction is there.
     assert_eq!(crate::support::content::rows(&to_b, "t").await, ["(1,1)"]);
-    assert_eq!(walferry.terminate(), 0);
+    assert_eq!(
+        walferry.terminate(),
+        3,
+        "a halted part is said in the exit code"
+    );
     // The row is put back: it goes on.
     b.sql("INSERT INTO t VALUES (2, 2)").await;
     let _walferry = pipeline.run();

@@ -150,9 +150,8 @@ async fn lag_is_zero_when_idle_grows_with_a_paused_follower_and_is_absent_withou
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_database_confirms_wal_that_others_write() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
-    leader
-        .sql("CREATE TABLE t (id int PRIMARY KEY); CREATE DATABASE busy")
-        .await;
+    leader.sql("CREATE TABLE t (id int PRIMARY KEY)").await;
+    leader.sql("CREATE DATABASE busy").await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let (from, to) = (leader.client().await, follower.client().await);
     let _walferry = pipeline.run();

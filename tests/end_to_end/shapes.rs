@@ -143,7 +143,11 @@ async fn a_column_added_on_the_leader_is_said_and_after_the_remedy_goes_on() {
         }
     })
     .await;
-    assert_eq!(walferry.terminate(), 0);
+    assert_eq!(
+        walferry.terminate(),
+        3,
+        "a halted part is said in the exit code"
+    );
     follower.sql("ALTER TABLE grows ADD COLUMN extra int").await;
     let _walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;

@@ -29,7 +29,7 @@ async fn truncates_stand_in_order_with_the_rows_around_them() {
     let steps = [
         "TRUNCATE other",
         "INSERT INTO other VALUES (1); TRUNCATE other; INSERT INTO other VALUES (2)",
-        "INSERT INTO child VALUES (999, 1); TRUNCATE parent RESTART IDENTITY CASCADE; INSERT INTO parent (v) VALUES ('new')",
+        "INSERT INTO parent VALUES (1, 'for the child') ON CONFLICT DO NOTHING; INSERT INTO child VALUES (999, 1); TRUNCATE parent RESTART IDENTITY CASCADE; INSERT INTO parent (v) VALUES ('new')",
         "INSERT INTO child VALUES (1, 1); UPDATE parent SET v = 'newer'",
         "TRUNCATE parent, child, other",
     ];

@@ -49,7 +49,7 @@ pub async fn rows(client: &Client, table: &str) -> Vec<String> {
         .batch_execute("SET extra_float_digits = 3; SET TimeZone = 'UTC'")
         .await
         .unwrap();
-    let query = format!("SELECT t::text FROM {table} t ORDER BY 1");
+    let query = format!("SELECT the_row::text FROM {table} the_row ORDER BY 1");
     let rows = client
         .query(&query, &[])
         .await

@@ -1,6 +1,6 @@
 //! librdkafka's own produce call: handles of topics looked up once, headers passed as they are.
 //!
-//! Why not `BaseProducer::send`: see `unsafe` below.
+//! Why not `BaseProducer::send`: see the comment at the call.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -125,13 +125,14 @@ impl TopicHandles {
         let Slot { topic, partition } = registry.slots[slot.0 as usize];
         let mut arguments =
             [argument(Tag::RD_KAFKA_VTYPE_END, |u| u.i = 0); FIXED_ARGUMENTS + HEADERS_MAX];
-        let copy = i32::try_from(sys::RD_KAFKA_MSG_F_COPY).expect("a small flag");
         let fixed = [
             argument(Tag::RD_KAFKA_VTYPE_RKT, |u| {
                 u.rkt = registry.handles[topic].0
             }),
             argument(Tag::RD_KAFKA_VTYPE_PARTITION, |u| u.i32_ = partition),
-            argument(Tag::RD_KAFKA_VTYPE_MSGFLAGS, |u| u.i = copy),
+            argument(Tag::RD_KAFKA_VTYPE_MSGFLAGS, |u| {
+                u.i = sys::RD_KAFKA_MSG_F_COPY
+            }),
             argument(Tag::RD_KAFKA_VTYPE_OPAQUE, |u| {
                 u.ptr = opaque as *mut c_void
             }),
@@ -150,7 +151,8 @@ impl TopicHandles {
         // SAFETY: every pointer in `arguments` outlives the call, and librdkafka copies what they
         // point to (F_COPY for key and value, always for headers); the topic handle is alive until
         // `release`. What it buys over `BaseProducer::send`, which makes a C string of the topic's
-        // name and boxes the headers for every record: `producing_costs` in tests/log_kafka.rs.
+        // name and of each header's for every record: 0.25 instead of 0.6 µs of the sending thread
+        // (`handing_over_costs` in tests/log_kafka.rs).
         let error = unsafe {
             sys::rd_kafka_produceva(
                 client.native_ptr(),
