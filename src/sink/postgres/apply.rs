@@ -22,7 +22,7 @@ use crate::model::{NetChange, RowRef, Rows, TablePlan, UpdateGroup};
 const INSERTS_BY_COPY: usize = 64;
 
 /// Rows of one set-based UPDATE or DELETE; more are several statements.
-const STATEMENT_ROWS: usize = 16 * 1024;
+const STATEMENT_ROWS: usize = 64 * 1024;
 
 /// What a statement of a transaction is for.
 #[derive(Clone, Debug)]

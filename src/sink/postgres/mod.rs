@@ -7,9 +7,11 @@
 //! Decides nothing about order or validity of records, and believes nothing but what `open` reads.
 
 mod apply;
+mod catalog;
 mod checkpoint;
 mod copy;
 mod create;
+mod ending;
 mod failure;
 mod ordered;
 mod params;

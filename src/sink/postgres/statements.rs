@@ -49,11 +49,10 @@ pub(super) fn sql(table: &Table, shape: &Shape) -> String {
     match shape {
         Shape::Delete => format!(
             "DELETE FROM {only}{name} AS t USING {} WHERE {}",
-            source(key_aliases(table), 1),
+            sorted_source(table, &[]),
             key_condition(table)
         ),
         Shape::Update(columns) => {
-            let aliases = key_aliases(table).chain(columns.iter().map(|c| format!("c{c}")));
             let set = list(columns, |&c| {
                 format!(
                     "{} = s.c{c}{}",
@@ -62,7 +61,7 @@ pub(super) fn sql(table: &Table, shape: &Shape) -> String {
             });
             format!(
                 "UPDATE {only}{name} AS t SET {set} FROM {} WHERE {}",
-                source(aliases, 1),
+                sorted_source(table, columns),
                 key_condition(table)
             )
         }
@@ -74,7 +73,7 @@ pub(super) fn sql(table: &Table, shape: &Shape) -> String {
                 "s.c{c}{}",
                 table.columns[c].cast
             )),
-            source(table.written.iter().map(|c| format!("c{c}")), 1)
+            source(table.written.iter().map(|c| format!("c{c}")))
         ),
         Shape::InsertDefaults => {
             format!("INSERT INTO {name} SELECT FROM pg_catalog.generate_series(1, $1::int8)")
@@ -239,7 +238,7 @@ fn key_condition(table: &Table) -> String {
             condition.push_str(" AND ");
         }
         let column = &table.columns[c];
-        let operator = &table.operators[n];
+        let operator = &table.operators[n].equal;
         let _ = write!(
             condition,
             "t.{} {operator} s.k{n}{}",
@@ -249,20 +248,51 @@ fn key_condition(table: &Table) -> String {
     condition
 }
 
+/// The rows of [`source`] in the order of the key's index: neighbours in the index, and mostly in the
+/// table, are then touched one after the other, which halves the time of a large statement.
+fn sorted_source(table: &Table, columns: &[usize]) -> String {
+    let others: Vec<String> = columns.iter().map(|c| format!("c{c}")).collect();
+    let plain = source(key_aliases(table).chain(others.iter().cloned()));
+    let mut order = Vec::with_capacity(table.key().len());
+    let mut output = Vec::with_capacity(table.key().len() + others.len());
+    for (n, &c) in table.key().iter().enumerate() {
+        let column = &table.columns[c];
+        output.push(format!("s.k{n}{} AS k{n}", column.cast));
+        if let Some(less) = &table.operators[n].less {
+            // Near enough to the index's own order, and much faster to sort by than a language's.
+            let collation = if column.collatable {
+                " COLLATE \"C\""
+            } else {
+                ""
+            };
+            order.push(format!("s.k{n}{}{collation} USING {less}", column.cast));
+        }
+    }
+    if order.is_empty() {
+        return plain;
+    }
+    output.extend(others.iter().map(|alias| format!("s.{alias}")));
+    format!(
+        "(SELECT {} FROM {plain} ORDER BY {}) AS s",
+        output.join(", "),
+        order.join(", ")
+    )
+}
+
 /// `unnest($1::text[], …) AS s(…)`. Postgres makes ROWS FROM of it, so there is no limit of 100
 /// arguments; only of the bare name, see `transformRangeFunction` in parse_clause.c.
-fn source(aliases: impl Iterator<Item = String>, first: usize) -> String {
+fn source(aliases: impl Iterator<Item = String>) -> String {
     let (mut params, mut names) = (String::new(), String::new());
     for (n, alias) in aliases.enumerate() {
         let separator = if n > 0 { ", " } else { "" };
-        let _ = write!(params, "{separator}${}::text[]", first + n);
+        let _ = write!(params, "{separator}${}::text[]", n + 1);
         let _ = write!(names, "{separator}{alias}");
     }
     format!("unnest({params}) AS s({names})")
 }
 
 fn ordinal_source(aliases: impl Iterator<Item = String>) -> String {
-    let plain = source(aliases, 1);
+    let plain = source(aliases);
     let plain = plain.strip_suffix(')').unwrap_or(&plain);
     format!(
         "{}, n)",

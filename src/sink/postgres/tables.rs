@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Statement};
 
+use super::catalog::{Attribute, Index, attributes, indexes, relation};
 use super::statements::{self, Shape, cast, operator};
 use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::{Oid, TableName, TableSchema};
-use crate::postgres::classify;
 
 /// Prepared statements kept a table; beyond it they are all dropped and made again as needed.
 const STATEMENTS_MAX: usize = 64;
@@ -37,6 +37,15 @@ pub(super) struct Column {
     pub contested: bool,
 }
 
+/// The operators of a key column, from the key's own index.
+#[derive(Debug)]
+pub(super) struct KeyOperators {
+    /// Equality, as SQL.
+    pub equal: String,
+    /// The index's order, as SQL; not known of every index.
+    pub less: Option<String>,
+}
+
 /// A follower's table, fit for a schema version.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -58,8 +67,8 @@ pub(super) struct Table {
     pub written: Vec<usize>,
     /// Quoted names of columns that only the follower has and that can be written.
     pub extras: Vec<String>,
-    /// The key columns' equality operators, as the key's.
-    pub operators: Vec<String>,
+    /// The key columns' operators.
+    pub operators: Vec<KeyOperators>,
     /// A column with an index in front of which it stands and with exact equality; only for tables
     /// without a key.
     pub indexed: Option<usize>,
@@ -102,79 +111,6 @@ impl Table {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-const RELATION: &str = "SELECT c.oid, c.relkind, EXISTS (SELECT FROM pg_catalog.pg_constraint f \
-    WHERE f.confrelid = c.oid AND f.contype = 'f' AND f.conrelid <> c.oid) \
-    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE n.nspname = $1 AND c.relname = $2";
-
-const COLUMNS: &str = "SELECT a.attname::text, w.n::int4, \
-    COALESCE(a.atttypid = pg_catalog.to_regtype(w.type_name) AND a.atttypmod = w.modifier, false), \
-    pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid, \
-    a.attnotnull, a.atthasdef, a.attgenerated, a.attidentity, a.attcollation <> 0, \
-    EXISTS (SELECT FROM pg_catalog.pg_cast x WHERE x.castsource = 'pg_catalog.text'::pg_catalog.regtype \
-        AND x.casttarget = a.atttypid AND x.castmethod = 'f' \
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast y WHERE y.casttarget = a.atttypid \
-            AND y.castsource = 'pg_catalog.bpchar'::pg_catalog.regtype)) \
-    FROM pg_catalog.pg_attribute a \
-    LEFT JOIN unnest($2::text[], $3::text[], $4::int4[]) \
-        WITH ORDINALITY AS w(name, type_name, modifier, n) ON w.name = a.attname \
-    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-
-const INDEXES: &str = "SELECT i.indisunique, i.indisexclusion, \
-    i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid = $1, am.amname = 'btree', \
-    (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.n) \
-        FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n) \
-        LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
-        WHERE k.n <= i.indnkeyatts), \
-    (SELECT pg_catalog.array_agg(o.nspname::text ORDER BY k.n) || pg_catalog.array_agg(o.oprname::text ORDER BY k.n) \
-        FROM unnest(i.indclass::oid[]) WITH ORDINALITY AS k(opclass, n) \
-        LEFT JOIN LATERAL (SELECT p.oprname, s.nspname FROM pg_catalog.pg_opclass c \
-            JOIN pg_catalog.pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype \
-                AND m.amoprighttype = c.opcintype AND m.amopstrategy = 3 AND am.amname = 'btree' \
-            JOIN pg_catalog.pg_operator p ON p.oid = m.amopopr \
-            JOIN pg_catalog.pg_namespace s ON s.oid = p.oprnamespace \
-            WHERE c.oid = k.opclass) o ON true) \
-    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class r ON r.oid = i.indexrelid \
-    JOIN pg_catalog.pg_am am ON am.oid = r.relam \
-    WHERE i.indisvalid AND (i.indrelid = $1 OR i.indrelid IN \
-        (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::pg_catalog.regclass)))";
-
-/// A relation of the follower.
-#[derive(Clone, Copy, Debug)]
-struct Relation {
-    oid: u32,
-    kind: u8,
-    referenced: bool,
-}
-
-/// A column of the follower's table.
-struct Attribute {
-    name: String,
-    leader: Option<usize>,
-    same_type: bool,
-    type_text: String,
-    type_oid: u32,
-    not_null: bool,
-    has_default: bool,
-    generated: bool,
-    identity: u8,
-    collatable: bool,
-    text_cast_function: bool,
-}
-
-/// An index of the follower's table or of one of its partitions.
-struct Index {
-    unique: bool,
-    exclusion: bool,
-    /// On the table itself, over all rows, of columns only.
-    plain: bool,
-    btree: bool,
-    /// Names; `None` for expressions.
-    columns: Vec<Option<String>>,
-    /// Schemas of the equality operators, then their names.
-    operators: Vec<Option<String>>,
 }
 
 /// Whether the table is there, in whatever shape.
@@ -267,77 +203,6 @@ pub(super) async fn read(client: &Client, schema: &TableSchema) -> Result<Table>
     })
 }
 
-async fn relation(client: &Client, table: &TableName) -> Result<Option<Relation>> {
-    let failed = |error| classify(&error, "reading the follower's catalog");
-    let row = client
-        .query_opt(RELATION, &[&table.schema, &table.name])
-        .await
-        .map_err(failed)?;
-    row.map(|row| {
-        Ok(Relation {
-            oid: row.try_get(0)?,
-            kind: row.try_get::<_, i8>(1)?.cast_unsigned(),
-            referenced: row.try_get(2)?,
-        })
-    })
-    .transpose()
-    .map_err(failed)
-}
-
-async fn attributes(client: &Client, oid: u32, schema: &TableSchema) -> Result<Vec<Attribute>> {
-    let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
-    let types: Vec<&str> = schema
-        .columns
-        .iter()
-        .map(|c| c.type_name.as_str())
-        .collect();
-    let modifiers: Vec<i32> = schema.columns.iter().map(|c| c.type_modifier).collect();
-    let failed = |error| classify(&error, "reading the follower's columns");
-    let rows = client
-        .query(COLUMNS, &[&oid, &names, &types, &modifiers])
-        .await
-        .map_err(failed)?;
-    let one = |row: &Row| {
-        let ordinal: Option<i32> = row.try_get(1)?;
-        Ok(Attribute {
-            name: row.try_get(0)?,
-            leader: ordinal.and_then(|n| usize::try_from(n - 1).ok()),
-            same_type: row.try_get(2)?,
-            type_text: row.try_get(3)?,
-            type_oid: row.try_get(4)?,
-            not_null: row.try_get(5)?,
-            has_default: row.try_get(6)?,
-            generated: row.try_get::<_, i8>(7)? != 0,
-            identity: row.try_get::<_, i8>(8)?.cast_unsigned(),
-            collatable: row.try_get(9)?,
-            text_cast_function: row.try_get(10)?,
-        })
-    };
-    rows.iter()
-        .map(one)
-        .collect::<Result<_, _>>()
-        .map_err(failed)
-}
-
-async fn indexes(client: &Client, oid: u32) -> Result<Vec<Index>> {
-    let failed = |error| classify(&error, "reading the follower's indexes");
-    let rows = client.query(INDEXES, &[&oid]).await.map_err(failed)?;
-    let one = |row: &Row| {
-        Ok(Index {
-            unique: row.try_get(0)?,
-            exclusion: row.try_get(1)?,
-            plain: row.try_get(2)?,
-            btree: row.try_get(3)?,
-            columns: row.try_get(4)?,
-            operators: row.try_get(5)?,
-        })
-    };
-    rows.iter()
-        .map(one)
-        .collect::<Result<_, _>>()
-        .map_err(failed)
-}
-
 fn check_columns(schema: &TableSchema, attributes: &[Attribute]) -> Result<()> {
     let table = &schema.table;
     for (n, column) in schema.columns.iter().enumerate() {
@@ -413,8 +278,8 @@ fn is_on_key(schema: &TableSchema, index: &Index) -> bool {
         })
 }
 
-/// The equality operators of the key columns, from the unique index that holds the key.
-fn key_operators(schema: &TableSchema, indexes: &[Index]) -> Result<Vec<String>> {
+/// The operators of the key columns, from the unique index that holds the key.
+fn key_operators(schema: &TableSchema, indexes: &[Index]) -> Result<Vec<KeyOperators>> {
     if !schema.has_key() {
         return Ok(Vec::new());
     }
@@ -442,19 +307,25 @@ fn key_operators(schema: &TableSchema, indexes: &[Index]) -> Result<Vec<String>>
             )
         })?;
     let count = index.columns.len();
+    // Schemas of all operators stand in front of their names.
+    let operator_at = |at: usize| {
+        let schema = index.operators.get(at)?.as_deref()?;
+        let name = index.operators.get(2 * count + at)?.as_deref()?;
+        Some(operator(schema, name))
+    };
     let of_column = |&n: &usize| {
         let name = &schema.columns[n].name;
-        let at = index
-            .columns
+        let columns = &index.columns;
+        let at = columns
             .iter()
             .position(|column| column.as_ref() == Some(name));
-        let found = at.and_then(|at| {
-            let schema = index.operators.get(at)?.as_deref()?;
-            let name = index.operators.get(count + at)?.as_deref()?;
-            Some(operator(schema, name))
-        });
-        // An index that is not a btree (temporal keys are GiST) is on types with Postgres's own `=`.
-        found.unwrap_or_else(|| operator("pg_catalog", "="))
+        KeyOperators {
+            // An index that is not a btree (temporal keys are GiST) is on types with Postgres's own `=`.
+            equal: at
+                .and_then(operator_at)
+                .unwrap_or_else(|| operator("pg_catalog", "=")),
+            less: at.and_then(|at| operator_at(count + at)),
+        }
     };
     Ok(schema.key.iter().map(of_column).collect())
 }

@@ -8,18 +8,16 @@ use tokio_postgres::types::ToSql;
 
 use super::apply::{self, Failed, Label, Target, Work};
 use super::checkpoint::{self, Guard, Write};
-use super::failure::{Place, diverged, plain_error, rows_error, summary};
-use super::params::{Param, Refs};
-use super::pipeline::{Cause, Failure, Pipeline, within};
+use super::ending::{Ending, first_missing};
+use super::failure::{Place, diverged, rows_error};
+use super::params::Param;
+use super::pipeline::{Pipeline, within};
 use super::session::lifted_timeouts;
 use super::statements::Shape;
 use super::tables::{self, Table};
 use super::{Identity, PostgresSink};
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Op, RowRef, Rows, TableChanges, TableName, TablePlan};
-
-/// Longest text of a key in an error, in bytes.
-const KEY_SHOWN_BYTES: usize = 100;
+use crate::model::{Checkpoint, Op, TableChanges, TableName, TablePlan};
 
 /// Longest wait for a ROLLBACK.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
@@ -50,95 +48,6 @@ impl Transaction {
     /// Whether the server may hold something of it.
     pub(super) fn is_open(&self) -> bool {
         matches!(self, Transaction::Open { .. })
-    }
-}
-
-/// A failure on its way out, with what it takes to explain it once the transaction is over.
-pub(super) enum Ending {
-    /// Known already.
-    Error(Error),
-    /// The guard found no row.
-    Refused,
-    /// Rows were missing; the first missing key may be asked for.
-    Missing {
-        /// What is said in any case.
-        place: Place,
-        /// What was done to how many of how many.
-        what: String,
-        /// The table and the keys that were to be found.
-        keys: Option<(Arc<Table>, Rows, Vec<RowRef>)>,
-    },
-}
-
-impl From<Error> for Ending {
-    fn from(error: Error) -> Self {
-        Ending::Error(error)
-    }
-}
-
-impl Failed<'_> {
-    /// Takes out of the failure what outlives the plan it borrows from.
-    fn ending(self, table: Option<Arc<Table>>) -> Ending {
-        let Failure { label, cause } = self;
-        match (label, &cause) {
-            (Label::Guard, Cause::Affected(_none)) => Ending::Refused,
-            (Label::Guard | Label::Begin, _) => {
-                plain_error(&cause, "beginning a transaction").into()
-            }
-            (Label::Commit, _) => commit_error(&cause).into(),
-            (Label::Rows(target), Cause::Affected(changed)) => missing(target, *changed, table),
-            (Label::Rows(target), Cause::Database(_) | Cause::Silent(_)) => {
-                rows_error(&target.place, &cause, target.doing).into()
-            }
-        }
-    }
-}
-
-fn missing(target: Target<'_>, changed: u64, table: Option<Arc<Table>>) -> Ending {
-    let what = format!("{}: only {changed} rows", target.doing);
-    let Some((rows, refs)) = target.keys else {
-        return Ending::Missing {
-            place: target.place,
-            what: format!("{}: the row is not there", target.doing),
-            keys: None,
-        };
-    };
-    let what = format!("{what} of {} were there", refs.len());
-    // If an earlier step of the transaction made rows, they are gone with it and the answer would lie.
-    let keys = match table {
-        Some(table) if target.first => Some((table, rows.clone(), refs.to_vec())),
-        Some(_) | None => None,
-    };
-    Ending::Missing {
-        place: target.place,
-        what,
-        keys,
-    }
-}
-
-/// The outcome of a COMMIT without an answer is unknown: reading the checkpoint again tells it.
-fn commit_error(cause: &Cause) -> Error {
-    match cause {
-        Cause::Database(error) => match error.as_db_error() {
-            Some(server) if server.code().code().starts_with("23") => Error::halt(
-                format!(
-                    "committing: the follower refuses the transaction: {}",
-                    summary(server)
-                ),
-                "remove the follower's deferred constraint, or repair what it refers to, and start the sink again",
-            ),
-            Some(_) => crate::postgres::classify(error, "committing"),
-            None => Error::transient(
-                "the connection to the follower was lost while committing; reading the checkpoint again",
-            ),
-        },
-        Cause::Affected(_) => {
-            Error::transient("the checkpoint has changed under this transaction; reading it again")
-        }
-        Cause::Silent(limit) => Error::transient(format!(
-            "no answer to COMMIT from the follower for {} s; reading the checkpoint again",
-            limit.as_secs()
-        )),
     }
 }
 
@@ -474,43 +383,4 @@ async fn empty_if_ours(
         ON CONFLICT DO NOTHING";
     client.execute(filled, &of).await?;
     Ok(true)
-}
-
-/// The key of the first row that should be there and is not; for an error's text, so without
-/// errors of its own.
-async fn first_missing(
-    client: &Client,
-    (table, rows, refs): (Arc<Table>, Rows, Vec<RowRef>),
-) -> Option<String> {
-    let statement = table.prepare(client, Shape::FirstMissing).await.ok()?;
-    let listed = Refs::Listed(&refs);
-    let params = table.key().iter().map(|&column| Param::Column {
-        rows: &rows,
-        refs: listed.clone(),
-        column,
-    });
-    let params: Vec<Param<'_>> = params.collect();
-    let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
-    let row = client.query_opt(&statement, &params).await.ok()??;
-    let ordinal: i64 = row.try_get(0).ok()?;
-    let missing = *refs.get(usize::try_from(ordinal - 1).ok()?)?;
-    let cells = rows.row(missing);
-    let names: Vec<&str> = table
-        .key()
-        .iter()
-        .map(|&n| table.schema.columns[n].name.as_str())
-        .collect();
-    let texts: Vec<String> = table
-        .key()
-        .iter()
-        .map(|&n| String::from_utf8_lossy(rows.text(cells[n]).unwrap_or_default()).into_owned())
-        .collect();
-    let mut text = format!("({}) = ({})", names.join(", "), texts.join(", "));
-    if text.len() > KEY_SHOWN_BYTES {
-        let whole = |&at: &usize| text.is_char_boundary(at);
-        let end = (0..=KEY_SHOWN_BYTES).rev().find(whole).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    Some(text)
 }
