@@ -22,10 +22,10 @@ pub async fn write(leader: &Client, plan: &Plan) -> anyhow::Result<String> {
         .batch_execute(&format!(
             "CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$
              BEGIN
-               FOR first IN 1..{rows} BY {chunk} LOOP
+               FOR low IN 1..{rows} BY {chunk} LOOP
                  INSERT INTO bulk SELECT i, i % 5000, i % 100000 / 7.0, 'state ' || i % 5, 'a note for row number ' || i,
                         timestamptz '2026-01-01' + i * interval '1 second'
-                 FROM generate_series(first, least(first + {chunk} - 1, {rows})) i;
+                 FROM generate_series(low, least(low + {chunk} - 1, {rows})) i;
                  COMMIT;
                END LOOP;
                FOR t IN 1..{transactions} LOOP
@@ -35,11 +35,19 @@ pub async fn write(leader: &Client, plan: &Plan) -> anyhow::Result<String> {
                  DELETE FROM bulk WHERE id = 2 * {transactions} + t;
                  COMMIT;
                END LOOP;
-             END $$;
-             SET synchronous_commit = off; CALL fill(); SET synchronous_commit = on;
-             INSERT INTO marker VALUES (1); CHECKPOINT;"
+             END $$;"
         ))
         .await?;
+    // One at a time: a procedure that commits cannot run inside the transaction of several statements.
+    for statement in [
+        "SET synchronous_commit = off",
+        "CALL fill()",
+        "SET synchronous_commit = on",
+        "INSERT INTO marker VALUES (1)",
+        "CHECKPOINT",
+    ] {
+        leader.batch_execute(statement).await?;
+    }
     Ok(leader
         .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
         .await?

@@ -1,7 +1,7 @@
 //! What the tests on real servers share: Postgres servers of their own, the run's Kafka, and
 //! walferry as a separate process. Servers are started by `./dev server`, so run the tests by `./dev test`.
 
-#![allow(dead_code)] // each test file uses a part of this one
+#![allow(dead_code, unused_imports)] // each test file uses a part of this one
 
 pub mod content;
 pub mod postgres;
