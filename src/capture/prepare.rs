@@ -17,6 +17,7 @@ use crate::model::{Epoch, Oid, Selection, TableName};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable, Refusal};
 use crate::source::connection::ReplicationConnection;
+use crate::source::full_identity;
 use crate::source::publication::{self, Publication};
 use crate::source::slot::{self, SlotState};
 
@@ -120,6 +121,7 @@ pub async fn prepare(
         catalog::published(&client, &source.publication).await?
     };
     refuse(&catalog::refusals(&tables))?;
+    full_identity::settle_keys(&client, &source.slot, &mut tables).await?;
     let places = Places {
         context,
         topics,
