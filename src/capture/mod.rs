@@ -28,6 +28,7 @@ use crate::config::{KafkaSettings, SourceSettings};
 use crate::error::{Error, Result};
 use crate::log::producer::{EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
+use crate::model::TableName;
 use crate::source::{publication, sample};
 use crate::status::{Shared, SourceView, State};
 
@@ -76,6 +77,13 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
     let Some((prepared, mut taken)) = began else {
         return Ok(());
     };
+    if !prepared.dropped.is_empty() {
+        let tables: Vec<String> = prepared.dropped.iter().map(TableName::to_string).collect();
+        return Err(Error::transient(format!(
+            "tables had been dropped from the publication and are captured and copied anew: {}",
+            tables.join(", ")
+        )));
+    }
     let before_records = async {
         let bounds = watermarks(&producer, &topics, &prepared).await?;
         drop_leaving(context, &prepared).await;

@@ -12,11 +12,12 @@ use crate::capture::own_log::OwnLog;
 use crate::capture::tables::Labels;
 use crate::error::{Error, Result};
 use crate::log::producer::EpochProducer;
-use crate::log::topics::{Retention, TopicAdmin, TopicSpec, Topics};
-use crate::model::{Selection, TableName};
+use crate::log::topics::{Retention, TopicAdmin, TopicSpec, TopicState, Topics};
+use crate::model::{Epoch, Oid, Selection, TableName};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable, Refusal};
 use crate::source::connection::ReplicationConnection;
+use crate::source::full_identity;
 use crate::source::publication::{self, Publication};
 use crate::source::slot::{self, SlotState};
 
@@ -26,6 +27,9 @@ pub struct Prepared {
     pub client: Client,
     /// The captured set.
     pub tables: Vec<CatalogTable>,
+    /// Tables that somebody dropped from the managed publication: left out of this epoch, which ends
+    /// once the log says so; the next one captures and copies them.
+    pub dropped: Vec<TableName>,
     /// Tables that are in a managed publication and no longer wanted: to be dropped from it after
     /// the epoch entry.
     pub leaving: Vec<TableName>,
@@ -33,6 +37,8 @@ pub struct Prepared {
     pub labels: Labels,
     /// The log, read to its end.
     pub log: OwnLog,
+    /// The log's epoch that all of this was prepared for.
+    pub epoch: Option<Epoch>,
 }
 
 /// What is there of a pipeline.
@@ -108,14 +114,6 @@ pub async fn prepare(
         .await
         .map_err(|error| classify(&error, "asking for the database"))?
         .get::<_, String>(0);
-    let found_slot = slot::read(&client, &source.slot).await?;
-    if let Some(found) = &found_slot {
-        slot::check(found, &source.slot, &database)?;
-    }
-    let found_publication = publication::read(&client, &source.publication).await?;
-    if let Some(found) = &found_publication {
-        publication::check(found, &source.publication, source.manage_publication)?;
-    }
     let mut tables = if source.manage_publication {
         let selection = Selection::new(&source.include, &source.exclude);
         catalog::selected(&client, &selection).await?
@@ -123,32 +121,47 @@ pub async fn prepare(
         catalog::published(&client, &source.publication).await?
     };
     refuse(&catalog::refusals(&tables))?;
-    let (log, missing) = prepare_topics(
+    full_identity::settle_keys(&client, &source.slot, &mut tables).await?;
+    let places = Places {
         context,
         topics,
         producer,
-        &found_slot,
-        &found_publication,
-        &mut tables,
-    )
-    .await?;
-    let leaving = if source.manage_publication {
-        prepare_publication(context, &client, missing, found_publication, &tables).await?
-    } else {
-        Vec::new()
+        client: &client,
+        admin: TopicAdmin::open(&context.kafka)?,
+        database: &database,
     };
+    let mut log = OwnLog::new(context.kafka.clone(), topics.commits());
+    let mut found = places.look(&tables, &mut log).await?;
+    let missing = match places.judge(&found, &log, &tables) {
+        Ok(missing) => missing,
+        // Another instance may have made things between the questions; what it made is there now.
+        Err(first) => {
+            tracing::debug!(error = %first, "looking once more before halting");
+            found = places.look(&tables, &mut log).await?;
+            places.judge(&found, &log, &tables)?
+        }
+    };
+    places.make_topics(&found, &mut log, &mut tables).await?;
+    let (mut dropped, mut leaving) = (Vec::new(), Vec::new());
+    if source.manage_publication {
+        dropped = places.leave_out_dropped(missing, &log, &mut tables).await?;
+        leaving =
+            prepare_publication(context, &client, missing, found.publication, &tables).await?;
+    }
     if missing.slot {
-        create_slot(context).await?;
+        places.create_slot().await?;
     }
     Ok(Prepared {
-        client,
         tables,
+        dropped,
         leaving,
+        epoch: log.place().epoch,
         labels: Labels {
             pipeline: context.pipeline.clone(),
             database,
         },
         log,
+        client,
     })
 }
 
@@ -167,65 +180,172 @@ fn refuse(refusals: &[Refusal]) -> Result<()> {
     ))
 }
 
-async fn prepare_topics(
-    context: &CaptureContext,
-    topics: &Topics,
-    producer: &EpochProducer,
-    found_slot: &Option<SlotState>,
-    found_publication: &Option<Publication>,
-    tables: &mut [CatalogTable],
-) -> Result<(OwnLog, Missing)> {
-    let admin = TopicAdmin::open(&context.kafka)?;
-    let mut names = vec![topics.commits(), topics.schemas(), topics.progress()];
-    for table in tables.iter() {
-        names.push(topics.table(&table.schema.table));
-        names.push(topics.copy(&table.schema.table));
+/// What was there when it was asked for.
+struct Found {
+    slot: Option<SlotState>,
+    publication: Option<Publication>,
+    topics: BTreeMap<String, TopicState>,
+}
+
+impl Found {
+    fn partitions(&self, topic: &String) -> Option<i32> {
+        self.topics.get(topic).map(|state| state.partitions)
     }
-    let there = admin.describe(&names).await?;
-    let mut log = OwnLog::new(context.kafka.clone(), topics.commits());
-    let topic = there.contains_key(&topics.commits());
-    if topic {
-        log.read_on(producer, producer.partition_slot(&topics.commits(), 0))
-            .await?;
+}
+
+/// Where preparation looks and makes things.
+struct Places<'a> {
+    context: &'a CaptureContext,
+    topics: &'a Topics,
+    producer: &'a EpochProducer,
+    client: &'a Client,
+    admin: TopicAdmin,
+    database: &'a str,
+}
+
+impl Places<'_> {
+    /// Looks at slot, publication and topics, and reads the log on.
+    async fn look(&self, tables: &[CatalogTable], log: &mut OwnLog) -> Result<Found> {
+        let (source, topics) = (&self.context.source, self.topics);
+        let slot = slot::read(self.client, &source.slot).await?;
+        if let Some(found) = &slot {
+            slot::check(found, &source.slot, self.database)?;
+        }
+        let publication = publication::read(self.client, &source.publication).await?;
+        if let Some(found) = &publication {
+            publication::check(found, &source.publication, source.manage_publication)?;
+        }
+        let mut names = vec![topics.commits(), topics.schemas(), topics.progress()];
+        for table in tables {
+            names.push(topics.table(&table.schema.table));
+            names.push(topics.copy(&table.schema.table));
+        }
+        let found = Found {
+            slot,
+            publication,
+            topics: self.admin.describe(&names).await?,
+        };
+        if found.topics.contains_key(&topics.commits()) {
+            self.read_on(log).await?;
+        }
+        Ok(found)
     }
-    let missing = decide(
-        Existing {
-            topic,
-            entries: log.has_entries(),
-            publication: found_publication.is_some(),
-            slot: found_slot.is_some(),
-        },
-        context.source.manage_publication,
-    )?;
-    let known = |name: &String| there.get(name).map(|state| state.partitions);
-    if log.has_entries() {
-        let mut needed = vec![topics.schemas()];
-        needed.extend(log.ledger().captured().keys().filter_map(|table| {
-            let still = tables.iter().any(|other| other.schema.table == *table);
-            still.then(|| topics.table(table))
-        }));
-        if let Some(gone) = needed.iter().find(|name| known(name).is_none()) {
-            return Err(Error::halt(
-                format!("topic {gone} is gone, with the changes that followers may still need"),
-                "begin a new pipeline (another pipeline name), which copies every table again",
-            ));
+
+    async fn read_on(&self, log: &mut OwnLog) -> Result<()> {
+        let commits = self.producer.partition_slot(&self.topics.commits(), 0);
+        log.read_on(self.producer, commits).await?;
+        Ok(())
+    }
+
+    /// What has to be made; nothing that was lost.
+    fn judge(&self, found: &Found, log: &OwnLog, tables: &[CatalogTable]) -> Result<Missing> {
+        let missing = decide(
+            Existing {
+                topic: found.topics.contains_key(&self.topics.commits()),
+                entries: log.has_entries(),
+                publication: found.publication.is_some(),
+                slot: found.slot.is_some(),
+            },
+            self.context.source.manage_publication,
+        )?;
+        if log.has_entries() {
+            let mut needed = vec![self.topics.schemas()];
+            needed.extend(log.ledger().captured().keys().filter_map(|table| {
+                let still = tables.iter().any(|other| other.schema.table == *table);
+                still.then(|| self.topics.table(table))
+            }));
+            if let Some(gone) = needed.iter().find(|name| !found.topics.contains_key(*name)) {
+                return Err(Error::halt(
+                    format!("topic {gone} is gone, with the changes that followers may still need"),
+                    "begin a new pipeline (another pipeline name), which copies every table again",
+                ));
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Makes the topics that are missing, and tells the tables their number of partitions.
+    async fn make_topics(
+        &self,
+        found: &Found,
+        log: &mut OwnLog,
+        tables: &mut [CatalogTable],
+    ) -> Result<()> {
+        let specs = topic_specs(self.context, self.topics, tables, &|name| {
+            found.partitions(name)
+        });
+        self.admin.ensure(&specs).await?;
+        let partitions: BTreeMap<&String, i32> = specs
+            .iter()
+            .map(|spec| (&spec.name, spec.partitions))
+            .collect();
+        for table in tables.iter_mut() {
+            let count = partitions[&self.topics.table(&table.schema.table)];
+            table.schema.partitions = u32::try_from(count).unwrap_or(1);
+        }
+        if !found.topics.contains_key(&self.topics.commits()) {
+            self.read_on(log).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes tables that somebody dropped from the publication out of this epoch's captured set.
+    async fn leave_out_dropped(
+        &self,
+        missing: Missing,
+        log: &OwnLog,
+        tables: &mut Vec<CatalogTable>,
+    ) -> Result<Vec<TableName>> {
+        if missing.publication {
+            return Ok(Vec::new());
+        }
+        let name = &self.context.source.publication;
+        // Asked after the log was read: a table joins the publication before the log says so.
+        let publication = publication::read(self.client, name).await?;
+        let published = publication.map(|found| found.tables).unwrap_or_default();
+        let gone = dropped(tables, log.ledger().captured(), &published);
+        for table in &gone {
+            tracing::error!(
+                publication = %name, %table,
+                "somebody dropped the table from the publication, so changes of it are missing: it is copied again"
+            );
+        }
+        tables.retain(|table| !gone.contains(&table.schema.table));
+        Ok(gone)
+    }
+
+    async fn create_slot(&self) -> Result<()> {
+        let (source, name) = (
+            &self.context.source,
+            format!("walferry_{}", self.context.pipeline),
+        );
+        let mut connection = ReplicationConnection::open(&source.postgres, &name, &[]).await?;
+        match connection.create_slot(&source.slot, false, false).await {
+            Ok(slot) => {
+                tracing::info!(slot = %source.slot, lsn = %slot.consistent_point, "slot created");
+                Ok(())
+            }
+            Err(error) if slot::read(self.client, &source.slot).await?.is_some() => {
+                Err(Error::transient("another instance is making the slot").caused_by(error))
+            }
+            Err(error) => Err(error),
         }
     }
-    let specs = topic_specs(context, topics, tables, &known);
-    admin.ensure(&specs).await?;
-    let partitions: BTreeMap<&String, i32> = specs
-        .iter()
-        .map(|spec| (&spec.name, spec.partitions))
-        .collect();
-    for table in tables.iter_mut() {
-        let count = partitions[&topics.table(&table.schema.table)];
-        table.schema.partitions = u32::try_from(count).unwrap_or(1);
-    }
-    if !topic {
-        log.read_on(producer, producer.partition_slot(&topics.commits(), 0))
-            .await?;
-    }
-    Ok((log, missing))
+}
+
+/// Tables that the log has as captured, but that are not in the publication although they are the
+/// same tables. A table joins the publication before the log, and leaves it after the log: so
+/// somebody else took them out, and their changes since were not sent.
+fn dropped(
+    tables: &[CatalogTable],
+    captured: &BTreeMap<TableName, Oid>,
+    published: &BTreeSet<TableName>,
+) -> Vec<TableName> {
+    let gone = tables.iter().filter(|table| {
+        captured.get(&table.schema.table) == Some(&table.schema.relation)
+            && !published.contains(&table.schema.table)
+    });
+    gone.map(|table| table.schema.table.clone()).collect()
 }
 
 /// All topics as they must be; those that are there keep their number of partitions.
@@ -301,19 +421,50 @@ async fn prepare_publication(
         .collect())
 }
 
-async fn create_slot(context: &CaptureContext) -> Result<()> {
-    let name = format!("walferry_{}", context.pipeline);
-    let mut connection = ReplicationConnection::open(&context.source.postgres, &name, &[]).await?;
-    let slot = connection
-        .create_slot(&context.source.slot, false, false)
-        .await?;
-    tracing::info!(slot = %context.source.slot, lsn = %slot.consistent_point, "slot created");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{ReplicaIdentity, TableSchema};
+
+    #[test]
+    fn a_table_that_somebody_dropped_from_the_publication_is_told_from_one_that_joins() {
+        let table = |name: &str, oid| CatalogTable {
+            schema: TableSchema {
+                table: TableName::new("public", name),
+                relation: Oid(oid),
+                columns: Vec::new(),
+                key: Vec::new(),
+                primary_key: Vec::new(),
+                identity: ReplicaIdentity::Default,
+                partitions: 1,
+                types: Vec::new(),
+            },
+            leaves: Vec::new(),
+            partitioned: false,
+            rows_estimate: None,
+            row_filter: None,
+            column_list: None,
+            missing_key_columns: Vec::new(),
+        };
+        let name = |name: &str| TableName::new("public", name);
+        let tables = [
+            table("stays", 1),
+            table("dropped", 2),
+            table("joins", 3),
+            table("made_anew", 5),
+        ];
+        let captured = BTreeMap::from([
+            (name("stays"), Oid(1)),
+            (name("dropped"), Oid(2)),
+            (name("made_anew"), Oid(4)),
+            (name("unwanted"), Oid(6)),
+        ]);
+        let published = BTreeSet::from([name("stays")]);
+        assert_eq!(
+            dropped(&tables, &captured, &published),
+            vec![name("dropped")]
+        );
+    }
 
     #[test]
     fn only_a_first_start_makes_things_and_nothing_lost_is_made_anew() {

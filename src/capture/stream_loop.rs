@@ -273,7 +273,9 @@ impl StreamLoop {
 
     /// Finds a table's schema version and publishes it with the open batch.
     async fn resolve(&mut self, state: &mut State, relation: Oid) -> Result<()> {
-        let finding = self.tables.resolve(relation, &self.client);
+        let finding = self
+            .tables
+            .resolve(relation, &self.client, &self.context.source.slot);
         let found = tokio::time::timeout(CATALOG_TIMEOUT, finding)
             .await
             .map_err(|_elapsed| Error::transient("the leader's catalog does not answer"))??;

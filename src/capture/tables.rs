@@ -2,7 +2,8 @@
 //!
 //! A Relation message says what rows look like from here on; the catalog says the rest (type names,
 //! NOT NULL, primary key) but as it is now. So columns and replica identity are the message's, and
-//! the catalog only adds to them. Topics are named by the captured set: a table renamed while it is
+//! the catalog only adds to them. Under FULL the message does not name the key, so each message has
+//! the catalog asked again (`source::full_identity`). Topics are named by the captured set: a table renamed while it is
 //! captured keeps its topic until the next epoch.
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::model::{
 use crate::pgoutput::message::Relation;
 use crate::postgres::classify;
 use crate::source::catalog::{self, CatalogTable};
-use crate::source::user_types;
+use crate::source::{full_identity, user_types};
 
 /// A table as rows are encoded now.
 pub struct CapturedTable {
@@ -130,8 +131,9 @@ impl Announced {
     }
 
     /// The schema version of these rows, with what `known` (the catalog now, or the version before)
-    /// says beyond the message. `type_names` are by column.
-    fn schema(&self, known: &TableSchema, type_names: Vec<String>) -> TableSchema {
+    /// says beyond the message. `type_names` are by column; `keyed`: the primary key is the key
+    /// under FULL.
+    fn schema(&self, known: &TableSchema, type_names: Vec<String>, keyed: bool) -> TableSchema {
         let columns: Vec<Column> = self
             .columns
             .iter()
@@ -158,6 +160,7 @@ impl Announced {
             .collect::<Option<_>>()
             .unwrap_or_default();
         let key = match self.identity {
+            ReplicaIdentity::Full if !keyed => Vec::new(),
             ReplicaIdentity::Full => {
                 let mut key = primary_key.clone();
                 key.sort_unstable();
@@ -235,7 +238,7 @@ impl Tables {
         {
             let new = Announced::from_message(relation);
             let current = table.as_ref().map_or(&**schema, |table| table.schema());
-            if !new.is(current) {
+            if new.identity == ReplicaIdentity::Full || !new.is(current) {
                 *table = None;
             }
             *announced = Some(new);
@@ -267,6 +270,7 @@ impl Tables {
         &mut self,
         relation: Oid,
         client: &Client,
+        slot: &str,
     ) -> Result<Option<Arc<TableSchema>>> {
         let Some(Known::Captured {
             schema,
@@ -277,15 +281,18 @@ impl Tables {
             return Ok(None);
         };
         if let Some(announced) = announced
-            && !announced.is(schema)
+            && (announced.identity == ReplicaIdentity::Full || !announced.is(schema))
         {
-            **schema = find_schema(announced, schema, client).await?;
-            tracing::info!(
-                table = %schema.table,
-                version = %schema.version(),
-                columns = schema.columns.len(),
-                "the table has a new schema version"
-            );
+            let before = schema.version();
+            **schema = find_schema(announced, schema, client, slot).await?;
+            if schema.version() != before {
+                tracing::info!(
+                    table = %schema.table,
+                    version = %schema.version(),
+                    columns = schema.columns.len(),
+                    "the table has a new schema version"
+                );
+            }
         }
         let topic = self.topics.table(&schema.table);
         let made = CapturedTable::new((**schema).clone(), &self.labels, &self.producer, &topic);
@@ -301,22 +308,28 @@ async fn find_schema(
     announced: &Announced,
     before: &TableSchema,
     client: &Client,
+    slot: &str,
 ) -> Result<TableSchema> {
+    let full = announced.identity == ReplicaIdentity::Full;
     let now = catalog::describe(client, &[before.relation]).await?;
-    let mut known = before.clone();
+    let (mut known, mut keyed) = (before.clone(), false);
     if let Some(now) = now.into_iter().next() {
+        keyed = full && full_identity::has_key(client, slot, &now).await?;
         let (table, partitions) = (known.table, known.partitions);
         known = TableSchema {
             table,
             partitions,
             ..now.schema
         };
-        if announced.is(&known) {
-            return Ok(known);
-        }
+    }
+    if full && known.identity == ReplicaIdentity::Full && !keyed {
+        known.key.clear();
+    }
+    if announced.is(&known) {
+        return Ok(known);
     }
     let names = type_names(announced, before, client).await?;
-    let mut schema = announced.schema(&known, names);
+    let mut schema = announced.schema(&known, names, keyed);
     let oids: Vec<Oid> = schema
         .columns
         .iter()
@@ -413,7 +426,7 @@ mod tests {
             &[("gone", 25, false), ("id", 23, true)],
         );
         assert!(!past.is(&catalog_now()));
-        let schema = past.schema(&catalog_now(), vec!["text".into(), "integer".into()]);
+        let schema = past.schema(&catalog_now(), vec!["text".into(), "integer".into()], false);
         assert_eq!(schema.key, vec![1]);
         assert_eq!(schema.primary_key, vec![1]);
         assert_eq!(schema.partitions, 3);
@@ -428,16 +441,16 @@ mod tests {
             ReplicaIdentity::Full,
             &[("id", 20, true), ("new", 25, true)],
         );
-        let schema = full.schema(&catalog_now(), vec!["bigint".into(), "text".into()]);
+        let names = || vec!["bigint".into(), "text".into()];
+        let schema = full.schema(&catalog_now(), names(), true);
         assert_eq!(schema.key, vec![0]);
+        let unproven = full.schema(&catalog_now(), names(), false);
+        assert!(!unproven.has_key(), "rows may be older than the key");
+        assert_eq!(unproven.primary_key, vec![0]);
         let keyless = TableSchema {
             primary_key: Vec::new(),
             ..catalog_now()
         };
-        assert!(
-            !full
-                .schema(&keyless, vec!["bigint".into(), "text".into()])
-                .has_key()
-        );
+        assert!(!full.schema(&keyless, names(), true).has_key());
     }
 }

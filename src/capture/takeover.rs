@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::capture::CaptureContext;
 use crate::capture::own_log::OwnLog;
-use crate::capture::prepare::Prepared;
+use crate::capture::prepare::{Prepared, prepare};
 use crate::capture::tables::captured_set;
 use crate::error::{Error, Result};
 use crate::log::commit_log::{Captured, Entry, EpochEntry};
@@ -52,6 +52,8 @@ enum Missed {
     Busy,
     /// The epoch entry is void: somebody wrote on.
     Void,
+    /// Another source has begun an epoch since the preparation, perhaps with other tables.
+    Stale,
 }
 
 /// Takes over; waits while another instance holds the slot. `None`: asked to stop meanwhile.
@@ -73,6 +75,7 @@ pub async fn take_over(
                     "another source wrote into the commit log during the take-over; beginning again",
                 ));
             }
+            Err(Missed::Stale) => *prepared = prepare(context, topics, producer).await?,
             Err(Missed::Busy) => {
                 context.status.update(|view| {
                     if view.state != State::Waiting {
@@ -98,6 +101,9 @@ async fn attempt(
     let source = &context.source;
     let commits = producer.partition_slot(&topics.commits(), 0);
     let after = prepared.log.read_on(producer, commits).await?;
+    if prepared.log.place().epoch != prepared.epoch {
+        return Ok(Err(Missed::Stale));
+    }
     let end = prepared.log.end();
 
     let timeout = format!("{}ms", source.wal_sender_timeout.as_millis());

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::commit_log::{CopyBegin, Entry, Verdict, judge};
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Epoch, Lsn};
@@ -35,6 +35,9 @@ pub struct Confirmations {
     place: LogPlace,
     sent: VecDeque<Entry>,
     begun: Vec<(i64, CopyBegin)>,
+    /// Where the newest run of reading began: own entries from here on may be acknowledged after
+    /// they were read. None since an entry was acknowledged at the log's known end.
+    gap_from: Option<i64>,
 }
 
 impl Confirmations {
@@ -51,6 +54,7 @@ impl Confirmations {
             place,
             sent: VecDeque::new(),
             begun: Vec::new(),
+            gap_from: None,
         }
     }
 
@@ -73,7 +77,8 @@ impl Confirmations {
     /// named none (a retry answered as duplicate).
     ///
     /// # Errors
-    /// Halt as [`judge`].
+    /// Halt as [`judge`], and when the offset is one that the log had passed before the entry was
+    /// sent: the topic is another one then.
     ///
     /// # Panics
     /// When nothing was sent: a bug of the caller.
@@ -84,18 +89,23 @@ impl Confirmations {
             .expect("an acknowledgement belongs to an entry that was sent");
         let from = self.place.next_offset;
         match offset {
-            Some(at) if at == from => self.step(at, &entry)?,
-            Some(at) if at > from => {
-                return Ok(Decision::ReadGap {
-                    from,
-                    to: Some(at + 1),
-                });
+            Some(at) if at == from => {
+                self.gap_from = None;
+                self.step(at, &entry)?;
+                Ok(self.decide())
             }
-            // Below what was read already: judged when it was read.
-            Some(_) => {}
-            None => return Ok(Decision::ReadGap { from, to: None }),
+            Some(at) if at > from => Ok(self.gap(from, Some(at + 1))),
+            // Judged when it was read.
+            Some(at) if self.gap_from.is_some_and(|gap| at >= gap) => Ok(self.decide()),
+            Some(at) => Err(Error::halt(
+                format!(
+                    "an entry was acknowledged at offset {at} of the commits topic, which ended at \
+                     {from} before: the commits topic was made anew, and what was published is lost"
+                ),
+                "begin a new pipeline (another pipeline name, or delete slot, publication and the pipeline's topics): it copies every table again",
+            )),
+            None => Ok(self.gap(from, None)),
         }
-        Ok(self.decide())
     }
 
     /// Notes entries read from the log, in order and without omissions from [`Decision::ReadGap`]'s
@@ -119,6 +129,12 @@ impl Confirmations {
     /// in log order. If the producer repeated one, the first is the one to use.
     pub fn take_begun(&mut self) -> Vec<(i64, CopyBegin)> {
         std::mem::take(&mut self.begun)
+    }
+
+    /// Reading again before an entry was acknowledged at the known end belongs to the same run.
+    fn gap(&mut self, from: i64, to: Option<i64>) -> Decision {
+        self.gap_from.get_or_insert(from);
+        Decision::ReadGap { from, to }
     }
 
     fn step(&mut self, offset: i64, entry: &Entry) -> Result<()> {

@@ -105,6 +105,29 @@ fn a_gap_or_a_missing_offset_must_be_read() {
 }
 
 #[test]
+fn an_entry_below_the_logs_known_end_means_another_topic() {
+    let mut own = three_sent();
+    own.acked(Some(1)).expect("no hole");
+    let error = own.acked(Some(0)).expect_err("a new topic begins at 0");
+    assert_eq!(error.class(), crate::error::Class::Halt);
+
+    // All three were read after the first acknowledgement, which named no offset.
+    let mut own = three_sent();
+    let read: Vec<_> = (1..4)
+        .map(|n| (n, batch(Epoch(0), Lsn(n as u64), Lsn(n as u64 + 1))))
+        .collect();
+    own.acked(None).expect("no hole");
+    assert_eq!(own.read(&read).expect("no hole"), confirm(4));
+    own.acked(None).expect("no hole");
+    assert_eq!(own.read([]).expect("no hole"), confirm(4));
+    assert_eq!(own.acked(Some(3)).expect("was read"), confirm(4));
+    own.sent(batch(Epoch(0), Lsn(4), Lsn(5)));
+    assert_eq!(own.acked(Some(4)).expect("no hole"), confirm(5));
+    own.sent(batch(Epoch(0), Lsn(5), Lsn(6)));
+    assert!(own.acked(Some(3)).is_err(), "the gap is closed");
+}
+
+#[test]
 fn a_superseded_source_confirms_nothing() {
     let mut own = three_sent();
     own.acked(Some(3)).expect("no hole");

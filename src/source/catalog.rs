@@ -481,7 +481,8 @@ fn table_schema(
         .map(|(numbers, _)| numbers.clone())
         .unwrap_or_default();
     let key_numbers = match relation.identity {
-        ReplicaIdentity::Full => primary_numbers.clone(),
+        // Rows may share a deferrable key until their transaction commits.
+        ReplicaIdentity::Full => identity_numbers(ReplicaIdentity::Default, found),
         identity @ (ReplicaIdentity::Default
         | ReplicaIdentity::Index
         | ReplicaIdentity::Nothing) => identity_numbers(identity, found),

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod connection;
 pub mod copy;
 mod framing;
+pub mod full_identity;
 pub mod publication;
 pub mod sample;
 pub mod slot;

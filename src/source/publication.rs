@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, Result};
 use crate::model::TableName;
@@ -148,14 +149,44 @@ fn table_list(tables: &[&TableName]) -> String {
 
 /// Runs one of the statements above with a commit that waits for no standby: walferry may be the
 /// standby that it would wait for.
+///
+/// # Errors
+/// Transient when another session was quicker; else by SQLSTATE.
 pub async fn run(client: &Client, statement: &str) -> Result<()> {
-    client
-        .batch_execute(&format!(
-            "BEGIN; SET LOCAL synchronous_commit = {}; {statement}; COMMIT",
-            quote_literal("local")
-        ))
-        .await
-        .map_err(|error| classify(&error, "changing the publication"))
+    const DOING: &str = "changing the publication";
+    let statements = format!(
+        "BEGIN; SET LOCAL synchronous_commit = {}; {statement}; COMMIT",
+        quote_literal("local")
+    );
+    let Err(error) = client.batch_execute(&statements).await else {
+        return Ok(());
+    };
+    if !error.is_closed() {
+        client
+            .batch_execute("ROLLBACK")
+            .await
+            .map_err(|error| classify(&error, DOING))?;
+    }
+    let classified = classify(&error, DOING);
+    if error.code().is_some_and(is_race) {
+        return Err(
+            Error::transient(format!("{DOING}: tables or publication changed meanwhile"))
+                .caused_by(classified),
+        );
+    }
+    Err(classified)
+}
+
+/// Whether a statement came too late: publication or member are there already, or a table, schema
+/// or publication has gone since it was looked at. The next look sees what is so.
+fn is_race(code: &SqlState) -> bool {
+    [
+        SqlState::DUPLICATE_OBJECT,
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::INVALID_SCHEMA_NAME,
+    ]
+    .contains(code)
 }
 
 #[cfg(test)]

@@ -90,6 +90,9 @@ impl EpochProducer {
             ("acks", "all"),
             ("message.timeout.ms", "0"),
             ("message.max.bytes", record_max.as_str()),
+            // librdkafka's producer asks for it otherwise: a topic that is gone is lost history, and
+            // an empty one in its place would hide that.
+            ("allow.auto.create.topics", "false"),
             // Ours is the bound that counts (`queue_max_bytes`): it can be waited for.
             ("queue.buffering.max.messages", "0"),
             ("queue.buffering.max.kbytes", "2147483647"),
