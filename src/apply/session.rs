@@ -14,7 +14,7 @@ use super::SinkContext;
 use super::follow::{Standing, Terms, lacking};
 use super::join::{next_version, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
-use super::session_join::JoinWork;
+use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas};
 use crate::error::{Error, Result};
 use crate::log::copies::CopyLedger;
@@ -51,6 +51,18 @@ pub async fn run(context: &SinkContext) -> Result<()> {
         }
     }
     outcome
+}
+
+/// What the applier waits for.
+enum Event {
+    /// The beginning of the main reader's next batch.
+    Part(Option<Part>),
+    /// What a step of the join's loader gave.
+    Loaded(LoaderStep),
+    /// Progress without records has waited long enough.
+    CommitDue,
+    /// Something is to be said or looked at.
+    Tick,
 }
 
 /// Everything of one session.
@@ -142,15 +154,17 @@ impl<'a> Session<'a> {
                 .pending
                 .as_ref()
                 .map(|_| self.committed_at + IDLE_COMMIT_AFTER);
-            tokio::select! {
+            let event = tokio::select! {
+                biased;
                 () = self.context.stop.cancelled() => break,
-                part = self.main.next() => match part? {
-                    Some(part) => self.take_part(part).await?,
-                    None => break,
-                },
-                loaded = self.join.loaded() => self.take_loaded(loaded?).await?,
-                () = until(commit_at) => self.commit_pending().await?,
-                () = until(say_at) => {}
+                event = self.event(commit_at, say_at) => event?,
+            };
+            match event {
+                Event::Part(Some(part)) => self.take_part(part).await?,
+                Event::Part(None) => break,
+                Event::Loaded(step) => self.take_loaded(step).await?,
+                Event::CommitDue => self.commit_pending().await?,
+                Event::Tick => {}
             }
         }
         self.join.stop();
@@ -158,6 +172,21 @@ impl<'a> Session<'a> {
         self.said_at = Instant::now() - PROGRESS_EVERY;
         self.say_progress();
         Ok(())
+    }
+
+    /// What comes next, in no fixed order: neither the main reader nor a join starves the other.
+    /// Cancel-safe.
+    async fn event(
+        &mut self,
+        commit_at: Option<Instant>,
+        say_at: Option<Instant>,
+    ) -> Result<Event> {
+        tokio::select! {
+            part = self.main.next_batch() => part.map(Event::Part),
+            step = self.join.loaded() => step.map(Event::Loaded),
+            () = until(commit_at) => Ok(Event::CommitDue),
+            () = until(say_at) => Ok(Event::Tick),
+        }
     }
 
     /// Applies one batch, or notes progress without records.
@@ -183,10 +212,11 @@ impl<'a> Session<'a> {
             let part = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => None,
-                part = self.main.next() => part?,
+                part = self.main.next_chunk() => part?,
             };
             // Bounded stop: a transaction in many chunks begins anew with the next session.
             let Some(part) = part else {
+                self.main.give_up();
                 return self.sink.rollback().await;
             };
             end = part.end;
@@ -223,6 +253,7 @@ impl<'a> Session<'a> {
     /// A schema version met in the middle of a transaction: tables are prepared outside of one, so
     /// the batch is given up, and read again.
     async fn prepare_anew(&mut self, planned: &Planned) -> Result<()> {
+        self.main.give_up();
         self.sink.rollback().await?;
         self.prepare(&planned.schemas).await?;
         self.restart_reader().await

@@ -24,7 +24,8 @@ use crate::status::{CopyProgress, LastError};
 /// How long a table may be without any copy before the status says why nothing happens.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(30);
 
-type Step = (Box<Loader>, Result<Loaded, Cut>);
+/// A loader with what its last step gave.
+pub(super) type LoaderStep = (Box<Loader>, Result<Loaded, Cut>);
 
 /// The loader of the join under way.
 #[derive(Default)]
@@ -40,12 +41,12 @@ enum LoaderState {
     #[default]
     None,
     Idle(Box<Loader>),
-    Running(JoinHandle<Step>),
+    Running(JoinHandle<LoaderStep>),
 }
 
 impl JoinWork {
     /// What the running step gives; waits for ever when none is running. Cancel-safe.
-    pub(super) async fn loaded(&mut self) -> Result<Step> {
+    pub(super) async fn loaded(&mut self) -> Result<LoaderStep> {
         match &mut self.state {
             LoaderState::None | LoaderState::Idle(_) => std::future::pending().await,
             LoaderState::Running(step) => {
@@ -156,7 +157,7 @@ impl Session<'_> {
     }
 
     /// Applies what the loader brought; the loader goes on meanwhile.
-    pub(super) async fn take_loaded(&mut self, (loader, loaded): Step) -> Result<()> {
+    pub(super) async fn take_loaded(&mut self, (loader, loaded): LoaderStep) -> Result<()> {
         let Some(mut loaded) = self.usable(loaded).await? else {
             return Ok(());
         };
