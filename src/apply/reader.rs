@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::bug;
 use super::chunk::{ChunkBuilder, Decoders};
 use super::follow::{Standing, Step, Terms};
 use super::plan::plan;
@@ -194,11 +195,12 @@ impl MainReader {
         })
     }
 
-    /// The first part of the next batch; `None` when the reader's thread has ended. Cancel-safe.
+    /// The first part of the next batch; waits for it. Cancel-safe.
     ///
     /// # Errors
-    /// What ended the reader; halt when the batch before was neither finished nor read anew.
-    pub async fn next_batch(&mut self) -> Result<Option<Part>> {
+    /// What ended the reader; halt when its thread has ended without an error, and when the batch
+    /// before was neither finished nor read anew.
+    pub async fn next_batch(&mut self) -> Result<Part> {
         self.next_in(Place::Between).await
     }
 
@@ -206,7 +208,7 @@ impl MainReader {
     ///
     /// # Errors
     /// As [`MainReader::next_batch`].
-    pub async fn next_chunk(&mut self) -> Result<Option<Part>> {
+    pub async fn next_chunk(&mut self) -> Result<Part> {
         self.next_in(Place::Within).await
     }
 
@@ -217,23 +219,20 @@ impl MainReader {
         self.parts.close();
     }
 
-    async fn next_in(&mut self, asked: Place) -> Result<Option<Part>> {
+    async fn next_in(&mut self, asked: Place) -> Result<Part> {
         if self.place != asked {
-            return Err(Error::halt(
-                format!(
-                    "a bug in walferry: the applier asks its reader for a part {asked:?}, which stands {:?}",
-                    self.place
-                ),
-                "report it with the log around this line; a restart resumes at the last durable boundary",
-            ));
+            return Err(bug(format_args!(
+                "a part {asked:?} was asked of a reader that stands {:?}",
+                self.place
+            )));
         }
-        let part = self.parts.recv().await.transpose()?;
-        if let Some(part) = &part {
-            self.place = match part.end {
-                Some(_) => Place::Between,
-                None => Place::Within,
-            };
-        }
+        // The thread says what ended it, and it is not asked to stop while somebody listens.
+        let ended = || Err(bug("the reader's thread ended"));
+        let part = self.parts.recv().await.unwrap_or_else(ended)?;
+        self.place = match part.end {
+            Some(_) => Place::Between,
+            None => Place::Within,
+        };
         Ok(part)
     }
 }
@@ -452,11 +451,21 @@ mod tests {
     #[tokio::test]
     async fn parts_come_as_the_batches_they_belong_to() {
         let (mut reader, _thread) = sent(&[true, false, false, true, true]).await;
-        assert!(reader.next_batch().await.unwrap().unwrap().end.is_some());
-        assert!(reader.next_batch().await.unwrap().unwrap().end.is_none());
-        assert!(reader.next_chunk().await.unwrap().unwrap().end.is_none());
-        assert!(reader.next_chunk().await.unwrap().unwrap().end.is_some());
-        assert!(reader.next_batch().await.unwrap().unwrap().end.is_some());
+        assert!(reader.next_batch().await.unwrap().end.is_some());
+        assert!(reader.next_batch().await.unwrap().end.is_none());
+        assert!(reader.next_chunk().await.unwrap().end.is_none());
+        assert!(reader.next_chunk().await.unwrap().end.is_some());
+        assert!(reader.next_batch().await.unwrap().end.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_reader_whose_thread_has_ended_in_silence_halts_the_sink() {
+        let (mut reader, thread) = sent(&[true]).await;
+        drop(thread);
+        reader.next_batch().await.unwrap();
+        let error = reader.next_batch().await.map(|_| ()).unwrap_err();
+        assert_eq!(error.class(), Class::Halt);
+        assert!(error.what().contains("a bug"), "{error}");
     }
 
     #[tokio::test]

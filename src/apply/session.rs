@@ -11,12 +11,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::SinkContext;
-use super::follow::{Standing, Terms, lacking};
+use super::follow::{Standing, Terms, lacking, only_taken};
 use super::join::{next_version, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas};
-use crate::error::{Error, Result};
+use super::unfinished;
+use crate::error::Result;
 use crate::log::copies::CopyLedger;
 use crate::log::progress::{Progress, ProgressWriter};
 use crate::log::records::RecordReader;
@@ -56,7 +57,7 @@ pub async fn run(context: &SinkContext) -> Result<()> {
 /// What the applier waits for.
 enum Event {
     /// The beginning of the main reader's next batch.
-    Part(Option<Part>),
+    Part(Part),
     /// What a step of the join's loader gave.
     Loaded(LoaderStep),
     /// Progress without records has waited long enough.
@@ -102,6 +103,8 @@ impl<'a> Session<'a> {
             None => start::fresh(context, &terms, cluster_id).await?,
             Some(checkpoint) => {
                 start::same_cluster(&checkpoint, &cluster_id)?;
+                // Durable with the next commit; until then nothing has been passed over.
+                let checkpoint = only_taken(checkpoint, &terms);
                 let ledger = start::ledger_at(context, &terms, &checkpoint).await?;
                 (checkpoint, ledger)
             }
@@ -109,7 +112,7 @@ impl<'a> Session<'a> {
         let (kafka, topic) = (context.kafka.clone(), terms.topics.schemas());
         let schemas = tokio::task::spawn_blocking(move || SchemaStore::open(&kafka, &topic))
             .await
-            .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
+            .map_err(|error| unfinished("reading the schema versions", error))??;
         let schemas = Arc::new(std::sync::Mutex::new(schemas));
         let main = start_reader(
             context,
@@ -160,8 +163,7 @@ impl<'a> Session<'a> {
                 event = self.event(commit_at, say_at) => event?,
             };
             match event {
-                Event::Part(Some(part)) => self.take_part(part).await?,
-                Event::Part(None) => break,
+                Event::Part(part) => self.take_part(part).await?,
                 Event::Loaded(step) => self.take_loaded(step).await?,
                 Event::CommitDue => self.commit_pending().await?,
                 Event::Tick => {}
@@ -212,7 +214,7 @@ impl<'a> Session<'a> {
             let part = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => None,
-                part = self.main.next_chunk() => part?,
+                part = self.main.next_chunk() => Some(part?),
             };
             // Bounded stop: a transaction in many chunks begins anew with the next session.
             let Some(part) = part else {

@@ -15,6 +15,7 @@ use super::join_load::{Loaded, Loader, LoaderParts};
 use super::pull::Cut;
 use super::session::Session;
 use super::start;
+use super::unfinished;
 use crate::error::{Error, Result};
 use crate::log::commit_log::CopyEnd;
 use crate::log::records::RecordReader;
@@ -52,7 +53,7 @@ impl JoinWork {
             LoaderState::Running(step) => {
                 let step = step.await;
                 self.state = LoaderState::None;
-                step.map_err(|error| Error::transient("loading a copy").caused_by(error))
+                step.map_err(|error| unfinished("loading a copy", error))
             }
         }
     }
@@ -310,7 +311,7 @@ impl Session<'_> {
         });
         let all = read
             .await
-            .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
+            .map_err(|error| unfinished("reading the schema versions", error))??;
         let captured = self.ledger.captured();
         let mut chosen: Vec<Arc<TableSchema>> = Vec::new();
         for table in tables {
