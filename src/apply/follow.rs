@@ -143,10 +143,11 @@ impl Standing {
 /// The checkpoint with only those tables in effect that the sink takes by its settings now. A table
 /// that is excluded is no longer read: it leaves, and begins with a copy when it is taken again.
 pub fn only_taken(mut checkpoint: Checkpoint, terms: &Terms) -> Checkpoint {
-    let left: Vec<TableName> = checkpoint
+    let (in_effect, left): (BTreeSet<TableName>, BTreeSet<TableName>) = checkpoint
         .in_effect
-        .extract_if(.., |table| !terms.selection.takes(table))
-        .collect();
+        .into_iter()
+        .partition(|table| terms.selection.takes(table));
+    checkpoint.in_effect = in_effect;
     for table in left {
         checkpoint.cursors.remove(&terms.topics.table(&table));
     }

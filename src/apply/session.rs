@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::SinkContext;
 use super::follow::{Standing, Terms, lacking, only_taken};
-use super::join::{next_version, oldest_needed, wants};
+use super::join::{holds_main, next_version, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas};
@@ -33,6 +33,10 @@ use crate::status::{CopyProgress, State};
 const IDLE_COMMIT_AFTER: Duration = Duration::from_secs(1);
 /// How often progress is said in `P.progress` at most.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+/// How often a wish for a copy is said again: a record of progress may be lost.
+const WANTS_EVERY: Duration = Duration::from_secs(10);
+/// How long the main reader stands still at most for a join's last steps, and goes on at least after it.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Runs a session; see [`run_session`](super::run_session).
 pub async fn run(context: &SinkContext) -> Result<()> {
@@ -81,6 +85,10 @@ pub(super) struct Session<'a> {
     /// Progress without records, not yet committed.
     pending: Option<BatchEnd>,
     committed_at: Instant,
+    /// Whether this session has committed anything.
+    has_committed: bool,
+    /// Since when the main reader stands still for a join.
+    held_since: Option<Instant>,
     pub(super) join: JoinWork,
     /// Schema versions made to fit, by address: hashing one costs more than a small batch.
     prepared: HashMap<usize, Arc<TableSchema>>,
@@ -141,6 +149,8 @@ impl<'a> Session<'a> {
             main,
             pending: None,
             committed_at: Instant::now(),
+            has_committed: false,
+            held_since: None,
             join: JoinWork::default(),
             prepared: HashMap::new(),
             said: None,
@@ -153,6 +163,7 @@ impl<'a> Session<'a> {
             self.advance_join().await?;
             self.show();
             let say_at = self.say_progress();
+            let held_until = self.hold_main();
             let commit_at = self
                 .pending
                 .as_ref()
@@ -160,7 +171,7 @@ impl<'a> Session<'a> {
             let event = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => break,
-                event = self.event(commit_at, say_at) => event?,
+                event = self.event(held_until, commit_at, say_at) => event?,
             };
             match event {
                 Event::Part(part) => self.take_part(part).await?,
@@ -180,15 +191,29 @@ impl<'a> Session<'a> {
     /// Cancel-safe.
     async fn event(
         &mut self,
+        held_until: Option<Instant>,
         commit_at: Option<Instant>,
         say_at: Option<Instant>,
     ) -> Result<Event> {
         tokio::select! {
-            part = self.main.next_batch() => part.map(Event::Part),
+            part = self.main.next_batch(), if held_until.is_none() => part.map(Event::Part),
+            () = until(held_until) => Ok(Event::Tick),
             step = self.join.loaded() => step.map(Event::Loaded),
             () = until(commit_at) => Ok(Event::CommitDue),
             () = until(say_at) => Ok(Event::Tick),
         }
+    }
+
+    /// Until when the main reader is not asked, so that a join can catch up with it; bounded.
+    fn hold_main(&mut self) -> Option<Instant> {
+        if !holds_main(&self.checkpoint) {
+            self.held_since = None;
+            return None;
+        }
+        let now = Instant::now();
+        let since = self.held_since.filter(|since| now < *since + 2 * HOLD_MAX);
+        let until = *self.held_since.insert(since.unwrap_or(now)) + HOLD_MAX;
+        (now < until).then_some(until)
     }
 
     /// Applies one batch, or notes progress without records.
@@ -289,6 +314,13 @@ impl<'a> Session<'a> {
         self.sink.commit(&next).await?;
         self.checkpoint = next;
         self.is_stored = true;
+        if !self.has_committed {
+            self.has_committed = true;
+            // What led to this session is over.
+            if !self.join.has_explained() {
+                self.context.status.update(|view| view.last_error = None);
+            }
+        }
         Ok(())
     }
 
@@ -362,10 +394,7 @@ impl<'a> Session<'a> {
             log_offset: oldest_needed(&self.checkpoint),
             wants: wants(&self.checkpoint, &self.ledger, &self.terms),
         };
-        if self.said.as_ref() == Some(&progress) {
-            return None;
-        }
-        let due = self.said_at + PROGRESS_EVERY;
+        let due = self.said_at + say_after(self.said.as_ref(), &progress)?;
         if Instant::now() < due {
             return Some(due);
         }
@@ -395,6 +424,17 @@ impl<'a> Session<'a> {
             view.commit_time_us = checkpoint.commit_time_us;
             view.copies = copies;
         });
+    }
+}
+
+/// How long after what was `said` the progress is to be said; `None`: not as it is.
+fn say_after(said: Option<&Progress>, progress: &Progress) -> Option<Duration> {
+    if said != Some(progress) {
+        Some(PROGRESS_EVERY)
+    } else if progress.wants.is_empty() {
+        None
+    } else {
+        Some(WANTS_EVERY)
     }
 }
 
@@ -445,4 +485,33 @@ async fn start_reader(
     };
     let stop = CancellationToken::new();
     MainReader::start(&context.sink.name, parts, stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::progress::Want;
+    use crate::model::{Lsn, TableName};
+
+    #[test]
+    fn a_wish_for_a_copy_is_repeated_until_it_is_granted() {
+        let mut progress = Progress {
+            sink: "dw".to_owned(),
+            applied: Lsn(1),
+            log_offset: 1,
+            wants: Vec::new(),
+        };
+        assert_eq!(say_after(None, &progress), Some(PROGRESS_EVERY));
+        assert_eq!(say_after(Some(&progress.clone()), &progress), None);
+        let before = progress.clone();
+        progress.wants.push(Want {
+            table: TableName::new("public", "a"),
+            after: -1,
+        });
+        assert_eq!(say_after(Some(&before), &progress), Some(PROGRESS_EVERY));
+        assert_eq!(
+            say_after(Some(&progress.clone()), &progress),
+            Some(WANTS_EVERY)
+        );
+    }
 }

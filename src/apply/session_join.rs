@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,25 @@ use crate::status::{CopyProgress, LastError};
 const EXPLAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// A loader with what its last step gave.
-pub(super) type LoaderStep = (Box<Loader>, Result<Loaded, Cut>);
+pub(super) type LoaderStep = (OwnedLoader, Result<Loaded, Cut>);
+
+/// A loader. Closing its consumers blocks, so it is closed where that may be, wherever it is dropped.
+pub(super) struct OwnedLoader(Option<Box<Loader>>);
+
+impl OwnedLoader {
+    fn step(&mut self, end: Option<&CopyEnd>, limit: i64) -> Result<Loaded, Cut> {
+        self.0.as_mut().expect("there until drop").step(end, limit)
+    }
+}
+
+impl Drop for OwnedLoader {
+    fn drop(&mut self) {
+        let loader = self.0.take();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(loader));
+        }
+    }
+}
 
 /// The loader of the join under way.
 #[derive(Default)]
@@ -41,7 +60,7 @@ pub(super) struct JoinWork {
 enum LoaderState {
     #[default]
     None,
-    Idle(Box<Loader>),
+    Idle(OwnedLoader),
     Running(JoinHandle<LoaderStep>),
 }
 
@@ -62,17 +81,26 @@ impl JoinWork {
     pub(super) fn stop(&mut self) {
         self.stop.cancel();
         self.stop = CancellationToken::new();
-        if let LoaderState::Idle(loader) = std::mem::take(&mut self.state) {
-            // Closing a consumer blocks.
-            tokio::task::spawn_blocking(move || drop(loader));
-        }
+        self.state = LoaderState::None;
     }
 
-    fn start(&mut self, mut loader: Box<Loader>, end: Option<CopyEnd>, limit: i64) {
+    /// Whether the status says why no copy comes.
+    pub(super) fn has_explained(&self) -> bool {
+        self.explained
+    }
+
+    fn start(&mut self, mut loader: OwnedLoader, end: Option<CopyEnd>, limit: i64) {
         self.state = LoaderState::Running(tokio::task::spawn_blocking(move || {
             let loaded = loader.step(end.as_ref(), limit);
             (loader, loaded)
         }));
+    }
+}
+
+impl Drop for JoinWork {
+    fn drop(&mut self) {
+        // The step under way is of no more use.
+        self.stop.cancel();
     }
 }
 
@@ -83,7 +111,9 @@ impl Session<'_> {
             let step = next_join_step(&self.checkpoint, &self.ledger, &self.terms);
             if step != JoinStep::Ask {
                 self.join.asking_since = None;
-                self.join.explained = false;
+                if std::mem::take(&mut self.join.explained) {
+                    self.context.status.update(|view| view.last_error = None);
+                }
             }
             match step {
                 JoinStep::Nothing => return Ok(()),
@@ -140,13 +170,13 @@ impl Session<'_> {
                     kafka: self.context.kafka.clone(),
                     stop: self.join.stop.clone(),
                 });
-                self.start_step(Box::new(loader));
+                self.start_step(OwnedLoader(Some(Box::new(loader))));
             }
         }
         Ok(())
     }
 
-    fn start_step(&mut self, loader: Box<Loader>) {
+    fn start_step(&mut self, loader: OwnedLoader) {
         let copy = self
             .checkpoint
             .joins
@@ -181,13 +211,22 @@ impl Session<'_> {
         }
         while loaded.more {
             self.apply_loaded(&mut loaded, true).await?;
-            let (loader, next) = self.join.loaded().await?;
+            let next = tokio::select! {
+                biased;
+                () = self.context.stop.cancelled() => None,
+                step = self.join.loaded() => Some(step?),
+            };
+            // Bounded stop: the loader begins anew at what is durable.
+            let Some((loader, next)) = next else {
+                self.join.stop();
+                return self.sink.rollback().await;
+            };
             let next = match next {
-                Ok(next) if !self.context.stop.is_cancelled() => next,
-                next => {
+                Ok(next) => next,
+                Err(cut) => {
                     self.sink.rollback().await?;
                     self.join.stop();
-                    self.usable(next).await?;
+                    self.usable(Err(cut)).await?;
                     return Ok(());
                 }
             };
