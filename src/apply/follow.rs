@@ -140,6 +140,20 @@ impl Standing {
     }
 }
 
+/// The checkpoint with only those tables in effect that the sink takes by its settings now. A table
+/// that is excluded is no longer read: it leaves, and begins with a copy when it is taken again.
+pub fn only_taken(mut checkpoint: Checkpoint, terms: &Terms) -> Checkpoint {
+    let (in_effect, left): (BTreeSet<TableName>, BTreeSet<TableName>) = checkpoint
+        .in_effect
+        .into_iter()
+        .partition(|table| terms.selection.takes(table));
+    checkpoint.in_effect = in_effect;
+    for table in left {
+        checkpoint.cursors.remove(&terms.topics.table(&table));
+    }
+    checkpoint
+}
+
 /// Captured tables that the sink takes and that are not in effect.
 pub fn lacking(
     place: &LogPlace,
@@ -151,4 +165,56 @@ pub fn lacking(
         .filter(|table| terms.selection.takes(table) && !in_effect.contains(table))
         .cloned()
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Lsn;
+
+    fn terms(exclude: &[&str]) -> Terms {
+        let exclude: Vec<String> = exclude.iter().map(|pattern| (*pattern).into()).collect();
+        Terms {
+            topics: Topics::new("p"),
+            selection: Selection::new(&["*.*".to_owned()], &exclude),
+            takes_copies: true,
+        }
+    }
+
+    #[test]
+    fn a_table_excluded_for_a_while_is_lacking_when_it_is_taken_again() {
+        let [a, b] = ["a", "b"].map(|name| TableName::new("public", name));
+        let all = terms(&[]);
+        let mut place = LogPlace::at_low_end(0);
+        place.captured = [a.clone(), b.clone()].into();
+        let checkpoint = Checkpoint {
+            version: 4,
+            applied: Lsn(7),
+            commit_time_us: None,
+            log: place,
+            cursors: [&a, &b]
+                .map(|table| (all.topics.table(table), [(0, 5)].into()))
+                .into(),
+            in_effect: [a.clone(), b.clone()].into(),
+            joins: Vec::new(),
+            refused: BTreeMap::new(),
+            system_id: None,
+            timeline: None,
+            cluster_id: None,
+        };
+        assert_eq!(only_taken(checkpoint.clone(), &all), checkpoint);
+
+        let without_b = terms(&["public.b"]);
+        let left = only_taken(checkpoint.clone(), &without_b);
+        assert_eq!(left.in_effect, [a.clone()].into());
+        assert_eq!(left.cursors.len(), 1);
+        assert_eq!(
+            left.version, checkpoint.version,
+            "what is stored is compared"
+        );
+        assert!(lacking(&left.log, &left.in_effect, &without_b).is_empty());
+
+        let again = only_taken(left, &all);
+        assert_eq!(lacking(&again.log, &again.in_effect, &all), [b].into());
+    }
 }

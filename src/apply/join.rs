@@ -13,6 +13,9 @@ use crate::log::progress::Want;
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Checkpoint, Cursors, Join, JoinRows, TableName};
 
+/// The main reader waits for a join that is at most this many entries behind it.
+const HOLD_MAX_ENTRIES: i64 = 64;
+
 /// What is to be done about tables that are not in effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JoinStep {
@@ -58,17 +61,26 @@ fn under_way(checkpoint: &Checkpoint, join: &Join, ledger: &CopyLedger, terms: &
     if !join.complete || own < main {
         return JoinStep::Load;
     }
-    // Rows that show transactions up to the point must not be shown at an earlier boundary.
-    let reached = checkpoint
-        .log
-        .to
-        .zip(join.point)
-        .is_some_and(|(to, point)| to >= point);
-    if reached {
+    if point_reached(checkpoint, join) {
         JoinStep::TakeEffect
     } else {
         JoinStep::AwaitMain
     }
+}
+
+/// Rows that show transactions up to the point must not be shown at an earlier boundary.
+fn point_reached(checkpoint: &Checkpoint, join: &Join) -> bool {
+    let reached = checkpoint.log.to.zip(join.point);
+    reached.is_some_and(|(to, point)| to >= point)
+}
+
+/// Whether the main reader is to stand still while the join takes its last steps: under steady load
+/// each of them would otherwise end one batch behind it, for ever.
+pub fn holds_main(checkpoint: &Checkpoint) -> bool {
+    checkpoint.joins.first().is_some_and(|join| {
+        let gap = checkpoint.log.next_offset - join.log.next_offset;
+        join.complete && (1..=HOLD_MAX_ENTRIES).contains(&gap) && point_reached(checkpoint, join)
+    })
 }
 
 fn choose(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> JoinStep {

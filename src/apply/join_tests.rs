@@ -268,3 +268,61 @@ fn the_log_is_needed_from_the_copy_and_from_the_epoch_on() {
         1
     );
 }
+
+#[test]
+fn the_main_reader_stands_still_only_for_a_joins_last_steps() {
+    let entries = [
+        epoch(0, &[("a", 1)]),
+        begin(0, None, &["a"]),
+        end(0, 1, &["a"]),
+    ];
+    let (mut checkpoint, ledger) = behind(&entries);
+    let begun = begun(&checkpoint, &ledger);
+    checkpoint.log.to = Some(Lsn(50));
+    let mut join = caught_up(begun, &checkpoint);
+    let place = checkpoint.log.next_offset;
+    let holds = |checkpoint: &Checkpoint, join: &Join, gap: i64| {
+        let mut checkpoint = checkpoint.clone();
+        checkpoint.log.next_offset = place + gap;
+        holds_main(&with_join(&checkpoint, join.clone()))
+    };
+    assert!(!holds_main(&checkpoint), "there is no join");
+    let held: Vec<bool> = [0, 1, 64, 65]
+        .map(|gap| holds(&checkpoint, &join, gap))
+        .to_vec();
+    assert_eq!(held, [false, true, true, false]);
+    join.complete = false;
+    assert!(!holds(&checkpoint, &join, 1), "rows are missing");
+    join.complete = true;
+    checkpoint.log.to = Some(Lsn(49));
+    assert!(!holds(&checkpoint, &join, 1), "the point is still ahead");
+}
+
+#[test]
+fn a_table_comes_into_effect_under_a_load_that_never_ends() {
+    let entries = [
+        epoch(0, &[("a", 1)]),
+        begin(0, None, &["a"]),
+        end(0, 1, &["a"]),
+    ];
+    let (mut checkpoint, ledger) = behind(&entries);
+    checkpoint.log.to = Some(Lsn(50));
+    let join = caught_up(begun(&checkpoint, &ledger), &checkpoint);
+    checkpoint.log.next_offset += 500;
+    let mut checkpoint = with_join(&checkpoint, join);
+    for _step in 0..10 {
+        match next_join_step(&checkpoint, &ledger, &terms()) {
+            JoinStep::TakeEffect => return,
+            JoinStep::Load => {}
+            other => panic!("{other:?}"),
+        }
+        // A step of the loader ends where the checkpoint was when it began; meanwhile the main
+        // reader commits what it has, which is always something.
+        let limit = checkpoint.log.next_offset;
+        if !holds_main(&checkpoint) {
+            checkpoint.log.next_offset += 3;
+        }
+        checkpoint.joins[0].log.next_offset = limit;
+    }
+    panic!("the join never caught up");
+}

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{KafkaSettings, SinkSettings};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::status::{Shared, SinkView};
 
 /// What a sink worker works with.
@@ -55,6 +55,23 @@ pub struct SinkContext {
 /// another worker owns the follower.
 pub async fn run_session(context: &SinkContext) -> Result<()> {
     session::run(context).await
+}
+
+/// What only a bug could bring about.
+fn bug(what: impl std::fmt::Display) -> Error {
+    Error::halt(
+        format!("a bug in walferry: {what}"),
+        "report it with the log around this line; a restart resumes at the last durable boundary",
+    )
+}
+
+/// The error of a blocking task that gave no result: a panic, or the end of the process.
+fn unfinished(doing: &str, error: tokio::task::JoinError) -> Error {
+    if error.is_panic() {
+        bug(format_args!("a panic while {doing}")).caused_by(error)
+    } else {
+        Error::transient(doing).caused_by(error)
+    }
 }
 
 /// A supervisor spawns it.

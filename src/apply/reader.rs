@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::bug;
 use super::chunk::{ChunkBuilder, Decoders};
 use super::follow::{Standing, Step, Terms};
 use super::plan::plan;
@@ -126,9 +127,24 @@ pub struct ReaderParts {
     pub batch_max_bytes: usize,
 }
 
+/// Where in its batches a reader was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The next part begins a batch.
+    Between,
+    /// The next part goes on with the batch begun.
+    Within,
+    /// The batch begun was given up: what follows of it would be committed without its beginning.
+    Spent,
+}
+
 /// The reader's end of the applier: parts in order, then an error or the channel's end.
+///
+/// A part is the beginning of a batch if and only if the part before it was an end; once a batch is
+/// given up nothing more is taken from its reader.
 pub struct MainReader {
     parts: mpsc::Receiver<Result<Part>>,
+    place: Place,
     stop: CancellationToken,
 }
 
@@ -174,16 +190,50 @@ impl MainReader {
             .map_err(|error| Error::transient("starting the reader's thread").caused_by(error))?;
         Ok(MainReader {
             parts: receiver,
+            place: Place::Between,
             stop,
         })
     }
 
-    /// The next part; `None` when the reader was asked to stop. Cancel-safe.
+    /// The first part of the next batch; waits for it. Cancel-safe.
     ///
     /// # Errors
-    /// What ended the reader.
-    pub async fn next(&mut self) -> Result<Option<Part>> {
-        self.parts.recv().await.transpose()
+    /// What ended the reader; halt when its thread has ended without an error, and when the batch
+    /// before was neither finished nor read anew.
+    pub async fn next_batch(&mut self) -> Result<Part> {
+        self.next_in(Place::Between).await
+    }
+
+    /// The next part of the batch begun, as [`MainReader::next_batch`]. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`MainReader::next_batch`].
+    pub async fn next_chunk(&mut self) -> Result<Part> {
+        self.next_in(Place::Within).await
+    }
+
+    /// Gives up the batch begun: this reader hands on nothing more.
+    pub fn give_up(&mut self) {
+        self.place = Place::Spent;
+        self.stop.cancel();
+        self.parts.close();
+    }
+
+    async fn next_in(&mut self, asked: Place) -> Result<Part> {
+        if self.place != asked {
+            return Err(bug(format_args!(
+                "a part {asked:?} was asked of a reader that stands {:?}",
+                self.place
+            )));
+        }
+        // The thread says what ended it, and it is not asked to stop while somebody listens.
+        let ended = || Err(bug("the reader's thread ended"));
+        let part = self.parts.recv().await.unwrap_or_else(ended)?;
+        self.place = match part.end {
+            Some(_) => Place::Between,
+            None => Place::Within,
+        };
+        Ok(part)
     }
 }
 
@@ -356,5 +406,82 @@ impl Reader {
                 sent = parts.send(Ok(part)) => sent.map_err(|_applier_gone| Cut::Stopped),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Class;
+    use crate::model::Cursors;
+    use crate::model::checkpoint::LogPlace;
+
+    fn part(is_end: bool) -> Part {
+        let standing = Standing {
+            place: LogPlace::at_low_end(0),
+            in_effect: Default::default(),
+            cursors: Cursors::new(),
+            system_id: None,
+            timeline: None,
+            ledger: Default::default(),
+        };
+        Part {
+            planned: None,
+            end: is_end.then(|| BatchEnd {
+                standing: Box::new(standing),
+                events: Vec::new(),
+                commit_time_us: None,
+                transactions: 1,
+                leftovers: 0,
+            }),
+        }
+    }
+
+    /// A reader whose thread has sent parts that are ends (`true`) or not.
+    async fn sent(ends: &[bool]) -> (MainReader, mpsc::Sender<Result<Part>>) {
+        let (sender, parts) = mpsc::channel(16);
+        for is_end in ends {
+            sender.send(Ok(part(*is_end))).await.unwrap();
+        }
+        let stop = CancellationToken::new();
+        let place = Place::Between;
+        (MainReader { parts, place, stop }, sender)
+    }
+
+    #[tokio::test]
+    async fn parts_come_as_the_batches_they_belong_to() {
+        let (mut reader, _thread) = sent(&[true, false, false, true, true]).await;
+        assert!(reader.next_batch().await.unwrap().end.is_some());
+        assert!(reader.next_batch().await.unwrap().end.is_none());
+        assert!(reader.next_chunk().await.unwrap().end.is_none());
+        assert!(reader.next_chunk().await.unwrap().end.is_some());
+        assert!(reader.next_batch().await.unwrap().end.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_reader_whose_thread_has_ended_in_silence_halts_the_sink() {
+        let (mut reader, thread) = sent(&[true]).await;
+        drop(thread);
+        reader.next_batch().await.unwrap();
+        let error = reader.next_batch().await.map(|_| ()).unwrap_err();
+        assert_eq!(error.class(), Class::Halt);
+        assert!(error.what().contains("a bug"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_batch_is_never_taken_for_a_batch() {
+        let (mut reader, _thread) = sent(&[false, true, true]).await;
+        reader.next_batch().await.unwrap();
+        assert_eq!(
+            reader.next_batch().await.unwrap_err().class(),
+            Class::Halt,
+            "the batch begun has not ended"
+        );
+        reader.give_up();
+        assert!(reader.stop.is_cancelled());
+        for _ in 0..3 {
+            assert!(reader.next_batch().await.is_err());
+            assert!(reader.next_chunk().await.is_err());
+        }
     }
 }

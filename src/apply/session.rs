@@ -11,12 +11,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::SinkContext;
-use super::follow::{Standing, Terms, lacking};
-use super::join::{next_version, oldest_needed, wants};
+use super::follow::{Standing, Terms, lacking, only_taken};
+use super::join::{holds_main, next_version, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
-use super::session_join::JoinWork;
+use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas};
-use crate::error::{Error, Result};
+use super::unfinished;
+use crate::error::Result;
 use crate::log::copies::CopyLedger;
 use crate::log::progress::{Progress, ProgressWriter};
 use crate::log::records::RecordReader;
@@ -32,6 +33,10 @@ use crate::status::{CopyProgress, State};
 const IDLE_COMMIT_AFTER: Duration = Duration::from_secs(1);
 /// How often progress is said in `P.progress` at most.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+/// How often a wish for a copy is said again: a record of progress may be lost.
+const WANTS_EVERY: Duration = Duration::from_secs(10);
+/// How long the main reader stands still at most for a join's last steps, and goes on at least after it.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Runs a session; see [`run_session`](super::run_session).
 pub async fn run(context: &SinkContext) -> Result<()> {
@@ -53,6 +58,18 @@ pub async fn run(context: &SinkContext) -> Result<()> {
     outcome
 }
 
+/// What the applier waits for.
+enum Event {
+    /// The beginning of the main reader's next batch.
+    Part(Part),
+    /// What a step of the join's loader gave.
+    Loaded(LoaderStep),
+    /// Progress without records has waited long enough.
+    CommitDue,
+    /// Something is to be said or looked at.
+    Tick,
+}
+
 /// Everything of one session.
 pub(super) struct Session<'a> {
     pub(super) context: &'a SinkContext,
@@ -68,6 +85,10 @@ pub(super) struct Session<'a> {
     /// Progress without records, not yet committed.
     pending: Option<BatchEnd>,
     committed_at: Instant,
+    /// Whether this session has committed anything.
+    has_committed: bool,
+    /// Since when the main reader stands still for a join.
+    held_since: Option<Instant>,
     pub(super) join: JoinWork,
     /// Schema versions made to fit, by address: hashing one costs more than a small batch.
     prepared: HashMap<usize, Arc<TableSchema>>,
@@ -90,6 +111,8 @@ impl<'a> Session<'a> {
             None => start::fresh(context, &terms, cluster_id).await?,
             Some(checkpoint) => {
                 start::same_cluster(&checkpoint, &cluster_id)?;
+                // Durable with the next commit; until then nothing has been passed over.
+                let checkpoint = only_taken(checkpoint, &terms);
                 let ledger = start::ledger_at(context, &terms, &checkpoint).await?;
                 (checkpoint, ledger)
             }
@@ -97,7 +120,7 @@ impl<'a> Session<'a> {
         let (kafka, topic) = (context.kafka.clone(), terms.topics.schemas());
         let schemas = tokio::task::spawn_blocking(move || SchemaStore::open(&kafka, &topic))
             .await
-            .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
+            .map_err(|error| unfinished("reading the schema versions", error))??;
         let schemas = Arc::new(std::sync::Mutex::new(schemas));
         let main = start_reader(
             context,
@@ -126,6 +149,8 @@ impl<'a> Session<'a> {
             main,
             pending: None,
             committed_at: Instant::now(),
+            has_committed: false,
+            held_since: None,
             join: JoinWork::default(),
             prepared: HashMap::new(),
             said: None,
@@ -138,19 +163,21 @@ impl<'a> Session<'a> {
             self.advance_join().await?;
             self.show();
             let say_at = self.say_progress();
+            let held_until = self.hold_main();
             let commit_at = self
                 .pending
                 .as_ref()
                 .map(|_| self.committed_at + IDLE_COMMIT_AFTER);
-            tokio::select! {
+            let event = tokio::select! {
+                biased;
                 () = self.context.stop.cancelled() => break,
-                part = self.main.next() => match part? {
-                    Some(part) => self.take_part(part).await?,
-                    None => break,
-                },
-                loaded = self.join.loaded() => self.take_loaded(loaded?).await?,
-                () = until(commit_at) => self.commit_pending().await?,
-                () = until(say_at) => {}
+                event = self.event(held_until, commit_at, say_at) => event?,
+            };
+            match event {
+                Event::Part(part) => self.take_part(part).await?,
+                Event::Loaded(step) => self.take_loaded(step).await?,
+                Event::CommitDue => self.commit_pending().await?,
+                Event::Tick => {}
             }
         }
         self.join.stop();
@@ -158,6 +185,35 @@ impl<'a> Session<'a> {
         self.said_at = Instant::now() - PROGRESS_EVERY;
         self.say_progress();
         Ok(())
+    }
+
+    /// What comes next, in no fixed order: neither the main reader nor a join starves the other.
+    /// Cancel-safe.
+    async fn event(
+        &mut self,
+        held_until: Option<Instant>,
+        commit_at: Option<Instant>,
+        say_at: Option<Instant>,
+    ) -> Result<Event> {
+        tokio::select! {
+            part = self.main.next_batch(), if held_until.is_none() => part.map(Event::Part),
+            () = until(held_until) => Ok(Event::Tick),
+            step = self.join.loaded() => step.map(Event::Loaded),
+            () = until(commit_at) => Ok(Event::CommitDue),
+            () = until(say_at) => Ok(Event::Tick),
+        }
+    }
+
+    /// Until when the main reader is not asked, so that a join can catch up with it; bounded.
+    fn hold_main(&mut self) -> Option<Instant> {
+        if !holds_main(&self.checkpoint) {
+            self.held_since = None;
+            return None;
+        }
+        let now = Instant::now();
+        let since = self.held_since.filter(|since| now < *since + 2 * HOLD_MAX);
+        let until = *self.held_since.insert(since.unwrap_or(now)) + HOLD_MAX;
+        (now < until).then_some(until)
     }
 
     /// Applies one batch, or notes progress without records.
@@ -183,10 +239,11 @@ impl<'a> Session<'a> {
             let part = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => None,
-                part = self.main.next() => part?,
+                part = self.main.next_chunk() => Some(part?),
             };
             // Bounded stop: a transaction in many chunks begins anew with the next session.
             let Some(part) = part else {
+                self.main.give_up();
                 return self.sink.rollback().await;
             };
             end = part.end;
@@ -223,6 +280,7 @@ impl<'a> Session<'a> {
     /// A schema version met in the middle of a transaction: tables are prepared outside of one, so
     /// the batch is given up, and read again.
     async fn prepare_anew(&mut self, planned: &Planned) -> Result<()> {
+        self.main.give_up();
         self.sink.rollback().await?;
         self.prepare(&planned.schemas).await?;
         self.restart_reader().await
@@ -256,6 +314,13 @@ impl<'a> Session<'a> {
         self.sink.commit(&next).await?;
         self.checkpoint = next;
         self.is_stored = true;
+        if !self.has_committed {
+            self.has_committed = true;
+            // What led to this session is over.
+            if !self.join.has_explained() {
+                self.context.status.update(|view| view.last_error = None);
+            }
+        }
         Ok(())
     }
 
@@ -329,10 +394,7 @@ impl<'a> Session<'a> {
             log_offset: oldest_needed(&self.checkpoint),
             wants: wants(&self.checkpoint, &self.ledger, &self.terms),
         };
-        if self.said.as_ref() == Some(&progress) {
-            return None;
-        }
-        let due = self.said_at + PROGRESS_EVERY;
+        let due = self.said_at + say_after(self.said.as_ref(), &progress)?;
         if Instant::now() < due {
             return Some(due);
         }
@@ -362,6 +424,17 @@ impl<'a> Session<'a> {
             view.commit_time_us = checkpoint.commit_time_us;
             view.copies = copies;
         });
+    }
+}
+
+/// How long after what was `said` the progress is to be said; `None`: not as it is.
+fn say_after(said: Option<&Progress>, progress: &Progress) -> Option<Duration> {
+    if said != Some(progress) {
+        Some(PROGRESS_EVERY)
+    } else if progress.wants.is_empty() {
+        None
+    } else {
+        Some(WANTS_EVERY)
     }
 }
 
@@ -412,4 +485,33 @@ async fn start_reader(
     };
     let stop = CancellationToken::new();
     MainReader::start(&context.sink.name, parts, stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::progress::Want;
+    use crate::model::{Lsn, TableName};
+
+    #[test]
+    fn a_wish_for_a_copy_is_repeated_until_it_is_granted() {
+        let mut progress = Progress {
+            sink: "dw".to_owned(),
+            applied: Lsn(1),
+            log_offset: 1,
+            wants: Vec::new(),
+        };
+        assert_eq!(say_after(None, &progress), Some(PROGRESS_EVERY));
+        assert_eq!(say_after(Some(&progress.clone()), &progress), None);
+        let before = progress.clone();
+        progress.wants.push(Want {
+            table: TableName::new("public", "a"),
+            after: -1,
+        });
+        assert_eq!(say_after(Some(&before), &progress), Some(PROGRESS_EVERY));
+        assert_eq!(
+            say_after(Some(&progress.clone()), &progress),
+            Some(WANTS_EVERY)
+        );
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use super::join_load::{Loaded, Loader, LoaderParts};
 use super::pull::Cut;
 use super::session::Session;
 use super::start;
+use super::unfinished;
 use crate::error::{Error, Result};
 use crate::log::commit_log::CopyEnd;
 use crate::log::records::RecordReader;
@@ -24,7 +26,26 @@ use crate::status::{CopyProgress, LastError};
 /// How long a table may be without any copy before the status says why nothing happens.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(30);
 
-type Step = (Box<Loader>, Result<Loaded, Cut>);
+/// A loader with what its last step gave.
+pub(super) type LoaderStep = (OwnedLoader, Result<Loaded, Cut>);
+
+/// A loader. Closing its consumers blocks, so it is closed where that may be, wherever it is dropped.
+pub(super) struct OwnedLoader(Option<Box<Loader>>);
+
+impl OwnedLoader {
+    fn step(&mut self, end: Option<&CopyEnd>, limit: i64) -> Result<Loaded, Cut> {
+        self.0.as_mut().expect("there until drop").step(end, limit)
+    }
+}
+
+impl Drop for OwnedLoader {
+    fn drop(&mut self) {
+        let loader = self.0.take();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(loader));
+        }
+    }
+}
 
 /// The loader of the join under way.
 #[derive(Default)]
@@ -39,19 +60,19 @@ pub(super) struct JoinWork {
 enum LoaderState {
     #[default]
     None,
-    Idle(Box<Loader>),
-    Running(JoinHandle<Step>),
+    Idle(OwnedLoader),
+    Running(JoinHandle<LoaderStep>),
 }
 
 impl JoinWork {
     /// What the running step gives; waits for ever when none is running. Cancel-safe.
-    pub(super) async fn loaded(&mut self) -> Result<Step> {
+    pub(super) async fn loaded(&mut self) -> Result<LoaderStep> {
         match &mut self.state {
             LoaderState::None | LoaderState::Idle(_) => std::future::pending().await,
             LoaderState::Running(step) => {
                 let step = step.await;
                 self.state = LoaderState::None;
-                step.map_err(|error| Error::transient("loading a copy").caused_by(error))
+                step.map_err(|error| unfinished("loading a copy", error))
             }
         }
     }
@@ -60,17 +81,26 @@ impl JoinWork {
     pub(super) fn stop(&mut self) {
         self.stop.cancel();
         self.stop = CancellationToken::new();
-        if let LoaderState::Idle(loader) = std::mem::take(&mut self.state) {
-            // Closing a consumer blocks.
-            tokio::task::spawn_blocking(move || drop(loader));
-        }
+        self.state = LoaderState::None;
     }
 
-    fn start(&mut self, mut loader: Box<Loader>, end: Option<CopyEnd>, limit: i64) {
+    /// Whether the status says why no copy comes.
+    pub(super) fn has_explained(&self) -> bool {
+        self.explained
+    }
+
+    fn start(&mut self, mut loader: OwnedLoader, end: Option<CopyEnd>, limit: i64) {
         self.state = LoaderState::Running(tokio::task::spawn_blocking(move || {
             let loaded = loader.step(end.as_ref(), limit);
             (loader, loaded)
         }));
+    }
+}
+
+impl Drop for JoinWork {
+    fn drop(&mut self) {
+        // The step under way is of no more use.
+        self.stop.cancel();
     }
 }
 
@@ -81,7 +111,9 @@ impl Session<'_> {
             let step = next_join_step(&self.checkpoint, &self.ledger, &self.terms);
             if step != JoinStep::Ask {
                 self.join.asking_since = None;
-                self.join.explained = false;
+                if std::mem::take(&mut self.join.explained) {
+                    self.context.status.update(|view| view.last_error = None);
+                }
             }
             match step {
                 JoinStep::Nothing => return Ok(()),
@@ -138,13 +170,13 @@ impl Session<'_> {
                     kafka: self.context.kafka.clone(),
                     stop: self.join.stop.clone(),
                 });
-                self.start_step(Box::new(loader));
+                self.start_step(OwnedLoader(Some(Box::new(loader))));
             }
         }
         Ok(())
     }
 
-    fn start_step(&mut self, loader: Box<Loader>) {
+    fn start_step(&mut self, loader: OwnedLoader) {
         let copy = self
             .checkpoint
             .joins
@@ -156,7 +188,7 @@ impl Session<'_> {
     }
 
     /// Applies what the loader brought; the loader goes on meanwhile.
-    pub(super) async fn take_loaded(&mut self, (loader, loaded): Step) -> Result<()> {
+    pub(super) async fn take_loaded(&mut self, (loader, loaded): LoaderStep) -> Result<()> {
         let Some(mut loaded) = self.usable(loaded).await? else {
             return Ok(());
         };
@@ -179,13 +211,22 @@ impl Session<'_> {
         }
         while loaded.more {
             self.apply_loaded(&mut loaded, true).await?;
-            let (loader, next) = self.join.loaded().await?;
+            let next = tokio::select! {
+                biased;
+                () = self.context.stop.cancelled() => None,
+                step = self.join.loaded() => Some(step?),
+            };
+            // Bounded stop: the loader begins anew at what is durable.
+            let Some((loader, next)) = next else {
+                self.join.stop();
+                return self.sink.rollback().await;
+            };
             let next = match next {
-                Ok(next) if !self.context.stop.is_cancelled() => next,
-                next => {
+                Ok(next) => next,
+                Err(cut) => {
                     self.sink.rollback().await?;
                     self.join.stop();
-                    self.usable(next).await?;
+                    self.usable(Err(cut)).await?;
                     return Ok(());
                 }
             };
@@ -309,7 +350,7 @@ impl Session<'_> {
         });
         let all = read
             .await
-            .map_err(|error| Error::transient("reading the schema versions").caused_by(error))??;
+            .map_err(|error| unfinished("reading the schema versions", error))??;
         let captured = self.ledger.captured();
         let mut chosen: Vec<Arc<TableSchema>> = Vec::new();
         for table in tables {
