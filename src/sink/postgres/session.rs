@@ -28,6 +28,16 @@ const IDLE_BETWEEN_CHUNKS_TIMEOUT_MS: u128 = 600_000;
 /// How much longer than the server's own time-out an answer is awaited.
 const ANSWER_GRACE: Duration = Duration::from_secs(30);
 
+/// Longest wait for an answer within a transaction in chunks, whose statements have no time-out on the
+/// server: a follower that is frozen, not gone, keeps its connection alive.
+pub(super) const CHUNK_ANSWER_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// Longest wait for the DELETE of all rows of a table.
+pub(super) const EMPTYING_LIMIT: Duration = Duration::from_secs(24 * 3_600);
+
+/// Lifts the server's time-out of statements until the transaction ends.
+pub(super) const LIFTED_STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
+
 /// Prepared schema versions kept; beyond it the least useful ones cannot be told, so all are dropped
 /// but the one just made.
 const TABLES_MAX: usize = 10_000;
@@ -140,7 +150,7 @@ impl Session {
 /// What a transaction in chunks sets after BEGIN: it may take long, and wait between chunks.
 pub(super) fn lifted_timeouts() -> String {
     format!(
-        "SET LOCAL statement_timeout = 0; \
+        "{LIFTED_STATEMENT_TIMEOUT}; \
          SET LOCAL idle_in_transaction_session_timeout = {IDLE_BETWEEN_CHUNKS_TIMEOUT_MS}"
     )
 }

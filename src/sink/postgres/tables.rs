@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_postgres::{Client, Statement};
 
 use super::catalog::{Attribute, Index, attributes, indexes, relation};
+use super::session::{EMPTYING_LIMIT, LIFTED_STATEMENT_TIMEOUT};
 use super::statements::{self, Shape, cast, operator};
 use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
@@ -118,21 +120,37 @@ pub(super) async fn exists(client: &Client, table: &TableName) -> Result<bool> {
     Ok(relation(client, table).await?.is_some())
 }
 
-/// Whether TRUNCATE can be used on a table, and the name to use with it; `None` if it is not there.
-pub(super) async fn truncation(client: &Client, table: &TableName) -> Result<Option<String>> {
+/// How a table is emptied.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Emptying {
+    /// The statements, to be run inside a transaction.
+    pub sql: String,
+    /// The answer may take this long, or as long as any other if that is longer.
+    pub limit: Duration,
+}
+
+/// How to empty a table of the follower; `None` if it is not there.
+pub(super) async fn emptying(client: &Client, table: &TableName) -> Result<Option<Emptying>> {
     Ok(relation(client, table).await?.map(|found| {
         let only = if found.kind == b'p' { "" } else { "ONLY " };
-        empty_statement(found.referenced, only, &table.quoted())
+        how_to_empty(found.referenced, only, &table.quoted())
     }))
 }
 
-/// The statement that empties a table. TRUNCATE is refused where other tables' foreign keys point at it,
-/// even where they are not enforced (heap_truncate_check_FKs).
-pub(super) fn empty_statement(referenced: bool, only: &str, quoted: &str) -> String {
+/// How to empty a table. TRUNCATE is refused where other tables' foreign keys point at it, even where
+/// they are not enforced (heap_truncate_check_FKs); a DELETE of all rows takes as long as there are
+/// rows, so that a time-out would only have it repeated for ever.
+pub(super) fn how_to_empty(referenced: bool, only: &str, quoted: &str) -> Emptying {
     if referenced {
-        format!("DELETE FROM {only}{quoted}")
+        Emptying {
+            sql: format!("{LIFTED_STATEMENT_TIMEOUT}; DELETE FROM {only}{quoted}"),
+            limit: EMPTYING_LIMIT,
+        }
     } else {
-        format!("TRUNCATE {only}{quoted}")
+        Emptying {
+            sql: format!("TRUNCATE {only}{quoted}"),
+            limit: Duration::ZERO,
+        }
     }
 }
 
@@ -361,4 +379,22 @@ fn indexed_column(schema: &TableSchema, columns: &[Column], indexes: &[Index]) -
         columns[at].exact_equality.then_some(at)
     });
     leading.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emptying_row_by_row_has_no_time_out() {
+        let by_rows = how_to_empty(true, "ONLY ", "\"s\".\"t\"");
+        assert_eq!(
+            by_rows.sql,
+            "SET LOCAL statement_timeout = 0; DELETE FROM ONLY \"s\".\"t\""
+        );
+        assert_eq!(by_rows.limit, EMPTYING_LIMIT);
+        let at_once = how_to_empty(false, "", "\"s\".\"t\"");
+        assert_eq!(at_once.sql, "TRUNCATE \"s\".\"t\"");
+        assert_eq!(at_once.limit, Duration::ZERO);
+    }
 }
