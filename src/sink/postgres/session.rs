@@ -162,6 +162,16 @@ async fn check_fitness(client: &Client) -> Result<(bool, bool)> {
     let encoding: String = row.try_get(0).map_err(failed)?;
     let in_recovery: bool = row.try_get(1).map_err(failed)?;
     let read_only: bool = row.try_get(2).map_err(failed)?;
+    takes_writes(&encoding, in_recovery, read_only)?;
+    Ok((
+        row.try_get(3).map_err(failed)?,
+        row.try_get(4).map_err(failed)?,
+    ))
+}
+
+/// Refuses a follower that cannot keep values exactly, and waits for one that takes no writes: that
+/// passes with a failover, or when a disk has room again.
+fn takes_writes(encoding: &str, in_recovery: bool, read_only: bool) -> Result<()> {
     if encoding != "UTF8" {
         return Err(Error::halt(
             format!(
@@ -171,21 +181,19 @@ async fn check_fitness(client: &Client) -> Result<(bool, bool)> {
         ));
     }
     if in_recovery {
-        return Err(Error::halt(
-            "the follower is in recovery (a physical standby): it takes no writes",
-            "set the sink's url to a primary server, or promote this one",
+        return Err(Error::transient(
+            "the follower is in recovery (a physical standby) and takes no writes; if no failover is \
+             under way, set the sink's url to the primary server, or promote this one",
         ));
     }
     if read_only {
-        return Err(Error::halt(
-            "transactions on the follower are read-only (default_transaction_read_only)",
-            "ALTER DATABASE … SET default_transaction_read_only = off, or the same for the role",
+        return Err(Error::transient(
+            "transactions on the follower are read-only (default_transaction_read_only); if that is to \
+             stay so no longer: ALTER DATABASE … SET default_transaction_read_only = off, or the same \
+             for the role",
         ));
     }
-    Ok((
-        row.try_get(3).map_err(failed)?,
-        row.try_get(4).map_err(failed)?,
-    ))
+    Ok(())
 }
 
 /// Sets the session up for applying.
@@ -274,4 +282,25 @@ async fn read_system_id(client: &Client) -> Result<Option<String>> {
         .await
         .and_then(|row| row.try_get(0))
         .map_err(|error| classify(&error, "reading the follower's system identifier"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Class;
+
+    #[test]
+    fn a_follower_that_takes_no_writes_is_waited_for() {
+        for (in_recovery, read_only, remedy) in [
+            (true, true, "promote this one"),
+            (false, true, "ALTER DATABASE"),
+        ] {
+            let error = takes_writes("UTF8", in_recovery, read_only).unwrap_err();
+            assert_eq!(error.class(), Class::Transient, "{error}");
+            assert!(error.what().contains(remedy), "{error}");
+        }
+        let error = takes_writes("SQL_ASCII", true, true).unwrap_err();
+        assert_eq!(error.class(), Class::Halt, "{error}");
+        assert!(takes_writes("UTF8", false, false).is_ok());
+    }
 }
