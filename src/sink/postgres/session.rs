@@ -38,10 +38,6 @@ pub(super) const EMPTYING_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 /// Lifts the server's time-out of statements until the transaction ends.
 pub(super) const LIFTED_STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
-/// Prepared schema versions kept; beyond it the least useful ones cannot be told, so all are dropped
-/// but the one just made.
-const TABLES_MAX: usize = 10_000;
-
 /// Schemas whose version is known by their place in memory.
 const KNOWN_MAX: usize = 1_024;
 
@@ -97,33 +93,35 @@ impl Session {
         self.tables.contains_key(&version)
     }
 
-    /// Keeps a table that is fit for a schema version.
+    /// Keeps a table that is fit for a schema version, until the session ends: the worker counts on it.
+    /// There are no more than the worker keeps schemas.
     pub(super) fn keep(&mut self, version: SchemaVersion, table: Table) {
-        if self.tables.len() >= TABLES_MAX {
-            self.tables.clear();
-            self.known.clear();
-        }
         self.tables.insert(version, Arc::new(table));
     }
 
     /// The table of a schema that has been prepared. Hashing a schema costs more than a small batch,
     /// so versions are remembered by address.
-    pub(super) fn table(&mut self, schema: &Arc<TableSchema>) -> Arc<Table> {
+    ///
+    /// # Errors
+    /// Transient when it has not: a new session prepares anew.
+    pub(super) fn table(&mut self, schema: &Arc<TableSchema>) -> Result<Arc<Table>> {
         let address = Arc::as_ptr(schema) as usize;
         if let Some((_kept, table)) = self.known.get(&address) {
-            return Arc::clone(table);
+            return Ok(Arc::clone(table));
         }
         let version = schema.version();
-        let table = self
-            .tables
-            .get(&version)
-            .unwrap_or_else(|| panic!("{} in version {version} was not prepared", schema.table));
+        let table = self.tables.get(&version).ok_or_else(|| {
+            Error::transient(format!(
+                "table {} in version {version} is not prepared; beginning a new session",
+                schema.table
+            ))
+        })?;
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
         self.known
             .insert(address, (Arc::clone(schema), Arc::clone(table)));
-        Arc::clone(table)
+        Ok(Arc::clone(table))
     }
 
     /// Refuses to write into the leader's own database: same cluster, the slot's database, and tables

@@ -116,7 +116,10 @@ impl PostgresSink {
         more: bool,
     ) -> Result<(), Ending> {
         let session = self.session()?;
-        let tables: Vec<Arc<Table>> = plans.iter().map(|p| session.table(&p.schema)).collect();
+        let tables: Vec<Arc<Table>> = plans
+            .iter()
+            .map(|plan| session.table(&plan.schema))
+            .collect::<Result<_>>()?;
         let untouched = !self.transaction.is_open();
         let mut work = self.work(more)?;
         let failed = match self.start(&mut work, more).await {
@@ -138,7 +141,7 @@ impl PostgresSink {
 
     /// Copies the rows of a copy into their table.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges) -> Result<(), Ending> {
-        let table = self.session()?.table(&rows.schema);
+        let table = self.session()?.table(&rows.schema)?;
         let mut work = self.work(false)?;
         load_all(self, &mut work, &table, rows)
             .await
