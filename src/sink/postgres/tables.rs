@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Statement};
 use super::catalog::{Attribute, Index, attributes, indexes, relation};
 use super::session::{EMPTYING_LIMIT, LIFTED_STATEMENT_TIMEOUT};
 use super::statements::{self, Shape, cast, operator};
+use super::widening::{TypeOf, is_widening};
 use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::{Oid, TableName, TableSchema};
@@ -27,7 +28,7 @@ const EXACT_EQUALITY: [u32; 14] = [
 pub(super) struct Column {
     /// Its name in quotes.
     pub quoted: String,
-    /// The cast from text, `::type`.
+    /// The cast from text, `::type`, to the follower's type: it may be wider than the leader's.
     pub cast: String,
     /// GENERATED ALWAYS AS IDENTITY.
     pub identity_always: bool,
@@ -192,7 +193,7 @@ pub(super) async fn read(client: &Client, schema: &TableSchema) -> Result<Table>
         }
         columns.push(Column {
             quoted: quote_identifier(&column.name),
-            cast: cast(&column.type_name, attribute.text_cast_function),
+            cast: cast(&attribute.type_text, attribute.text_cast_function),
             identity_always: attribute.identity == b'a',
             exact_equality: EXACT_EQUALITY.contains(&attribute.type_oid),
             collatable: attribute.collatable,
@@ -221,6 +222,19 @@ pub(super) async fn read(client: &Client, schema: &TableSchema) -> Result<Table>
     })
 }
 
+/// Whether a follower's column takes every value of the leader's.
+fn takes(column: &crate::model::Column, attribute: &Attribute) -> bool {
+    let leader = TypeOf {
+        oid: column.type_oid,
+        modifier: column.type_modifier,
+    };
+    let follower = TypeOf {
+        oid: Oid(attribute.type_oid),
+        modifier: attribute.type_modifier,
+    };
+    attribute.same_type || is_widening(leader, follower)
+}
+
 fn check_columns(schema: &TableSchema, attributes: &[Attribute]) -> Result<()> {
     let table = &schema.table;
     for (n, column) in schema.columns.iter().enumerate() {
@@ -233,12 +247,14 @@ fn check_columns(schema: &TableSchema, attributes: &[Attribute]) -> Result<()> {
                         column.name
                     ),
                     format!(
-                        "on the follower: ALTER TABLE {} ADD COLUMN {name} {wanted}",
+                        "run on the follower the DDL that made it on the leader: its ADD COLUMN with its \
+                         DEFAULT, or the same RENAME COLUMN; if it had no default: ALTER TABLE {} \
+                         ADD COLUMN {name} {wanted}. Or resync the table",
                         table.quoted()
                     ),
                 ));
             }
-            Some(found) if !found.same_type && !found.generated => {
+            Some(found) if !found.generated && !takes(column, found) => {
                 return Err(Error::halt(
                     format!(
                         "table {table}: column {} is of type {} on the follower and {wanted} on the leader",
