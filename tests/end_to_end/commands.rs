@@ -87,8 +87,9 @@ async fn status_and_tail_show_what_happens() {
         .spawn()
         .unwrap();
     drop(tail.stdout.take());
-    let ended = until("tail ends when nobody reads it", || async {
-        tail.try_wait().unwrap().ok_or("still there")
+    let ended = until("tail ends when nobody reads it", || {
+        let status = tail.try_wait().unwrap();
+        async move { status.ok_or_else(|| "it is still there".to_owned()) }
     });
     assert!(ended.await.success());
 }
