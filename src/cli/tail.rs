@@ -12,6 +12,7 @@ use crate::config::{
     Settings, SinkSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, defaults,
 };
 use crate::error::{Class, Error, Result};
+use crate::sink::stdout::reader_has_gone;
 use crate::{shutdown, supervisor};
 
 /// Wait before the log is opened again after an error that may pass.
@@ -55,6 +56,9 @@ pub(super) async fn run(
         let Err(error) = apply::run_session(&context).await else {
             break;
         };
+        if reader_has_gone(&error) {
+            break;
+        }
         match error.class() {
             Class::Halt | Class::Fenced => return Err(Failure::RunTime(error)),
             Class::Transient => {

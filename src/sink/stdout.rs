@@ -69,6 +69,13 @@ impl StdoutSink {
     }
 }
 
+/// Whether a session ended because nobody reads standard output any more, as with `| head`.
+pub fn reader_has_gone(error: &Error) -> bool {
+    let cause = std::error::Error::source(error);
+    let io = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 fn not_taken(error: std::io::Error) -> Error {
     Error::halt(
         "standard output takes no more lines",
@@ -345,5 +352,9 @@ mod tests {
         sink.lines.extend_from_slice(b"{}\n");
         let error = sink.show().await.unwrap_err();
         assert_eq!(error.class(), crate::error::Class::Halt);
+        assert!(reader_has_gone(&error));
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(!reader_has_gone(&not_taken(full)));
+        assert!(!reader_has_gone(&Error::halt("another", "remedy")));
     }
 }

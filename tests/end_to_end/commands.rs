@@ -79,4 +79,17 @@ async fn status_and_tail_show_what_happens() {
     let ops: Vec<&str> = lines.iter().map(|l| l["op"].as_str().unwrap()).collect();
     assert_eq!(ops, ["c", "u", "d"]);
     assert!(lines.iter().all(|l| l["table"] == "public.t"), "{lines:?}");
+
+    // As `| head`: the reader goes, and tail with it, without an error.
+    let mut tail = pipeline
+        .command(&["tail", "--from", "earliest"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(tail.stdout.take());
+    let ended = until("tail ends when nobody reads it", || {
+        let status = tail.try_wait().unwrap();
+        async move { status.ok_or_else(|| "it is still there".to_owned()) }
+    });
+    assert!(ended.await.success());
 }

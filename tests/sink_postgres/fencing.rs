@@ -163,8 +163,14 @@ async fn a_follower_that_is_not_fit_is_refused() {
     db.batch_execute("ALTER DATABASE readonly_follower SET default_transaction_read_only = on")
         .await
         .unwrap();
-    let text = halted(sink("readonly_follower", "me").open().await).to_string();
-    assert!(text.contains("read-only"), "{text}");
+    let mut waiting = sink("readonly_follower", "me");
+    let error = waiting.open().await.unwrap_err();
+    assert_eq!(error.class(), Class::Transient, "{error}");
+    assert!(error.what().contains("read-only"), "{error}");
+    db.batch_execute("ALTER DATABASE readonly_follower RESET default_transaction_read_only")
+        .await
+        .unwrap();
+    assert_eq!(waiting.open().await.unwrap(), None);
 
     let db = database("rights_follower", "").await;
     db.batch_execute(

@@ -250,3 +250,80 @@ async fn a_partitioned_table_of_the_follower_is_written_through_its_root() {
     pair.apply(vec![plan.done()]).await.unwrap();
     pair.assert_equal(&schema).await;
 }
+
+#[tokio::test]
+async fn a_column_that_is_wider_on_the_follower_takes_old_and_new_records() {
+    let mut pair = Pair::new("wider").await;
+    let t = "CREATE TABLE t (id int PRIMARY KEY, a numeric(6,2), b varchar(3)); \
+             CREATE TABLE k (a int, b numeric(6,2)); ALTER TABLE k REPLICA IDENTITY FULL";
+    let old = pair.table(t, "t").await;
+    let old_keyless = pair.schema("k").await;
+    pair.sink.prepare_table(&old_keyless).await.unwrap();
+    let plan = Plan::new(&old)
+        .insert(&[V("1"), V("1.50"), V("x")])
+        .insert(&[V("2"), V("2.50"), V("y")]);
+    let keyless = Plan::new(&old_keyless).insert_next(&[V("1"), V("1.50")]);
+    pair.apply(vec![plan.done(), keyless.done()]).await.unwrap();
+
+    let alter = "ALTER TABLE t ALTER id TYPE bigint, ALTER a TYPE numeric(8,3), ALTER b TYPE text; \
+                 ALTER TABLE k ALTER a TYPE bigint, ALTER b TYPE numeric";
+    pair.leader.batch_execute(alter).await.unwrap();
+    let (new, new_keyless) = (pair.schema("t").await, pair.schema("k").await);
+    let error = halted(pair.sink.prepare_table(&new).await);
+    assert!(error.remedy().unwrap().contains("TYPE bigint"), "{error}");
+    pair.follower.batch_execute(alter).await.unwrap();
+
+    // As after the restart: all versions of a batch are prepared before its first row.
+    pair.at = pair.sink.open().await.unwrap();
+    for schema in [&old, &new, &old_keyless, &new_keyless] {
+        pair.sink.prepare_table(schema).await.unwrap();
+    }
+    let before = Plan::new(&old)
+        .update(&[V("1"), V("7.25"), A])
+        .insert(&[V("3"), N, V("abc")])
+        .delete(&[V("2"), A, A]);
+    let after = Plan::new(&new)
+        .update(&[V("3"), V("99999.125"), V("longer than three")])
+        .insert(&[V("5000000000"), V("0.001"), N]);
+    let keyless_before = Plan::new(&old_keyless)
+        .update_next(&[V("1"), V("1.50")], &[V("2"), V("1.50")])
+        .insert_next(&[V("8"), V("8.00")]);
+    let keyless_after = Plan::new(&new_keyless).delete_next(&[V("2"), V("1.50")]);
+    let plans = vec![
+        before.done(),
+        after.done(),
+        keyless_before.done(),
+        keyless_after.done(),
+    ];
+    pair.apply(plans).await.unwrap();
+    pair.leader
+        .batch_execute(
+            "INSERT INTO t VALUES (1, 7.25, 'x'), (3, 99999.125, 'longer than three'), \
+             (5000000000, 0.001, NULL); INSERT INTO k VALUES (8, 8.00)",
+        )
+        .await
+        .unwrap();
+    pair.assert_equal(&new).await;
+    pair.assert_equal(&new_keyless).await;
+}
+
+#[tokio::test]
+async fn a_table_that_foreign_keys_point_at_is_emptied_without_a_time_out() {
+    let mut pair = Pair::new("referenced").await;
+    let t = "CREATE TABLE t (id int PRIMARY KEY)";
+    pair.follower
+        .batch_execute(&format!(
+            "{t}; INSERT INTO t SELECT generate_series(1, 300000); \
+             CREATE TABLE other (id int REFERENCES t)"
+        ))
+        .await
+        .unwrap();
+    let mut settings = sink_settings("postgres", &pair.name);
+    settings.statement_timeout = std::time::Duration::from_millis(50);
+    pair.sink = PostgresSink::new("shop", "copy", "me", settings);
+    pair.sink.open().await.unwrap();
+    let schema = pair.table(t, "t").await;
+    let plan = Plan::new(&schema).truncate();
+    pair.apply(vec![plan.done()]).await.unwrap();
+    assert!(dump(&pair.follower, &schema).await.is_empty());
+}

@@ -14,7 +14,7 @@ use super::ordered;
 use super::params::{Param, Refs};
 use super::pipeline::{Cause, Failure, Pipeline};
 use super::statements::Shape;
-use super::tables::{Table, empty_statement};
+use super::tables::{Table, how_to_empty};
 use crate::model::batch::Step;
 use crate::model::{NetChange, RowRef, Rows, TablePlan, UpdateGroup};
 
@@ -119,8 +119,10 @@ pub(super) async fn apply_plan<'a>(
 /// Empties the table.
 pub(super) async fn truncate<'a>(work: &mut Work<'a>, scope: Scope<'a>) -> Result<(), Failed<'a>> {
     let table = scope.table;
-    let sql = empty_statement(table.referenced, table.only, &table.quoted);
-    work.command(scope.label("truncating", None), sql).await
+    let emptying = how_to_empty(table.referenced, table.only, &table.quoted);
+    work.wait_at_least(emptying.limit);
+    work.command(scope.label("truncating", None), emptying.sql)
+        .await
 }
 
 async fn apply_net<'a>(

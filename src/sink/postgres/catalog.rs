@@ -18,7 +18,8 @@ const COLUMNS: &str = "SELECT a.attname::text, w.n::int4, \
     EXISTS (SELECT FROM pg_catalog.pg_cast x WHERE x.castsource = 'pg_catalog.text'::pg_catalog.regtype \
         AND x.casttarget = a.atttypid AND x.castmethod = 'f' \
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast y WHERE y.casttarget = a.atttypid \
-            AND y.castsource = 'pg_catalog.bpchar'::pg_catalog.regtype)) \
+            AND y.castsource = 'pg_catalog.bpchar'::pg_catalog.regtype)), \
+    a.atttypmod \
     FROM pg_catalog.pg_attribute a \
     LEFT JOIN unnest($2::text[], $3::text[], $4::int4[]) \
         WITH ORDINALITY AS w(name, type_name, modifier, n) ON w.name = a.attname \
@@ -60,6 +61,7 @@ pub(super) struct Attribute {
     pub same_type: bool,
     pub type_text: String,
     pub type_oid: u32,
+    pub type_modifier: i32,
     pub not_null: bool,
     pub has_default: bool,
     pub generated: bool,
@@ -131,6 +133,7 @@ pub(super) async fn attributes(
             identity: row.try_get::<_, i8>(8)?.cast_unsigned(),
             collatable: row.try_get(9)?,
             text_cast_function: row.try_get(10)?,
+            type_modifier: row.try_get(11)?,
         })
     };
     rows.iter()

@@ -19,7 +19,7 @@ pub(super) async fn copy_rows(
     columns: &[usize],
     rows: &Rows,
     refs: impl Iterator<Item = RowRef>,
-    limit: Option<Duration>,
+    limit: Duration,
 ) -> Result<u64, Cause> {
     let sink = within(limit, client.copy_in::<_, Bytes>(statement)).await?;
     pin_mut!(sink);

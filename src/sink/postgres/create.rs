@@ -201,6 +201,17 @@ async fn add_labels(
         .map(|row| row.try_get(0))
         .collect::<Result<_, _>>()
         .map_err(|error| classify(&error, "reading the follower's enum labels"))?;
+    let strange = perhaps_renamed(&known, labels);
+    if !strange.is_empty() {
+        tracing::warn!(
+            %table,
+            enum_type = %name,
+            labels = ?strange,
+            "labels are added to the follower's enum, which has others that the leader's has not; if the \
+             leader renamed them, rows with an old name keep it: run the leader's ALTER TYPE … RENAME \
+             VALUE on the follower before the new name comes, or resync the table"
+        );
+    }
     for (n, label) in labels.iter().enumerate() {
         if known.contains(label) {
             continue;
@@ -222,6 +233,16 @@ async fn add_labels(
         run(client, table, &sql).await?;
     }
     Ok(())
+}
+
+/// Labels of the follower that the leader has not, if the leader has some that the follower has not:
+/// labels cannot be dropped, so they may be the old names of those.
+fn perhaps_renamed<'a>(known: &'a [String], labels: &[String]) -> Vec<&'a str> {
+    if labels.iter().all(|label| known.contains(label)) {
+        return Vec::new();
+    }
+    let strange = known.iter().filter(|label| !labels.contains(label));
+    strange.map(String::as_str).collect()
 }
 
 async fn create_extension(client: &Client, table: &TableName, name: &str) -> Result<()> {
@@ -292,6 +313,15 @@ fn shortened(sql: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_may_have_been_renamed_if_one_is_new_and_one_is_strange() {
+        let list = |labels: &[&str]| labels.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
+        let known = list(&["a", "b"]);
+        assert_eq!(perhaps_renamed(&known, &list(&["a", "c"])), ["b"]);
+        assert!(perhaps_renamed(&known, &list(&["a", "b", "c"])).is_empty());
+        assert!(perhaps_renamed(&known, &list(&["a"])).is_empty());
+    }
 
     #[test]
     fn a_long_statement_is_shortened_at_a_character() {

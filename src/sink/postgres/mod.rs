@@ -20,6 +20,7 @@ mod session;
 mod statements;
 mod tables;
 mod transaction;
+mod widening;
 
 use std::sync::Arc;
 

@@ -47,16 +47,13 @@ impl Cause {
 
 /// Awaits an answer for at most `limit`: a dead link must not hold a worker for ever.
 pub(super) async fn within<T>(
-    limit: Option<Duration>,
+    limit: Duration,
     answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Cause> {
-    let answer = match limit {
-        Some(limit) => tokio::time::timeout(limit, answer)
-            .await
-            .map_err(|_elapsed| Cause::Silent(limit))?,
-        None => answer.await,
-    };
-    answer.map_err(Cause::Database)
+    tokio::time::timeout(limit, answer)
+        .await
+        .map_err(|_elapsed| Cause::Silent(limit))?
+        .map_err(Cause::Database)
 }
 
 /// A statement that failed, with the label it was pushed with.
@@ -84,13 +81,13 @@ struct Sent<'a, L> {
 /// Statements sent and not yet checked.
 pub(super) struct Pipeline<'a, L> {
     client: Arc<Client>,
-    limit: Option<Duration>,
+    limit: Duration,
     sent: VecDeque<Sent<'a, L>>,
 }
 
 impl<'a, L> Pipeline<'a, L> {
     /// An empty pipeline; no answer is awaited longer than `limit`.
-    pub(super) fn new(client: Arc<Client>, limit: Option<Duration>) -> Self {
+    pub(super) fn new(client: Arc<Client>, limit: Duration) -> Self {
         Pipeline {
             client,
             limit,
@@ -104,8 +101,13 @@ impl<'a, L> Pipeline<'a, L> {
     }
 
     /// Longest wait for an answer.
-    pub(super) fn limit(&self) -> Option<Duration> {
+    pub(super) fn limit(&self) -> Duration {
         self.limit
+    }
+
+    /// Waits at least this long for every answer from here on.
+    pub(super) fn wait_at_least(&mut self, limit: Duration) {
+        self.limit = self.limit.max(limit);
     }
 
     /// Sends a prepared statement; `expected` is the number of rows it must change.

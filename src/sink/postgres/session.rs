@@ -28,9 +28,15 @@ const IDLE_BETWEEN_CHUNKS_TIMEOUT_MS: u128 = 600_000;
 /// How much longer than the server's own time-out an answer is awaited.
 const ANSWER_GRACE: Duration = Duration::from_secs(30);
 
-/// Prepared schema versions kept; beyond it the least useful ones cannot be told, so all are dropped
-/// but the one just made.
-const TABLES_MAX: usize = 10_000;
+/// Longest wait for an answer within a transaction in chunks, whose statements have no time-out on the
+/// server: a follower that is frozen, not gone, keeps its connection alive.
+pub(super) const CHUNK_ANSWER_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// Longest wait for the DELETE of all rows of a table.
+pub(super) const EMPTYING_LIMIT: Duration = Duration::from_secs(24 * 3_600);
+
+/// Lifts the server's time-out of statements until the transaction ends.
+pub(super) const LIFTED_STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
 /// Schemas whose version is known by their place in memory.
 const KNOWN_MAX: usize = 1_024;
@@ -87,33 +93,35 @@ impl Session {
         self.tables.contains_key(&version)
     }
 
-    /// Keeps a table that is fit for a schema version.
+    /// Keeps a table that is fit for a schema version, until the session ends: the worker counts on it.
+    /// There are no more than the worker keeps schemas.
     pub(super) fn keep(&mut self, version: SchemaVersion, table: Table) {
-        if self.tables.len() >= TABLES_MAX {
-            self.tables.clear();
-            self.known.clear();
-        }
         self.tables.insert(version, Arc::new(table));
     }
 
     /// The table of a schema that has been prepared. Hashing a schema costs more than a small batch,
     /// so versions are remembered by address.
-    pub(super) fn table(&mut self, schema: &Arc<TableSchema>) -> Arc<Table> {
+    ///
+    /// # Errors
+    /// Transient when it has not: a new session prepares anew.
+    pub(super) fn table(&mut self, schema: &Arc<TableSchema>) -> Result<Arc<Table>> {
         let address = Arc::as_ptr(schema) as usize;
         if let Some((_kept, table)) = self.known.get(&address) {
-            return Arc::clone(table);
+            return Ok(Arc::clone(table));
         }
         let version = schema.version();
-        let table = self
-            .tables
-            .get(&version)
-            .unwrap_or_else(|| panic!("{} in version {version} was not prepared", schema.table));
+        let table = self.tables.get(&version).ok_or_else(|| {
+            Error::transient(format!(
+                "table {} in version {version} is not prepared; beginning a new session",
+                schema.table
+            ))
+        })?;
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
         self.known
             .insert(address, (Arc::clone(schema), Arc::clone(table)));
-        Arc::clone(table)
+        Ok(Arc::clone(table))
     }
 
     /// Refuses to write into the leader's own database: same cluster, the slot's database, and tables
@@ -140,7 +148,7 @@ impl Session {
 /// What a transaction in chunks sets after BEGIN: it may take long, and wait between chunks.
 pub(super) fn lifted_timeouts() -> String {
     format!(
-        "SET LOCAL statement_timeout = 0; \
+        "{LIFTED_STATEMENT_TIMEOUT}; \
          SET LOCAL idle_in_transaction_session_timeout = {IDLE_BETWEEN_CHUNKS_TIMEOUT_MS}"
     )
 }
@@ -152,6 +160,16 @@ async fn check_fitness(client: &Client) -> Result<(bool, bool)> {
     let encoding: String = row.try_get(0).map_err(failed)?;
     let in_recovery: bool = row.try_get(1).map_err(failed)?;
     let read_only: bool = row.try_get(2).map_err(failed)?;
+    takes_writes(&encoding, in_recovery, read_only)?;
+    Ok((
+        row.try_get(3).map_err(failed)?,
+        row.try_get(4).map_err(failed)?,
+    ))
+}
+
+/// Refuses a follower that cannot keep values exactly, and waits for one that takes no writes: that
+/// passes with a failover, or when a disk has room again.
+fn takes_writes(encoding: &str, in_recovery: bool, read_only: bool) -> Result<()> {
     if encoding != "UTF8" {
         return Err(Error::halt(
             format!(
@@ -161,21 +179,19 @@ async fn check_fitness(client: &Client) -> Result<(bool, bool)> {
         ));
     }
     if in_recovery {
-        return Err(Error::halt(
-            "the follower is in recovery (a physical standby): it takes no writes",
-            "set the sink's url to a primary server, or promote this one",
+        return Err(Error::transient(
+            "the follower is in recovery (a physical standby) and takes no writes; if no failover is \
+             under way, set the sink's url to the primary server, or promote this one",
         ));
     }
     if read_only {
-        return Err(Error::halt(
-            "transactions on the follower are read-only (default_transaction_read_only)",
-            "ALTER DATABASE … SET default_transaction_read_only = off, or the same for the role",
+        return Err(Error::transient(
+            "transactions on the follower are read-only (default_transaction_read_only); if that is to \
+             stay so no longer: ALTER DATABASE … SET default_transaction_read_only = off, or the same \
+             for the role",
         ));
     }
-    Ok((
-        row.try_get(3).map_err(failed)?,
-        row.try_get(4).map_err(failed)?,
-    ))
+    Ok(())
 }
 
 /// Sets the session up for applying.
@@ -264,4 +280,25 @@ async fn read_system_id(client: &Client) -> Result<Option<String>> {
         .await
         .and_then(|row| row.try_get(0))
         .map_err(|error| classify(&error, "reading the follower's system identifier"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Class;
+
+    #[test]
+    fn a_follower_that_takes_no_writes_is_waited_for() {
+        for (in_recovery, read_only, remedy) in [
+            (true, true, "promote this one"),
+            (false, true, "ALTER DATABASE"),
+        ] {
+            let error = takes_writes("UTF8", in_recovery, read_only).unwrap_err();
+            assert_eq!(error.class(), Class::Transient, "{error}");
+            assert!(error.what().contains(remedy), "{error}");
+        }
+        let error = takes_writes("SQL_ASCII", true, true).unwrap_err();
+        assert_eq!(error.class(), Class::Halt, "{error}");
+        assert!(takes_writes("UTF8", false, false).is_ok());
+    }
 }

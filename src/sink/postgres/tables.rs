@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_postgres::{Client, Statement};
 
 use super::catalog::{Attribute, Index, attributes, indexes, relation};
+use super::session::{EMPTYING_LIMIT, LIFTED_STATEMENT_TIMEOUT};
 use super::statements::{self, Shape, cast, operator};
+use super::widening::{TypeOf, is_widening};
 use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::{Oid, TableName, TableSchema};
@@ -25,7 +28,7 @@ const EXACT_EQUALITY: [u32; 14] = [
 pub(super) struct Column {
     /// Its name in quotes.
     pub quoted: String,
-    /// The cast from text, `::type`.
+    /// The cast from text, `::type`, to the follower's type: it may be wider than the leader's.
     pub cast: String,
     /// GENERATED ALWAYS AS IDENTITY.
     pub identity_always: bool,
@@ -118,21 +121,37 @@ pub(super) async fn exists(client: &Client, table: &TableName) -> Result<bool> {
     Ok(relation(client, table).await?.is_some())
 }
 
-/// Whether TRUNCATE can be used on a table, and the name to use with it; `None` if it is not there.
-pub(super) async fn truncation(client: &Client, table: &TableName) -> Result<Option<String>> {
+/// How a table is emptied.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Emptying {
+    /// The statements, to be run inside a transaction.
+    pub sql: String,
+    /// The answer may take this long, or as long as any other if that is longer.
+    pub limit: Duration,
+}
+
+/// How to empty a table of the follower; `None` if it is not there.
+pub(super) async fn emptying(client: &Client, table: &TableName) -> Result<Option<Emptying>> {
     Ok(relation(client, table).await?.map(|found| {
         let only = if found.kind == b'p' { "" } else { "ONLY " };
-        empty_statement(found.referenced, only, &table.quoted())
+        how_to_empty(found.referenced, only, &table.quoted())
     }))
 }
 
-/// The statement that empties a table. TRUNCATE is refused where other tables' foreign keys point at it,
-/// even where they are not enforced (heap_truncate_check_FKs).
-pub(super) fn empty_statement(referenced: bool, only: &str, quoted: &str) -> String {
+/// How to empty a table. TRUNCATE is refused where other tables' foreign keys point at it, even where
+/// they are not enforced (heap_truncate_check_FKs); a DELETE of all rows takes as long as there are
+/// rows, so that a time-out would only have it repeated for ever.
+pub(super) fn how_to_empty(referenced: bool, only: &str, quoted: &str) -> Emptying {
     if referenced {
-        format!("DELETE FROM {only}{quoted}")
+        Emptying {
+            sql: format!("{LIFTED_STATEMENT_TIMEOUT}; DELETE FROM {only}{quoted}"),
+            limit: EMPTYING_LIMIT,
+        }
     } else {
-        format!("TRUNCATE {only}{quoted}")
+        Emptying {
+            sql: format!("TRUNCATE {only}{quoted}"),
+            limit: Duration::ZERO,
+        }
     }
 }
 
@@ -174,7 +193,7 @@ pub(super) async fn read(client: &Client, schema: &TableSchema) -> Result<Table>
         }
         columns.push(Column {
             quoted: quote_identifier(&column.name),
-            cast: cast(&column.type_name, attribute.text_cast_function),
+            cast: cast(&attribute.type_text, attribute.text_cast_function),
             identity_always: attribute.identity == b'a',
             exact_equality: EXACT_EQUALITY.contains(&attribute.type_oid),
             collatable: attribute.collatable,
@@ -203,6 +222,19 @@ pub(super) async fn read(client: &Client, schema: &TableSchema) -> Result<Table>
     })
 }
 
+/// Whether a follower's column takes every value of the leader's.
+fn takes(column: &crate::model::Column, attribute: &Attribute) -> bool {
+    let leader = TypeOf {
+        oid: column.type_oid,
+        modifier: column.type_modifier,
+    };
+    let follower = TypeOf {
+        oid: Oid(attribute.type_oid),
+        modifier: attribute.type_modifier,
+    };
+    attribute.same_type || is_widening(leader, follower)
+}
+
 fn check_columns(schema: &TableSchema, attributes: &[Attribute]) -> Result<()> {
     let table = &schema.table;
     for (n, column) in schema.columns.iter().enumerate() {
@@ -215,12 +247,14 @@ fn check_columns(schema: &TableSchema, attributes: &[Attribute]) -> Result<()> {
                         column.name
                     ),
                     format!(
-                        "on the follower: ALTER TABLE {} ADD COLUMN {name} {wanted}",
+                        "run on the follower the DDL that made it on the leader: its ADD COLUMN with its \
+                         DEFAULT, or the same RENAME COLUMN; if it had no default: ALTER TABLE {} \
+                         ADD COLUMN {name} {wanted}. Or resync the table",
                         table.quoted()
                     ),
                 ));
             }
-            Some(found) if !found.same_type && !found.generated => {
+            Some(found) if !found.generated && !takes(column, found) => {
                 return Err(Error::halt(
                     format!(
                         "table {table}: column {} is of type {} on the follower and {wanted} on the leader",
@@ -361,4 +395,22 @@ fn indexed_column(schema: &TableSchema, columns: &[Column], indexes: &[Index]) -
         columns[at].exact_equality.then_some(at)
     });
     leading.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emptying_row_by_row_has_no_time_out() {
+        let by_rows = how_to_empty(true, "ONLY ", "\"s\".\"t\"");
+        assert_eq!(
+            by_rows.sql,
+            "SET LOCAL statement_timeout = 0; DELETE FROM ONLY \"s\".\"t\""
+        );
+        assert_eq!(by_rows.limit, EMPTYING_LIMIT);
+        let at_once = how_to_empty(false, "", "\"s\".\"t\"");
+        assert_eq!(at_once.sql, "TRUNCATE \"s\".\"t\"");
+        assert_eq!(at_once.limit, Duration::ZERO);
+    }
 }

@@ -12,7 +12,7 @@ use super::ending::{Ending, first_missing};
 use super::failure::{Place, diverged, rows_error};
 use super::params::Param;
 use super::pipeline::{Pipeline, within};
-use super::session::lifted_timeouts;
+use super::session::{CHUNK_ANSWER_LIMIT, lifted_timeouts};
 use super::statements::Shape;
 use super::tables::{self, Table};
 use super::{Identity, PostgresSink};
@@ -90,13 +90,17 @@ impl PostgresSink {
         }
     }
 
-    fn limit(&mut self, more: bool) -> Result<Option<Duration>> {
+    /// Longest wait for an answer.
+    fn limit(&mut self, more: bool) -> Result<Duration> {
         let chunked = match self.transaction {
             Transaction::Open { chunked, .. } => chunked,
             Transaction::Wanted { .. } | Transaction::None => false,
         };
         let limit = self.session()?.limit;
-        Ok((!chunked && !more).then_some(limit))
+        Ok(match chunked || more {
+            true => limit.max(CHUNK_ANSWER_LIMIT),
+            false => limit,
+        })
     }
 
     fn work<'a>(&mut self, more: bool) -> Result<Work<'a>> {
@@ -112,7 +116,10 @@ impl PostgresSink {
         more: bool,
     ) -> Result<(), Ending> {
         let session = self.session()?;
-        let tables: Vec<Arc<Table>> = plans.iter().map(|p| session.table(&p.schema)).collect();
+        let tables: Vec<Arc<Table>> = plans
+            .iter()
+            .map(|plan| session.table(&plan.schema))
+            .collect::<Result<_>>()?;
         let untouched = !self.transaction.is_open();
         let mut work = self.work(more)?;
         let failed = match self.start(&mut work, more).await {
@@ -134,7 +141,7 @@ impl PostgresSink {
 
     /// Copies the rows of a copy into their table.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges) -> Result<(), Ending> {
-        let table = self.session()?.table(&rows.schema);
+        let table = self.session()?.table(&rows.schema)?;
         let mut work = self.work(false)?;
         load_all(self, &mut work, &table, rows)
             .await
@@ -150,15 +157,19 @@ impl PostgresSink {
         };
         started.map_err(|failure| failure.ending(None))?;
         let client = Arc::clone(&self.session()?.client);
-        let Some(sql) = tables::truncation(&client, table).await? else {
+        let Some(emptying) = tables::emptying(&client, table).await? else {
             return Err(Error::halt(
                 format!("table {table} does not exist on the follower"),
                 "start the sink again: it creates the table, or says what is missing",
             )
             .into());
         };
-        let limit = self.limit(false)?;
-        let emptied = within(limit, empty_if_ours(&client, &self.me, table, &sql)).await;
+        let limit = self.limit(false)?.max(emptying.limit);
+        let emptied = within(
+            limit,
+            empty_if_ours(&client, &self.me, table, &emptying.sql),
+        )
+        .await;
         match emptied {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::halt(
@@ -295,12 +306,9 @@ impl PostgresSink {
             return;
         };
         let rolled_back = match open {
-            true => within(
-                Some(ROLLBACK_LIMIT),
-                session.client.batch_execute("ROLLBACK"),
-            )
-            .await
-            .is_ok(),
+            true => within(ROLLBACK_LIMIT, session.client.batch_execute("ROLLBACK"))
+                .await
+                .is_ok(),
             false => true,
         };
         if !rolled_back || session.client.is_closed() {
