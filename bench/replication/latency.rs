@@ -110,7 +110,8 @@ async fn run(
             let seen: i64 = follower.query_one(&newest, &[&base]).await?.get(0);
             let now = Instant::now();
             let mut waiting = committed.borrow_mut();
-            while let Some((_, at)) = waiting.pop_front_if(|(id, _)| *id <= seen) {
+            while waiting.front().is_some_and(|(id, _)| *id <= seen) {
+                let (_, at) = waiting.pop_front().expect("there is a front");
                 latencies.push(now.duration_since(at).as_secs_f64() * 1000.0);
             }
         }

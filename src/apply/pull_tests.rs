@@ -414,7 +414,7 @@ fn without_a_cursor_the_entrys_records_are_found_by_their_count() {
 #[test]
 fn what_retention_took_below_the_entry_does_not_matter() {
     let partition = vec![stored(3, 50, 0), stored(3, 50, 1), stored(7, 110, 0)];
-    let mut kept = memory(&[partition.clone()]);
+    let mut kept = memory(std::slice::from_ref(&partition));
     kept.low = 2;
     let pulled = pull(kept, &[(0, 2, 1)], from_start(1), LARGE, Lsn::ZERO).expect("whole");
     assert_eq!(pulled.positions(), [[(110, 0)]]);

@@ -1,4 +1,4 @@
-//! Stores that followers are kept in: one folder a store, one line a store in [`open`].
+//! Stores that followers are kept in: one folder a store, one line a store in [`create`].
 //!
 //! A store with transactions applies every batch and its checkpoint in one transaction. It decides
 //! nothing about order or validity; the sink worker (`apply/`) has done that.
