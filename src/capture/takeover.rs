@@ -16,11 +16,13 @@ use crate::log::commit_log::{Captured, Entry, EpochEntry};
 use crate::log::confirm::Confirmations;
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot, Sent};
-use crate::log::takeover::{EpochFate, FoundLeader, epoch_fate, may_resume};
+use crate::log::takeover::{
+    EpochFate, FoundLeader, TimelineSwitch, epoch_fate, may_resume, parse_timeline_history,
+};
 use crate::log::topics::Topics;
 use crate::model::{Epoch, Lsn};
 use crate::postgres::classify;
-use crate::source::connection::{ReplicationConnection, StartOutcome};
+use crate::source::connection::{ReplicationConnection, StartOutcome, SystemIdentity};
 use crate::source::slot;
 use crate::source::stream::{Feedback, ReplicationStream};
 use crate::status::State;
@@ -111,6 +113,15 @@ async fn attempt(
     let options = [("wal_sender_timeout", timeout)];
     let mut connection = ReplicationConnection::open(&source.postgres, &name, &options).await?;
     let identity = connection.identify_system().await?;
+    let history = match &end.leader {
+        // A promoted leader: whether it has all of the log is told by where its timeline began.
+        Some((_, known)) if *known != identity.timeline => connection
+            .timeline_history(identity.timeline)
+            .await?
+            .map(|text| parse_timeline_history(&text))
+            .transpose()?,
+        Some(_) | None => None,
+    };
     let started = connection
         .start_replication(
             &source.slot,
@@ -125,7 +136,7 @@ async fn attempt(
 
     let found = hold(
         &mut stream,
-        find_leader(context, prepared, identity.system_id, identity.timeline),
+        find_leader(context, prepared, identity, history),
     )
     .await?;
     let own = EpochEntry {
@@ -192,8 +203,8 @@ fn instance_of_attempt(context: &CaptureContext) -> String {
 async fn find_leader(
     context: &CaptureContext,
     prepared: &Prepared,
-    system_id: String,
-    timeline: u32,
+    identity: SystemIdentity,
+    history: Option<Vec<TimelineSwitch>>,
 ) -> Result<FoundLeader> {
     let name = &context.source.slot;
     let slot = slot::read(&prepared.client, name).await?;
@@ -210,9 +221,9 @@ async fn find_leader(
         .map_err(|error| classify(&error, "reading the leader's WAL end"))?
         .get(0);
     Ok(FoundLeader {
-        system_id,
-        timeline,
-        history: None,
+        system_id: identity.system_id,
+        timeline: identity.timeline,
+        history,
         flush: flush
             .parse()
             .map_err(|error| Error::transient("reading the leader's WAL end").caused_by(error))?,

@@ -61,6 +61,9 @@ pub struct CreatedSlot {
     pub snapshot: Option<String>,
 }
 
+/// Rows of text.
+pub type Rows = Vec<Vec<Option<String>>>;
+
 /// What came of `START_REPLICATION`.
 pub enum StartOutcome {
     /// The leader streams.
@@ -144,6 +147,37 @@ impl ReplicationConnection {
         }
     }
 
+    /// `TIMELINE_HISTORY timeline`: the text of the timeline's history file. None when the server does
+    /// not have it; timeline 1 has none anywhere.
+    ///
+    /// # Errors
+    /// Transient when the connection is lost; else by SQLSTATE.
+    pub async fn timeline_history(&mut self, timeline: u32) -> Result<Option<String>> {
+        if timeline <= 1 {
+            return Ok(None);
+        }
+        let command = format!("TIMELINE_HISTORY {timeline}");
+        let answer = tokio::time::timeout(COMMAND_MAX, self.answer(&command))
+            .await
+            .map_err(|_| unanswered(&command))??;
+        // filename, content
+        match answer {
+            Ok(rows) => match rows
+                .into_iter()
+                .next()
+                .and_then(|row| row.into_iter().nth(1))
+            {
+                Some(Some(content)) => Ok(Some(content)),
+                Some(None) | None => Err(Error::transient(
+                    "TIMELINE_HISTORY: the answer has another form",
+                )),
+            },
+            // undefined_file
+            Err(error) if error.code == "58P01" => Ok(None),
+            Err(error) => Err(error.classified(command_name(&command))),
+        }
+    }
+
     /// `SHOW name`.
     ///
     /// # Errors
@@ -200,7 +234,14 @@ impl ReplicationConnection {
     ///
     /// # Errors
     /// By SQLSTATE; transient when the connection is lost.
-    pub async fn query(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>> {
+    pub async fn query(&mut self, command: &str) -> Result<Rows> {
+        self.answer(command)
+            .await?
+            .map_err(|error| error.classified(command_name(command)))
+    }
+
+    /// The rows, or what the server says against it.
+    async fn answer(&mut self, command: &str) -> Result<std::result::Result<Rows, ServerError>> {
         self.send_command(command).await?;
         let mut rows = Vec::new();
         let mut failure = None;
@@ -220,8 +261,8 @@ impl ReplicationConnection {
         }
         self.in_command = false;
         match failure {
-            None => Ok(rows),
-            Some(error) => Err(error.classified(command_name(command))),
+            None => Ok(Ok(rows)),
+            Some(error) => Ok(Err(error)),
         }
     }
 
@@ -280,7 +321,7 @@ impl ReplicationConnection {
         }
     }
 
-    async fn bounded(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>> {
+    async fn bounded(&mut self, command: &str) -> Result<Rows> {
         tokio::time::timeout(COMMAND_MAX, self.query(command))
             .await
             .map_err(|_| unanswered(command))?
