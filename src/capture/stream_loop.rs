@@ -105,6 +105,10 @@ impl StreamLoop {
             stop_by: None,
         };
         loop {
+            // Under load nothing ever waits, so the request is not only looked for there.
+            if state.stop_by.is_none() && self.context.stop.is_cancelled() {
+                state.stop_by = Some(Instant::now() + STOP_TIMEOUT);
+            }
             let turn = self.turn(&mut state).await?;
             self.close_batches(&mut state)?;
             self.report(&mut state).await?;
@@ -127,6 +131,10 @@ impl StreamLoop {
                 return Ok(Turn::Blocked);
             }
             state.blocked = false;
+            // A batch can only close between transactions, and the next frame may begin one.
+            if state.batches.can_close() && state.batches.closes(self.in_flight(state)) {
+                return Ok(Turn::More);
+            }
             // Asked to stop: what follows the transaction being received is the next epoch's.
             if state.stop_by.is_some() && !state.batches.in_transaction() {
                 return Ok(Turn::Empty);
@@ -139,9 +147,14 @@ impl StreamLoop {
         Ok(Turn::More)
     }
 
+    /// Batches ordered whose entries are not yet acknowledged.
+    fn in_flight(&self, state: &State) -> u64 {
+        state.ordered - self.published.borrow().done
+    }
+
     /// Waits until there is something to do.
     async fn wait(&mut self, state: &mut State) -> Result<()> {
-        let in_flight = state.ordered - self.published.borrow().done;
+        let in_flight = self.in_flight(state);
         let feedback = state.clock.due_at(self.feedback(state));
         let deadline = if in_flight == 0 && !state.blocked {
             feedback.min(state.batches.heartbeat_at())
