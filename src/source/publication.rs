@@ -20,6 +20,8 @@ pub struct Publication {
     pub via_root: bool,
     /// FOR ALL TABLES, or with schemas: its tables cannot be managed one by one.
     pub open_ended: bool,
+    /// Whether it sends stored generated columns (Postgres 18): of all tables, or in a column list.
+    pub generated: bool,
     /// The tables named in it (roots of partitioned tables).
     pub tables: BTreeSet<TableName>,
 }
@@ -27,11 +29,16 @@ pub struct Publication {
 /// Reads a publication; `None` when there is none of that name.
 pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>> {
     let doing = "reading the publication";
-    // pg_publication_namespace came with version 15: it is asked only where it is.
+    // pg_publication_namespace came with version 15: it is asked only where it is. So did column
+    // lists, and pubgencols with 18; to_jsonb asks for them without naming them.
     let row = client
         .query_opt(
             "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate, p.pubviaroot,
-                    p.puballtables, pg_catalog.to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL
+                    p.puballtables, pg_catalog.to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL,
+                    coalesce(to_jsonb(p)->>'pubgencols', 'n') <> 'n' OR EXISTS (
+                        SELECT 1 FROM pg_catalog.pg_publication_rel r
+                        JOIN pg_catalog.pg_attribute a ON a.attrelid = r.prrelid AND a.attgenerated <> ''
+                        WHERE r.prpubid = p.oid AND to_jsonb(r)->'prattrs' @> to_jsonb(a.attnum))
              FROM pg_catalog.pg_publication p WHERE p.pubname = $1",
             &[&name],
         )
@@ -66,6 +73,7 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>> {
         all_changes: row.get(0),
         via_root: row.get(1),
         open_ended,
+        generated: row.get(4),
         tables: tables
             .iter()
             .map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)))
@@ -86,6 +94,16 @@ pub fn check(publication: &Publication, name: &str, managed: bool) -> Result<()>
             ),
             format!(
                 "run ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')"
+            ),
+        ));
+    }
+    if publication.generated {
+        return Err(Error::halt(
+            format!(
+                "publication {name} sends generated columns, which copies do not hold: followers would diverge"
+            ),
+            format!(
+                "run ALTER PUBLICATION {quoted} SET (publish_generated_columns = none), and leave generated columns out of its column lists"
             ),
         ));
     }
@@ -146,16 +164,31 @@ fn table_list(tables: &[&TableName]) -> String {
     names.join(", ")
 }
 
+/// Longest wait for the lock of a table that joins or leaves. Who waits here may hold the slot.
+const LOCK_TIMEOUT: &str = "5s";
+
 /// Runs one of the statements above with a commit that waits for no standby: walferry may be the
-/// standby that it would wait for.
+/// standby that it would wait for. The session is usable afterwards, whatever happened.
+///
+/// # Errors
+/// Transient when a table stays locked, as everything that may pass; halt else.
 pub async fn run(client: &Client, statement: &str) -> Result<()> {
-    client
+    let changed = client
         .batch_execute(&format!(
-            "BEGIN; SET LOCAL synchronous_commit = {}; {statement}; COMMIT",
-            quote_literal("local")
+            "BEGIN; SET LOCAL synchronous_commit = {}; SET LOCAL lock_timeout = {}; {statement}; COMMIT",
+            quote_literal("local"),
+            quote_literal(LOCK_TIMEOUT),
         ))
-        .await
-        .map_err(|error| classify(&error, "changing the publication"))
+        .await;
+    let Err(error) = changed else {
+        return Ok(());
+    };
+    // What follows the failed statement was not run, COMMIT included.
+    if let Err(error) = client.batch_execute("ROLLBACK").await {
+        let error = classify(&error, "rolling back");
+        tracing::debug!(%error, "the failed change of the publication could not be rolled back");
+    }
+    Err(classify(&error, "changing the publication"))
 }
 
 #[cfg(test)]
@@ -185,6 +218,7 @@ mod tests {
             all_changes: true,
             via_root: true,
             open_ended: false,
+            generated: false,
             tables: BTreeSet::new(),
         };
         assert!(check(&good, "p", true).is_ok());
@@ -202,6 +236,13 @@ mod tests {
                     ..good.clone()
                 },
                 true,
+            ),
+            (
+                Publication {
+                    generated: true,
+                    ..good.clone()
+                },
+                false,
             ),
             (
                 Publication {
