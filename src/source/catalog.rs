@@ -47,6 +47,8 @@ pub struct Leaf {
     pub identity_columns: Vec<String>,
     /// Whether it is a foreign table, whose changes no WAL holds.
     pub foreign: bool,
+    /// Whether it is unlogged: no WAL holds its changes either.
+    pub unlogged: bool,
 }
 
 /// Why a table cannot be captured, and what to do about it.
@@ -91,6 +93,16 @@ pub fn refusals(tables: &[CatalogTable]) -> Vec<Refusal> {
                 refuse(
                     format!("its partition {} is a foreign table", leaf.table),
                     format!("detach the partition {}, or exclude the table", leaf.table),
+                );
+                continue;
+            }
+            if leaf.unlogged {
+                refuse(
+                    format!("its partition {} is unlogged", leaf.table),
+                    format!(
+                        "run ALTER TABLE {} SET LOGGED, or detach the partition, or exclude the table",
+                        leaf.table.quoted()
+                    ),
                 );
                 continue;
             }
@@ -295,6 +307,7 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
                 identity: relation.identity,
                 identity_columns: identity_columns(relation.identity, columns, found),
                 foreign: relation.kind == "f",
+                unlogged: relation.unlogged,
             });
             if let Some(rows) = relation.rows {
                 *table.rows_estimate.get_or_insert(0) += rows;
@@ -310,13 +323,14 @@ struct RelationFacts {
     kind: String,
     identity: ReplicaIdentity,
     rows: Option<u64>,
+    unlogged: bool,
 }
 
 async fn relations(client: &Client, oids: &[u32]) -> Result<HashMap<u32, RelationFacts>> {
     let rows = client
         .query(
             "SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text,
-                    CASE WHEN c.reltuples >= 0 THEN c.reltuples::int8 END
+                    CASE WHEN c.reltuples >= 0 THEN c.reltuples::int8 END, c.relpersistence = 'u'
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = ANY($1)",
             &[&oids],
@@ -331,6 +345,7 @@ async fn relations(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Relatio
             rows: row
                 .get::<_, Option<i64>>(5)
                 .and_then(|rows| u64::try_from(rows).ok()),
+            unlogged: row.get(6),
         };
         (row.get::<_, u32>(0), facts)
     });
@@ -353,15 +368,20 @@ struct LeafRow {
     relation: u32,
 }
 
+/// Relations with storage of the roots. `pg_partition_tree` would do, but it locks every partition and
+/// so waits behind whoever has one locked. `inhdetachpending` came with version 14.
 async fn leaves(client: &Client, roots: &[u32]) -> Result<Vec<LeafRow>> {
     let rows = client
         .query(
-            "SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY($1) AND c.relkind <> 'p'
-             UNION ALL
-             SELECT c.oid, t.relid::oid FROM pg_catalog.pg_class c
-             CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) t
-             WHERE c.oid = ANY($1) AND c.relkind = 'p' AND t.isleaf
-               AND (SELECT l.relkind FROM pg_catalog.pg_class l WHERE l.oid = t.relid) <> 'p'
+            "WITH RECURSIVE tree(root, relation) AS (
+                 SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY($1)
+                 UNION ALL
+                 SELECT t.root, i.inhrelid FROM tree t
+                 JOIN pg_catalog.pg_class p ON p.oid = t.relation AND p.relkind = 'p'
+                 JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relation
+                 WHERE NOT coalesce((to_jsonb(i)->>'inhdetachpending')::boolean, false))
+             SELECT t.root, t.relation FROM tree t
+             JOIN pg_catalog.pg_class c ON c.oid = t.relation AND c.relkind <> 'p'
              ORDER BY 1, 2",
             &[&roots],
         )
