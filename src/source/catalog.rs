@@ -529,3 +529,53 @@ fn table_schema(
     };
     (schema, missing)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_whose_changes_no_wal_holds_is_refused() {
+        let leaf = |name: &str, foreign, unlogged| Leaf {
+            relation: Oid(2),
+            table: TableName::new("public", name),
+            identity: ReplicaIdentity::Full,
+            identity_columns: Vec::new(),
+            foreign,
+            unlogged,
+        };
+        let table = CatalogTable {
+            schema: TableSchema {
+                table: TableName::new("public", "t"),
+                relation: Oid(1),
+                columns: Vec::new(),
+                key: Vec::new(),
+                primary_key: Vec::new(),
+                identity: ReplicaIdentity::Full,
+                partitions: 1,
+                types: Vec::new(),
+            },
+            leaves: vec![
+                leaf("good", false, false),
+                leaf("far", true, false),
+                leaf("fast", false, true),
+            ],
+            partitioned: true,
+            rows_estimate: None,
+            row_filter: None,
+            column_list: None,
+            missing_key_columns: Vec::new(),
+        };
+        let found: Vec<String> = refusals(&[table])
+            .into_iter()
+            .map(|refusal| refusal.what)
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "its partition public.far is a foreign table",
+                "its partition public.fast is unlogged"
+            ]
+        );
+    }
+}
