@@ -52,6 +52,8 @@ pub struct Copier {
     pub published: watch::Receiver<Published>,
     /// Copies in the log.
     pub ledger: CopyLedger,
+    /// Whether a copy is under way: a new epoch would void it.
+    pub copying: watch::Sender<bool>,
 }
 
 /// Captured tables that need a copy: none in the log is good for them, or a sink asks for a newer
@@ -194,7 +196,10 @@ impl Copier {
                     continue;
                 }
             };
-            match self.copy(&tables).await {
+            self.copying.send_replace(true);
+            let copied = self.copy(&tables).await;
+            self.copying.send_replace(false);
+            match copied {
                 Ok(copied) => {
                     let mut there = Vec::new();
                     if let Some((id, copied)) = copied {

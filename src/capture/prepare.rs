@@ -33,6 +33,8 @@ pub struct Prepared {
     pub labels: Labels,
     /// The log, read to its end.
     pub log: OwnLog,
+    /// Why tables that are selected are not captured.
+    pub left_out: Vec<Refusal>,
 }
 
 /// What is there of a pipeline.
@@ -122,8 +124,7 @@ pub async fn prepare(
     } else {
         catalog::published(&client, &source.publication).await?
     };
-    refuse(&catalog::refusals(&tables))?;
-    let (log, missing) = prepare_topics(
+    let (log, missing, left_out) = prepare_topics(
         context,
         topics,
         producer,
@@ -149,19 +150,39 @@ pub async fn prepare(
             database,
         },
         log,
+        left_out,
     })
 }
 
-/// One halt for all refused tables.
-fn refuse(refusals: &[Refusal]) -> Result<()> {
-    let Some(first) = refusals.first() else {
-        return Ok(());
-    };
+/// Takes refused tables out where that harms nobody: the set is walferry's to choose, the pipeline
+/// runs already, and the table is not captured.
+///
+/// # Errors
+/// Halt for all others that are refused.
+fn leave_out(
+    tables: &mut Vec<CatalogTable>,
+    log: &OwnLog,
+    managed: bool,
+) -> Result<Vec<Refusal>> {
+    let mut left_out = Vec::new();
+    if managed && log.has_entries() {
+        let captured = log.ledger().captured().values().copied().collect();
+        left_out = catalog::leave_out(tables, &captured);
+    }
+    match refused(&catalog::refusals(tables)) {
+        Some(error) => Err(error),
+        None => Ok(left_out),
+    }
+}
+
+/// One halt for all refused tables, if there are any.
+pub fn refused(refusals: &[Refusal]) -> Option<Error> {
+    let first = refusals.first()?;
     let all: Vec<String> = refusals
         .iter()
         .map(|refusal| format!("{}: {}", refusal.table, refusal.what))
         .collect();
-    Err(Error::halt(
+    Some(Error::halt(
         format!("tables cannot be captured: {}", all.join("; ")),
         first.remedy.clone(),
     ))
@@ -173,8 +194,8 @@ async fn prepare_topics(
     producer: &EpochProducer,
     found_slot: &Option<SlotState>,
     found_publication: &Option<Publication>,
-    tables: &mut [CatalogTable],
-) -> Result<(OwnLog, Missing)> {
+    tables: &mut Vec<CatalogTable>,
+) -> Result<(OwnLog, Missing, Vec<Refusal>)> {
     let admin = TopicAdmin::open(&context.kafka)?;
     let mut names = vec![topics.commits(), topics.schemas(), topics.progress()];
     for table in tables.iter() {
@@ -197,6 +218,7 @@ async fn prepare_topics(
         },
         context.source.manage_publication,
     )?;
+    let left_out = leave_out(tables, &log, context.source.manage_publication)?;
     let known = |name: &String| there.get(name).map(|state| state.partitions);
     if log.has_entries() {
         let mut needed = vec![topics.schemas()];
@@ -225,7 +247,7 @@ async fn prepare_topics(
         log.read_on(producer, producer.partition_slot(&topics.commits(), 0))
             .await?;
     }
-    Ok((log, missing))
+    Ok((log, missing, left_out))
 }
 
 /// All topics as they must be; those that are there keep their number of partitions.

@@ -4,7 +4,7 @@
 //! [`refusals`]; both are pure. The session's `search_path` is emptied first, so that
 //! `format_type` qualifies every type that is not built in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio_postgres::Client;
 
@@ -112,6 +112,22 @@ pub fn refusals(tables: &[CatalogTable]) -> Vec<Refusal> {
         }
     }
     found
+}
+
+/// Takes out the tables that cannot be captured and are not yet (`captured` are the OIDs that are);
+/// returns what stands against them.
+pub fn leave_out(tables: &mut Vec<CatalogTable>, captured: &BTreeSet<Oid>) -> Vec<Refusal> {
+    let mut all = Vec::new();
+    tables.retain(|table| {
+        if captured.contains(&table.schema.relation) {
+            return true;
+        }
+        let found = refusals(std::slice::from_ref(table));
+        let stays = found.is_empty();
+        all.extend(found);
+        stays
+    });
+    all
 }
 
 fn identity_remedy(table: &TableName) -> String {
@@ -534,20 +550,20 @@ fn table_schema(
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_partition_whose_changes_no_wal_holds_is_refused() {
-        let leaf = |name: &str, foreign, unlogged| Leaf {
-            relation: Oid(2),
+    /// A table with partitions of these names, foreign or not, unlogged or not.
+    fn table(relation: u32, leaves: &[(&str, bool, bool)]) -> CatalogTable {
+        let leaf = |&(name, foreign, unlogged): &(&str, bool, bool)| Leaf {
+            relation: Oid(relation + 1000),
             table: TableName::new("public", name),
             identity: ReplicaIdentity::Full,
             identity_columns: Vec::new(),
             foreign,
             unlogged,
         };
-        let table = CatalogTable {
+        CatalogTable {
             schema: TableSchema {
-                table: TableName::new("public", "t"),
-                relation: Oid(1),
+                table: TableName::new("public", format!("t{relation}")),
+                relation: Oid(relation),
                 columns: Vec::new(),
                 key: Vec::new(),
                 primary_key: Vec::new(),
@@ -555,18 +571,23 @@ mod tests {
                 partitions: 1,
                 types: Vec::new(),
             },
-            leaves: vec![
-                leaf("good", false, false),
-                leaf("far", true, false),
-                leaf("fast", false, true),
-            ],
+            leaves: leaves.iter().map(leaf).collect(),
             partitioned: true,
             rows_estimate: None,
             row_filter: None,
             column_list: None,
             missing_key_columns: Vec::new(),
-        };
-        let found: Vec<String> = refusals(&[table])
+        }
+    }
+
+    #[test]
+    fn a_partition_whose_changes_no_wal_holds_is_refused() {
+        let leaves = [
+            ("good", false, false),
+            ("far", true, false),
+            ("fast", false, true),
+        ];
+        let found: Vec<String> = refusals(&[table(1, &leaves)])
             .into_iter()
             .map(|refusal| refusal.what)
             .collect();
@@ -577,5 +598,17 @@ mod tests {
                 "its partition public.fast is unlogged"
             ]
         );
+    }
+
+    #[test]
+    fn a_refused_table_is_left_out_unless_it_is_captured() {
+        let bad = [("fast", false, true)];
+        let mut tables = vec![table(1, &bad), table(2, &[]), table(3, &bad)];
+        let left_out = leave_out(&mut tables, &BTreeSet::from([Oid(1)]));
+        let oids = tables.iter().map(|table| table.schema.relation);
+        assert_eq!(oids.collect::<Vec<_>>(), [Oid(1), Oid(2)]);
+        assert_eq!(left_out.len(), 1);
+        assert_eq!(left_out[0].table, TableName::new("public", "t3"));
+        assert_eq!(refusals(&tables).len(), 1, "the captured one still is");
     }
 }
