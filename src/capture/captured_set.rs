@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_postgres::Client;
 
 use crate::capture::CaptureContext;
-use crate::capture::prepare::refused;
+use crate::capture::prepare::{self, not_joined_refusal, refused};
 use crate::error::{Error, Result};
 use crate::model::{Oid, Selection, TableName};
 use crate::postgres::connect;
@@ -39,6 +40,9 @@ pub struct Watch {
 struct Seen {
     difference: Option<Difference>,
     left_out: Vec<Refusal>,
+    /// The members of a managed publication.
+    members: Option<BTreeSet<TableName>>,
+    client: Client,
 }
 
 /// How the catalog differs from the epoch.
@@ -104,17 +108,27 @@ impl Watch {
                 .unwrap_or_else(|_elapsed| {
                     Err(Error::transient("the leader's catalog does not answer"))
                 });
-            let seen = match looked {
+            let mut seen = match looked {
                 Ok(seen) => seen,
                 Err(error) => {
                     tracing::warn!(%error, "whether the captured set has changed is not known; trying again");
                     continue;
                 }
             };
-            self.say_left_out(seen.left_out);
             let copying = *self.copying.borrow();
+            let ending = seen
+                .difference
+                .as_ref()
+                .is_some_and(|found| ends_epoch(found, before.as_ref(), copying));
+            let blocked = if ending {
+                self.join(&mut seen).await
+            } else {
+                false
+            };
+            self.say_left_out(seen.left_out);
             if let Some(found) = &seen.difference
-                && ends_epoch(found, before.as_ref(), copying)
+                && ending
+                && !blocked
             {
                 return Err(Error::transient(format!(
                     "the captured set changed: {}; beginning a new epoch",
@@ -123,6 +137,29 @@ impl Watch {
             }
             before = seen.difference;
         }
+    }
+
+    /// Adds what joins to a managed publication already now, while the stream goes on: it may have to
+    /// wait for locks. Whether no table has joined or left, so that a new epoch would change nothing.
+    async fn join(&self, seen: &mut Seen) -> bool {
+        let (Some(members), Some(Difference::Set { joining, leaving })) =
+            (&seen.members, &seen.difference)
+        else {
+            return false;
+        };
+        let missing: Vec<&TableName> = joining
+            .iter()
+            .filter(|table| !members.contains(*table))
+            .collect();
+        let publication = &self.context.source.publication;
+        let not_joined = prepare::join(&seen.client, publication, &missing).await;
+        let blocked = leaving.is_empty() && not_joined.len() == joining.len();
+        seen.left_out.extend(
+            not_joined
+                .into_iter()
+                .map(|(table, error)| not_joined_refusal(table, &error)),
+        );
+        blocked
     }
 
     async fn look(&self) -> Result<Seen> {
@@ -153,6 +190,8 @@ impl Watch {
         Ok(Seen {
             difference: difference(&self.captured, &now, members.as_ref()),
             left_out,
+            members,
+            client,
         })
     }
 

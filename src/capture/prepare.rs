@@ -124,7 +124,7 @@ pub async fn prepare(
     } else {
         catalog::published(&client, &source.publication).await?
     };
-    let (log, missing, left_out) = prepare_topics(
+    let (log, missing, mut left_out) = prepare_topics(
         context,
         topics,
         producer,
@@ -134,7 +134,17 @@ pub async fn prepare(
     )
     .await?;
     let leaving = if source.manage_publication {
-        prepare_publication(context, &client, missing, found_publication, &tables).await?
+        let (leaving, not_joined) =
+            prepare_publication(context, &client, missing, found_publication, &tables).await?;
+        for (table, error) in not_joined {
+            let captured = log.ledger().captured().contains_key(&table);
+            if captured || !log.has_entries() {
+                return Err(error);
+            }
+            tables.retain(|other| other.schema.table != table);
+            left_out.push(not_joined_refusal(table, &error));
+        }
+        leaving
     } else {
         Vec::new()
     };
@@ -159,11 +169,7 @@ pub async fn prepare(
 ///
 /// # Errors
 /// Halt for all others that are refused.
-fn leave_out(
-    tables: &mut Vec<CatalogTable>,
-    log: &OwnLog,
-    managed: bool,
-) -> Result<Vec<Refusal>> {
+fn leave_out(tables: &mut Vec<CatalogTable>, log: &OwnLog, managed: bool) -> Result<Vec<Refusal>> {
     let mut left_out = Vec::new();
     if managed && log.has_entries() {
         let captured = log.ledger().captured().values().copied().collect();
@@ -285,14 +291,27 @@ fn topic_specs(
     specs
 }
 
-/// Makes the publication or adds the tables that joined; returns those that are to leave.
+/// Why a table is left out that could not be added to the publication.
+pub fn not_joined_refusal(table: TableName, error: &Error) -> Refusal {
+    Refusal {
+        table,
+        what: error.what(),
+        remedy: error
+            .remedy()
+            .unwrap_or("nothing: it joins as soon as it can")
+            .to_owned(),
+    }
+}
+
+/// Makes the publication or adds the tables that joined; returns those that are to leave, and those
+/// that could not be added.
 async fn prepare_publication(
     context: &CaptureContext,
     client: &Client,
     missing: Missing,
     found: Option<Publication>,
     tables: &[CatalogTable],
-) -> Result<Vec<TableName>> {
+) -> Result<(Vec<TableName>, Vec<(TableName, Error)>)> {
     let name = &context.source.publication;
     let wanted: BTreeSet<&TableName> = tables.iter().map(|table| &table.schema.table).collect();
     let found = match found {
@@ -301,7 +320,7 @@ async fn prepare_publication(
             let list: Vec<&TableName> = wanted.into_iter().collect();
             publication::run(client, &publication::create_statement(name, &list)).await?;
             tracing::info!(publication = %name, tables = list.len(), "publication created");
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
     };
     let joining: Vec<&TableName> = wanted
@@ -309,18 +328,27 @@ async fn prepare_publication(
         .filter(|table| !found.tables.contains(**table))
         .copied()
         .collect();
-    if !joining.is_empty() {
-        publication::run(client, &publication::add_statement(name, &joining)).await?;
-        for table in &joining {
-            tracing::info!(publication = %name, %table, "table joins the publication");
+    let not_joined = join(client, name, &joining).await;
+    let leaving = found.tables.into_iter();
+    let leaving = leaving.filter(|table| !wanted.contains(table)).collect();
+    Ok((leaving, not_joined))
+}
+
+/// Adds tables to the publication one by one; those that could not be, with why.
+pub async fn join(
+    client: &Client,
+    publication: &str,
+    tables: &[&TableName],
+) -> Vec<(TableName, Error)> {
+    let mut not_joined = Vec::new();
+    for &table in tables {
+        let statement = publication::add_statement(publication, &[table]);
+        match publication::run(client, &statement).await {
+            Ok(()) => tracing::info!(publication, %table, "table joins the publication"),
+            Err(error) => not_joined.push((table.clone(), error.at(format!("table {table}")))),
         }
     }
-    Ok(found
-        .tables
-        .iter()
-        .filter(|table| !wanted.contains(table))
-        .cloned()
-        .collect())
+    not_joined
 }
 
 async fn create_slot(context: &CaptureContext) -> Result<()> {
