@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -52,6 +52,8 @@ pub struct Copier {
     pub published: watch::Receiver<Published>,
     /// Copies in the log.
     pub ledger: CopyLedger,
+    /// Whether a copy is under way: a new epoch would void it.
+    pub copying: watch::Sender<bool>,
 }
 
 /// Captured tables that need a copy: none in the log is good for them, or a sink asks for a newer
@@ -80,6 +82,86 @@ fn needed(
         .collect()
 }
 
+/// Tables whose copy failed in this epoch. Each is then copied by itself, with a back-off of its own,
+/// so that one sick table does not keep the others from their copy.
+#[derive(Debug, Default)]
+struct Failures(BTreeMap<TableName, Failure>);
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    /// When it is tried again.
+    due: Instant,
+    /// How long it waited for that.
+    back_off: Duration,
+}
+
+/// What the maker of copies does next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// One copy of these tables.
+    Copy(Vec<TableName>),
+    /// Nothing until then, or until a sink asks for something.
+    WaitUntil(Instant),
+    /// Nothing until a sink asks for something.
+    Wait,
+}
+
+impl Failures {
+    /// What comes next of the tables that need a copy.
+    fn next(&self, needed: &[TableName], now: Instant) -> Next {
+        let together: Vec<TableName> = needed
+            .iter()
+            .filter(|table| !self.0.contains_key(*table))
+            .cloned()
+            .collect();
+        if !together.is_empty() {
+            return Next::Copy(together);
+        }
+        let first = needed
+            .iter()
+            .filter_map(|table| Some((self.0.get(table)?.due, table)))
+            .min();
+        match first {
+            Some((due, table)) if due <= now => Next::Copy(vec![table.clone()]),
+            Some((due, _)) => Next::WaitUntil(due),
+            None => Next::Wait,
+        }
+    }
+
+    /// Notes a copy that failed. Where it was of several tables, which of them it was is not known.
+    fn failed(&mut self, tables: &[TableName], class: Class, now: Instant) {
+        for table in tables {
+            let back_off = match (self.0.get(table), class) {
+                _ if tables.len() > 1 => BACK_OFF_MIN,
+                (_, Class::Halt | Class::Fenced) => BACK_OFF_MAX,
+                (Some(before), Class::Transient) => (before.back_off * 2).min(BACK_OFF_MAX),
+                (None, Class::Transient) => BACK_OFF_MIN,
+            };
+            let failure = Failure {
+                due: now + back_off,
+                back_off,
+            };
+            self.0.insert(table.clone(), failure);
+        }
+    }
+
+    /// Notes tables that were copied.
+    fn copied(&mut self, tables: &[TableName]) {
+        for table in tables {
+            self.0.remove(table);
+        }
+    }
+}
+
+/// The tables of a copy, for an error: by name, unless they are many.
+fn named(tables: &[TableName]) -> String {
+    match tables {
+        [table] => format!("copying table {table}"),
+        [first, ..] => format!("copying {} tables, {first} among them", tables.len()),
+        [] => "copying no tables".to_owned(),
+    }
+}
+
 impl Copier {
     /// Makes copies as they are needed, for as long as the epoch lasts.
     ///
@@ -91,36 +173,46 @@ impl Copier {
         }
         let mut progress =
             ProgressReader::open(&self.context.kafka, &self.topics.progress()).await?;
-        let captured: Vec<TableName> = self
+        let mut captured: Vec<TableName> = self
             .tables
             .iter()
             .map(|table| table.schema.table.clone())
             .collect();
         let mut made = BTreeMap::new();
-        let mut back_off = BACK_OFF_MIN;
+        let mut failures = Failures::default();
         loop {
-            let tables = needed(&captured, &self.ledger, &progress.newest(), &made);
-            if tables.is_empty() {
-                progress.changed().await;
-                continue;
-            }
-            match self.copy(&tables).await {
+            let needed = needed(&captured, &self.ledger, &progress.newest(), &made);
+            let tables = match failures.next(&needed, Instant::now()) {
+                Next::Copy(tables) => tables,
+                Next::WaitUntil(due) => {
+                    tokio::select! {
+                        () = progress.changed() => {}
+                        () = tokio::time::sleep_until(due.into()) => {}
+                    }
+                    continue;
+                }
+                Next::Wait => {
+                    progress.changed().await;
+                    continue;
+                }
+            };
+            self.copying.send_replace(true);
+            let copied = self.copy(&tables).await;
+            self.copying.send_replace(false);
+            match copied {
                 Ok(copied) => {
-                    back_off = BACK_OFF_MIN;
-                    let Some((id, tables)) = copied else {
-                        // All of them are gone; the next epoch's captured set will say so.
-                        progress.changed().await;
-                        continue;
-                    };
-                    made.extend(tables.into_iter().map(|table| (table, id)));
+                    let mut there = Vec::new();
+                    if let Some((id, copied)) = copied {
+                        made.extend(copied.iter().map(|table| (table.clone(), id)));
+                        there = copied;
+                    }
+                    failures.copied(&tables);
+                    // What is gone stays so; the next epoch's captured set will say it.
+                    captured.retain(|table| there.contains(table) || !tables.contains(table));
                 }
                 Err(error) => {
-                    self.said(&error);
-                    tokio::time::sleep(back_off).await;
-                    back_off = match error.class() {
-                        Class::Transient => (back_off * 2).min(BACK_OFF_MAX),
-                        Class::Halt | Class::Fenced => BACK_OFF_MAX,
-                    };
+                    failures.failed(&tables, error.class(), Instant::now());
+                    self.said(&error.at(named(&tables)));
                 }
             }
         }
@@ -255,8 +347,10 @@ impl Copier {
             batch,
             tables: copied,
         });
-        read_all(snapshot, &at_point, &writer).await?;
+        let read = read_all(snapshot, &at_point, &writer).await;
+        // Also of a copy that failed: the producer forgets a batch only here, and has room for few.
         let acked = self.producer.acked(batch).await?;
+        read?;
         let mut rows = extents(&self.producer, &acked, None).await?;
         for table in &at_point {
             let partitions = rows
@@ -429,5 +523,42 @@ mod tests {
             need(&all, &wishes("a", 99), &made).is_empty(),
             "a wish that no copy can fulfil is no endless loop"
         );
+    }
+
+    #[test]
+    fn after_a_failed_copy_its_tables_are_copied_one_by_one_and_a_sick_one_blocks_nobody() {
+        let (a, b, c) = (table("a"), table("b"), table("c"));
+        let mut needed = vec![a.clone(), b.clone()];
+        let mut failures = Failures::default();
+        let mut now = Instant::now();
+        assert_eq!(failures.next(&[], now), Next::Wait);
+        assert_eq!(failures.next(&needed, now), Next::Copy(needed.clone()));
+        failures.failed(&needed, Class::Halt, now);
+        let due = now + BACK_OFF_MIN;
+        assert_eq!(failures.next(&needed, now), Next::WaitUntil(due));
+        needed.push(c.clone());
+        let fresh = Next::Copy(vec![c.clone()]);
+        assert_eq!(failures.next(&needed, now), fresh, "has not failed");
+        needed.pop();
+
+        now = due;
+        assert_eq!(failures.next(&needed, now), Next::Copy(vec![a.clone()]));
+        failures.failed(std::slice::from_ref(&a), Class::Transient, now);
+        assert_eq!(failures.next(&needed, now), Next::Copy(vec![b.clone()]));
+        failures.copied(std::slice::from_ref(&b));
+        needed.pop();
+        let mut waits = Vec::new();
+        while waits.len() < 8 {
+            let Next::WaitUntil(due) = failures.next(&needed, now) else {
+                panic!("no back-off");
+            };
+            waits.push((due - now).as_secs());
+            now = due;
+            assert_eq!(failures.next(&needed, now), Next::Copy(vec![a.clone()]));
+            failures.failed(&needed, Class::Transient, now);
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
+        failures.copied(&needed);
+        assert_eq!(failures.next(&needed, now), Next::Copy(needed.clone()));
     }
 }

@@ -72,7 +72,7 @@ pub struct RowWriter {
 /// Reads all rows of the tables, chunk by chunk, on all sessions of the snapshot.
 ///
 /// # Errors
-/// The first reader's error; the others are stopped.
+/// The first reader's error; the others are stopped and send nothing more.
 pub async fn read_all(
     snapshot: Snapshot,
     tables: &[CatalogTable],
@@ -107,17 +107,26 @@ pub async fn read_all(
         };
         readers.spawn(reader.run());
     }
-    // The first session holds the tables' locks: sessions end together, when all are done.
+    let joined = join_all(&mut readers).await;
+    // Whoever is told of the end may rely on nothing more being sent.
+    readers.shutdown().await;
+    drop(joined?);
+    for index in 0..writer.tables.len() {
+        writer.show(index);
+    }
+    Ok(())
+}
+
+/// Waits for all readers. The first session holds the tables' locks: sessions end together, when all
+/// are done.
+async fn join_all(readers: &mut JoinSet<Result<Client>>) -> Result<Vec<Client>> {
     let mut sessions = Vec::new();
     while let Some(joined) = readers.join_next().await {
         let session = joined
             .map_err(|error| Error::transient("a reader of the copy ended").caused_by(error))??;
         sessions.push(session);
     }
-    for index in 0..writer.tables.len() {
-        writer.show(index);
-    }
-    Ok(())
+    Ok(sessions)
 }
 
 struct Reader {

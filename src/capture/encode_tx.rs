@@ -236,8 +236,16 @@ pub(super) fn recycled<'a>(mut fields: Vec<Field<'_>>) -> Vec<Field<'a>> {
         .collect()
 }
 
+/// The leader sent what this walferry does not understand, and would send it again.
+pub(super) fn not_understood(what: String) -> Error {
+    Error::halt(
+        what,
+        "keep the replication slot and the topics as they are, and report this line with the leader's Postgres version: walferry resumes there once it understands it",
+    )
+}
+
 fn width_error(table: &TableName, sent: usize, known: usize) -> Error {
-    Error::transient(format!(
+    not_understood(format!(
         "the leader sent a row of {sent} columns of table {table}, which has {known}"
     ))
 }
@@ -280,7 +288,7 @@ fn field<'a>(datum: Datum<'a>, table: &TableName) -> Result<Field<'a>> {
         Datum::Null => Ok(Field::Null),
         Datum::Unchanged => Ok(Field::Absent),
         Datum::Text(text) => Ok(Field::Text(text)),
-        Datum::Binary(_) => Err(Error::transient(format!(
+        Datum::Binary(_) => Err(not_understood(format!(
             "the leader sent a binary value of table {table}, which was not asked for"
         ))),
     }

@@ -281,3 +281,18 @@ fn a_row_that_does_not_fit_the_table_is_refused() {
             .is_err()
     );
 }
+
+#[test]
+fn a_row_of_another_width_halts_and_says_what_to_keep() {
+    let table = table(ReplicaIdentity::Default, true);
+    let bytes = message(b'I', &[(NEW, &[T("1"), T("a")])]);
+    let Message::Insert { new, .. } = decode(&bytes).expect("a message") else {
+        panic!("an insert")
+    };
+    let error = TxEncoder::new(Epoch(1), 1000)
+        .insert(&table, &new, &mut Outbox::default())
+        .expect_err("refused");
+    assert_eq!(error.class(), crate::error::Class::Halt);
+    assert!(error.what().contains("2 columns") && error.what().contains("has 3"));
+    assert!(error.remedy().is_some_and(|remedy| remedy.contains("slot")));
+}

@@ -1,9 +1,10 @@
 //! The source worker: one epoch is one replication connection and one producer.
 //!
 //! [`run_epoch`] prepares, takes over, and then runs side by side: the stream's loop, the writer of
-//! entries, the sampler, and the maker of copies. The first of them that fails ends all.
+//! entries, the sampler, the maker of copies, and the watch on the captured set. The first of them that fails ends all.
 
 pub mod batches;
+pub mod captured_set;
 pub mod copy;
 mod copy_rows;
 pub mod encode_tx;
@@ -30,11 +31,12 @@ use crate::log::producer::{EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
 use crate::model::TableName;
 use crate::source::{publication, sample};
-use crate::status::{Shared, SourceView, State};
+use crate::status::{LastError, Shared, SourceView, State};
 
+use self::captured_set::Watch;
 use self::copy::Copier;
 use self::encode_tx::TxEncoder;
-use self::prepare::{Prepared, prepare};
+use self::prepare::{Prepared, prepare, refused};
 use self::publisher::{Published, Publisher};
 use self::stream_loop::StreamLoop;
 use self::tables::Tables;
@@ -91,12 +93,16 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
     };
     let lower_bounds = hold(&mut taken.stream, before_records).await?;
     tracing::info!(epoch = %taken.epoch, resume = %taken.resume, tables = prepared.tables.len(), "streaming");
+    let left_out = refused(&prepared.left_out);
+    if let Some(error) = &left_out {
+        tracing::warn!(%error, "tables are left out");
+    }
     context.status.update(|view| {
         view.state = State::Streaming;
         view.epoch = Some(taken.epoch.0);
         view.epochs += 1;
         view.published = taken.logged;
-        view.last_error = None;
+        view.last_error = left_out.as_ref().map(LastError::now);
     });
 
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
@@ -128,6 +134,18 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
         sampler.await;
         Ok(())
     });
+    let (copying, copies) = watch::channel(false);
+    let set = Watch {
+        context: context.clone(),
+        captured: prepared
+            .tables
+            .iter()
+            .map(|table| (table.schema.table.clone(), table.schema.relation))
+            .collect(),
+        left_out: prepared.left_out,
+        copying: copies,
+    };
+    tasks.spawn(set.run());
     let copier = Copier {
         context: context.clone(),
         topics: topics.clone(),
@@ -138,6 +156,7 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
         orders: orders.clone(),
         published: published.clone(),
         ledger: taken.ledger,
+        copying,
     };
     tasks.spawn(copier.run());
 

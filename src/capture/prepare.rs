@@ -39,6 +39,8 @@ pub struct Prepared {
     pub log: OwnLog,
     /// The log's epoch that all of this was prepared for.
     pub epoch: Option<Epoch>,
+    /// Why tables that are selected are not captured.
+    pub left_out: Vec<Refusal>,
 }
 
 /// What is there of a pipeline.
@@ -120,7 +122,6 @@ pub async fn prepare(
     } else {
         catalog::published(&client, &source.publication).await?
     };
-    refuse(&catalog::refusals(&tables))?;
     full_identity::settle_keys(&client, &source.slot, &mut tables).await?;
     let places = Places {
         context,
@@ -141,12 +142,22 @@ pub async fn prepare(
             places.judge(&found, &log, &tables)?
         }
     };
+    let mut left_out = leave_out(&mut tables, &log, source.manage_publication)?;
     places.make_topics(&found, &mut log, &mut tables).await?;
     let (mut dropped, mut leaving) = (Vec::new(), Vec::new());
     if source.manage_publication {
         dropped = places.leave_out_dropped(missing, &log, &mut tables).await?;
-        leaving =
+        let not_joined;
+        (leaving, not_joined) =
             prepare_publication(context, &client, missing, found.publication, &tables).await?;
+        for (table, error) in not_joined {
+            let captured = log.ledger().captured().contains_key(&table);
+            if captured || !log.has_entries() {
+                return Err(error);
+            }
+            tables.retain(|other| other.schema.table != table);
+            left_out.push(not_joined_refusal(table, &error));
+        }
     }
     if missing.slot {
         places.create_slot().await?;
@@ -162,19 +173,35 @@ pub async fn prepare(
         },
         log,
         client,
+        left_out,
     })
 }
 
-/// One halt for all refused tables.
-fn refuse(refusals: &[Refusal]) -> Result<()> {
-    let Some(first) = refusals.first() else {
-        return Ok(());
-    };
+/// Takes refused tables out where that harms nobody: the set is walferry's to choose, the pipeline
+/// runs already, and the table is not captured.
+///
+/// # Errors
+/// Halt for all others that are refused.
+fn leave_out(tables: &mut Vec<CatalogTable>, log: &OwnLog, managed: bool) -> Result<Vec<Refusal>> {
+    let mut left_out = Vec::new();
+    if managed && log.has_entries() {
+        let captured = log.ledger().captured().values().copied().collect();
+        left_out = catalog::leave_out(tables, &captured);
+    }
+    match refused(&catalog::refusals(tables)) {
+        Some(error) => Err(error),
+        None => Ok(left_out),
+    }
+}
+
+/// One halt for all refused tables, if there are any.
+pub fn refused(refusals: &[Refusal]) -> Option<Error> {
+    let first = refusals.first()?;
     let all: Vec<String> = refusals
         .iter()
         .map(|refusal| format!("{}: {}", refusal.table, refusal.what))
         .collect();
-    Err(Error::halt(
+    Some(Error::halt(
         format!("tables cannot be captured: {}", all.join("; ")),
         first.remedy.clone(),
     ))
@@ -383,14 +410,27 @@ fn topic_specs(
     specs
 }
 
-/// Makes the publication or adds the tables that joined; returns those that are to leave.
+/// Why a table is left out that could not be added to the publication.
+pub fn not_joined_refusal(table: TableName, error: &Error) -> Refusal {
+    Refusal {
+        table,
+        what: error.what(),
+        remedy: error
+            .remedy()
+            .unwrap_or("nothing: it joins as soon as it can")
+            .to_owned(),
+    }
+}
+
+/// Makes the publication or adds the tables that joined; returns those that are to leave, and those
+/// that could not be added.
 async fn prepare_publication(
     context: &CaptureContext,
     client: &Client,
     missing: Missing,
     found: Option<Publication>,
     tables: &[CatalogTable],
-) -> Result<Vec<TableName>> {
+) -> Result<(Vec<TableName>, Vec<(TableName, Error)>)> {
     let name = &context.source.publication;
     let wanted: BTreeSet<&TableName> = tables.iter().map(|table| &table.schema.table).collect();
     let found = match found {
@@ -399,7 +439,7 @@ async fn prepare_publication(
             let list: Vec<&TableName> = wanted.into_iter().collect();
             publication::run(client, &publication::create_statement(name, &list)).await?;
             tracing::info!(publication = %name, tables = list.len(), "publication created");
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
     };
     let joining: Vec<&TableName> = wanted
@@ -407,18 +447,27 @@ async fn prepare_publication(
         .filter(|table| !found.tables.contains(**table))
         .copied()
         .collect();
-    if !joining.is_empty() {
-        publication::run(client, &publication::add_statement(name, &joining)).await?;
-        for table in &joining {
-            tracing::info!(publication = %name, %table, "table joins the publication");
+    let not_joined = join(client, name, &joining).await;
+    let leaving = found.tables.into_iter();
+    let leaving = leaving.filter(|table| !wanted.contains(table)).collect();
+    Ok((leaving, not_joined))
+}
+
+/// Adds tables to the publication one by one; those that could not be, with why.
+pub async fn join(
+    client: &Client,
+    publication: &str,
+    tables: &[&TableName],
+) -> Vec<(TableName, Error)> {
+    let mut not_joined = Vec::new();
+    for &table in tables {
+        let statement = publication::add_statement(publication, &[table]);
+        match publication::run(client, &statement).await {
+            Ok(()) => tracing::info!(publication, %table, "table joins the publication"),
+            Err(error) => not_joined.push((table.clone(), error.at(format!("table {table}")))),
         }
     }
-    Ok(found
-        .tables
-        .iter()
-        .filter(|table| !wanted.contains(table))
-        .cloned()
-        .collect())
+    not_joined
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::capture::CaptureContext;
 use crate::capture::batches::Batches;
-use crate::capture::encode_tx::TxEncoder;
+use crate::capture::encode_tx::{TxEncoder, not_understood};
 use crate::capture::feedback::FeedbackClock;
 use crate::capture::outbox::{Outbox, Outgoing};
 use crate::capture::publisher::{Order, Published};
@@ -105,6 +105,10 @@ impl StreamLoop {
             stop_by: None,
         };
         loop {
+            // Under load nothing ever waits, so the request is not only looked for there.
+            if state.stop_by.is_none() && self.context.stop.is_cancelled() {
+                state.stop_by = Some(Instant::now() + STOP_TIMEOUT);
+            }
             let turn = self.turn(&mut state).await?;
             self.close_batches(&mut state)?;
             self.report(&mut state).await?;
@@ -127,6 +131,10 @@ impl StreamLoop {
                 return Ok(Turn::Blocked);
             }
             state.blocked = false;
+            // A batch can only close between transactions, and the next frame may begin one.
+            if state.batches.can_close() && state.batches.closes(self.in_flight(state)) {
+                return Ok(Turn::More);
+            }
             // Asked to stop: what follows the transaction being received is the next epoch's.
             if state.stop_by.is_some() && !state.batches.in_transaction() {
                 return Ok(Turn::Empty);
@@ -139,9 +147,14 @@ impl StreamLoop {
         Ok(Turn::More)
     }
 
+    /// Batches ordered whose entries are not yet acknowledged.
+    fn in_flight(&self, state: &State) -> u64 {
+        state.ordered - self.published.borrow().done
+    }
+
     /// Waits until there is something to do.
     async fn wait(&mut self, state: &mut State) -> Result<()> {
-        let in_flight = state.ordered - self.published.borrow().done;
+        let in_flight = self.in_flight(state);
         let feedback = state.clock.due_at(self.feedback(state));
         let deadline = if in_flight == 0 && !state.blocked {
             feedback.min(state.batches.heartbeat_at())
@@ -181,8 +194,11 @@ impl StreamLoop {
             }
             Frame::Data { start, data } => {
                 let message = decode(data).map_err(|malformed| {
-                    Error::transient("the leader sent what is not pgoutput's protocol version 1")
-                        .caused_by(malformed)
+                    not_understood(
+                        "the leader sent what is not pgoutput's protocol version 1".to_owned(),
+                    )
+                    .caused_by(malformed)
+                    .at(place(state, *start))
                 })?;
                 self.message(state, *start, &message).await
             }
@@ -213,7 +229,7 @@ impl StreamLoop {
                     self.resolve(state, *relation).await?;
                 }
                 self.encoder.at(lsn);
-                self.row(state, message, *relation)
+                self.row(state, lsn, message, *relation)
             }
             Message::Truncate { relations, .. } => {
                 if state.skipping {
@@ -224,7 +240,7 @@ impl StreamLoop {
                     if self.tables.is_open(relation) {
                         self.resolve(state, relation).await?;
                     }
-                    self.row(state, message, relation)?;
+                    self.row(state, lsn, message, relation)?;
                 }
                 Ok(())
             }
@@ -246,26 +262,31 @@ impl StreamLoop {
     }
 
     /// Encodes a change of one table and hands it to the producer, as far as there is room.
-    fn row(&mut self, state: &mut State, message: &Message<'_>, relation: Oid) -> Result<()> {
+    fn row(
+        &mut self,
+        state: &mut State,
+        lsn: Lsn,
+        message: &Message<'_>,
+        relation: Oid,
+    ) -> Result<()> {
         let Some(table) = self.tables.get(relation) else {
             return Ok(());
         };
         let before = state.outbox.len();
         let out = &mut state.outbox;
-        match message {
-            Message::Insert { new, .. } => self.encoder.insert(table, new, out)?,
-            Message::Update { old, new, .. } => {
-                self.encoder.update(table, old.as_ref(), new, out)?
-            }
-            Message::Delete { old, .. } => self.encoder.delete(table, old, out)?,
-            Message::Truncate { .. } => self.encoder.truncate(table, out)?,
+        let encoded = match message {
+            Message::Insert { new, .. } => self.encoder.insert(table, new, out),
+            Message::Update { old, new, .. } => self.encoder.update(table, old.as_ref(), new, out),
+            Message::Delete { old, .. } => self.encoder.delete(table, old, out),
+            Message::Truncate { .. } => self.encoder.truncate(table, out),
             Message::Begin(_)
             | Message::Commit(_)
             | Message::Origin { .. }
             | Message::Relation(_)
             | Message::Type { .. }
             | Message::Logical { .. } => unreachable!("only changes are encoded"),
-        }
+        };
+        encoded.map_err(|error| error.at(place(state, lsn)))?;
         state.batches.sent(state.outbox.len() - before);
         state.blocked = !state.outbox.flush(&self.producer, state.batch)?;
         Ok(())
@@ -358,6 +379,16 @@ impl StreamLoop {
             .update(|view| view.confirmed = Some(feedback.flush));
         self.stream.close().await;
         Ok(())
+    }
+}
+
+/// Where in the stream a message stands, for an error. Relation and Type messages have no LSN.
+fn place(state: &State, lsn: Lsn) -> String {
+    let commit = state.commit.lsn;
+    if state.batches.in_transaction() {
+        format!("at LSN {lsn} in the transaction that commits at {commit}")
+    } else {
+        format!("behind the transaction that committed at {commit}")
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`refusals`]; both are pure. The session's `search_path` is emptied first, so that
 //! `format_type` qualifies every type that is not built in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio_postgres::Client;
 
@@ -47,6 +47,8 @@ pub struct Leaf {
     pub identity_columns: Vec<String>,
     /// Whether it is a foreign table, whose changes no WAL holds.
     pub foreign: bool,
+    /// Whether it is unlogged: no WAL holds its changes either.
+    pub unlogged: bool,
 }
 
 /// Why a table cannot be captured, and what to do about it.
@@ -94,12 +96,38 @@ pub fn refusals(tables: &[CatalogTable]) -> Vec<Refusal> {
                 );
                 continue;
             }
+            if leaf.unlogged {
+                refuse(
+                    format!("its partition {} is unlogged", leaf.table),
+                    format!(
+                        "run ALTER TABLE {} SET LOGGED, or detach the partition, or exclude the table",
+                        leaf.table.quoted()
+                    ),
+                );
+                continue;
+            }
             if let Some(what) = identity_problem(table, leaf, &key_names) {
                 refuse(what, identity_remedy(&leaf.table));
             }
         }
     }
     found
+}
+
+/// Takes out the tables that cannot be captured and are not yet (`captured` are the OIDs that are);
+/// returns what stands against them.
+pub fn leave_out(tables: &mut Vec<CatalogTable>, captured: &BTreeSet<Oid>) -> Vec<Refusal> {
+    let mut all = Vec::new();
+    tables.retain(|table| {
+        if captured.contains(&table.schema.relation) {
+            return true;
+        }
+        let found = refusals(std::slice::from_ref(table));
+        let stays = found.is_empty();
+        all.extend(found);
+        stays
+    });
+    all
 }
 
 fn identity_remedy(table: &TableName) -> String {
@@ -295,6 +323,7 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
                 identity: relation.identity,
                 identity_columns: identity_columns(relation.identity, columns, found),
                 foreign: relation.kind == "f",
+                unlogged: relation.unlogged,
             });
             if let Some(rows) = relation.rows {
                 *table.rows_estimate.get_or_insert(0) += rows;
@@ -310,13 +339,14 @@ struct RelationFacts {
     kind: String,
     identity: ReplicaIdentity,
     rows: Option<u64>,
+    unlogged: bool,
 }
 
 async fn relations(client: &Client, oids: &[u32]) -> Result<HashMap<u32, RelationFacts>> {
     let rows = client
         .query(
             "SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text,
-                    CASE WHEN c.reltuples >= 0 THEN c.reltuples::int8 END
+                    CASE WHEN c.reltuples >= 0 THEN c.reltuples::int8 END, c.relpersistence = 'u'
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = ANY($1)",
             &[&oids],
@@ -331,6 +361,7 @@ async fn relations(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Relatio
             rows: row
                 .get::<_, Option<i64>>(5)
                 .and_then(|rows| u64::try_from(rows).ok()),
+            unlogged: row.get(6),
         };
         (row.get::<_, u32>(0), facts)
     });
@@ -353,15 +384,20 @@ struct LeafRow {
     relation: u32,
 }
 
+/// Relations with storage of the roots. `pg_partition_tree` would do, but it locks every partition and
+/// so waits behind whoever has one locked. `inhdetachpending` came with version 14.
 async fn leaves(client: &Client, roots: &[u32]) -> Result<Vec<LeafRow>> {
     let rows = client
         .query(
-            "SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY($1) AND c.relkind <> 'p'
-             UNION ALL
-             SELECT c.oid, t.relid::oid FROM pg_catalog.pg_class c
-             CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) t
-             WHERE c.oid = ANY($1) AND c.relkind = 'p' AND t.isleaf
-               AND (SELECT l.relkind FROM pg_catalog.pg_class l WHERE l.oid = t.relid) <> 'p'
+            "WITH RECURSIVE tree(root, relation) AS (
+                 SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY($1)
+                 UNION ALL
+                 SELECT t.root, i.inhrelid FROM tree t
+                 JOIN pg_catalog.pg_class p ON p.oid = t.relation AND p.relkind = 'p'
+                 JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relation
+                 WHERE NOT coalesce((to_jsonb(i)->>'inhdetachpending')::boolean, false))
+             SELECT t.root, t.relation FROM tree t
+             JOIN pg_catalog.pg_class c ON c.oid = t.relation AND c.relkind <> 'p'
              ORDER BY 1, 2",
             &[&roots],
         )
@@ -509,4 +545,71 @@ fn table_schema(
         types: Vec::<UserType>::new(),
     };
     (schema, missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table with partitions of these names, foreign or not, unlogged or not.
+    fn table(relation: u32, leaves: &[(&str, bool, bool)]) -> CatalogTable {
+        let leaf = |&(name, foreign, unlogged): &(&str, bool, bool)| Leaf {
+            relation: Oid(relation + 1000),
+            table: TableName::new("public", name),
+            identity: ReplicaIdentity::Full,
+            identity_columns: Vec::new(),
+            foreign,
+            unlogged,
+        };
+        CatalogTable {
+            schema: TableSchema {
+                table: TableName::new("public", format!("t{relation}")),
+                relation: Oid(relation),
+                columns: Vec::new(),
+                key: Vec::new(),
+                primary_key: Vec::new(),
+                identity: ReplicaIdentity::Full,
+                partitions: 1,
+                types: Vec::new(),
+            },
+            leaves: leaves.iter().map(leaf).collect(),
+            partitioned: true,
+            rows_estimate: None,
+            row_filter: None,
+            column_list: None,
+            missing_key_columns: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_partition_whose_changes_no_wal_holds_is_refused() {
+        let leaves = [
+            ("good", false, false),
+            ("far", true, false),
+            ("fast", false, true),
+        ];
+        let found: Vec<String> = refusals(&[table(1, &leaves)])
+            .into_iter()
+            .map(|refusal| refusal.what)
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "its partition public.far is a foreign table",
+                "its partition public.fast is unlogged"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_refused_table_is_left_out_unless_it_is_captured() {
+        let bad = [("fast", false, true)];
+        let mut tables = vec![table(1, &bad), table(2, &[]), table(3, &bad)];
+        let left_out = leave_out(&mut tables, &BTreeSet::from([Oid(1)]));
+        let oids = tables.iter().map(|table| table.schema.relation);
+        assert_eq!(oids.collect::<Vec<_>>(), [Oid(1), Oid(2)]);
+        assert_eq!(left_out.len(), 1);
+        assert_eq!(left_out[0].table, TableName::new("public", "t3"));
+        assert_eq!(refusals(&tables).len(), 1, "the captured one still is");
+    }
 }

@@ -90,6 +90,7 @@ mod tests {
             identity,
             identity_columns: Vec::new(),
             foreign: false,
+            unlogged: false,
         };
         let table = |identities: &[ReplicaIdentity]| CatalogTable {
             schema: TableSchema {

@@ -147,16 +147,20 @@ fn table_list(tables: &[&TableName]) -> String {
     names.join(", ")
 }
 
+/// Longest wait for the lock of a table that joins or leaves. Who waits here may hold the slot.
+const LOCK_TIMEOUT: &str = "5s";
+
 /// Runs one of the statements above with a commit that waits for no standby: walferry may be the
-/// standby that it would wait for.
+/// standby that it would wait for. The session is usable afterwards, whatever happened.
 ///
 /// # Errors
-/// Transient when another session was quicker; else by SQLSTATE.
+/// Transient when another session was quicker or a table stays locked; else by SQLSTATE.
 pub async fn run(client: &Client, statement: &str) -> Result<()> {
     const DOING: &str = "changing the publication";
     let statements = format!(
-        "BEGIN; SET LOCAL synchronous_commit = {}; {statement}; COMMIT",
-        quote_literal("local")
+        "BEGIN; SET LOCAL synchronous_commit = {}; SET LOCAL lock_timeout = {}; {statement}; COMMIT",
+        quote_literal("local"),
+        quote_literal(LOCK_TIMEOUT),
     );
     let Err(error) = client.batch_execute(&statements).await else {
         return Ok(());

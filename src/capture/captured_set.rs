@@ -1,0 +1,285 @@
+//! Whether the captured set is still what the leader's catalog says. It is fixed for an epoch, so a
+//! table that joins or leaves needs a new one.
+//!
+//! What is left out on purpose is no difference: the catalog is read through the same refusals as
+//! before an epoch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::Client;
+
+use crate::capture::CaptureContext;
+use crate::capture::prepare::{self, not_joined_refusal, refused};
+use crate::error::{Error, Result};
+use crate::model::{Oid, Selection, TableName};
+use crate::postgres::connect;
+use crate::source::catalog::{self, Refusal};
+use crate::source::publication;
+use crate::status::LastError;
+
+/// Time between two looks at the catalog.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// How long one look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The watch on an epoch's captured set.
+pub struct Watch {
+    /// The worker's context.
+    pub context: CaptureContext,
+    /// The captured set.
+    pub captured: BTreeMap<TableName, Oid>,
+    /// Why tables that are selected are not captured.
+    pub left_out: Vec<Refusal>,
+    /// Whether a copy is under way.
+    pub copying: watch::Receiver<bool>,
+}
+
+/// What the catalog says of the captured set now.
+struct Seen {
+    difference: Option<Difference>,
+    left_out: Vec<Refusal>,
+    /// The members of a managed publication.
+    members: Option<BTreeSet<TableName>>,
+    client: Client,
+}
+
+/// How the catalog differs from the epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Difference {
+    /// Captured tables are not published: their changes are being lost.
+    Unpublished(Vec<TableName>),
+    /// Tables join, leave, or are others under the same name.
+    Set {
+        joining: Vec<TableName>,
+        leaving: Vec<TableName>,
+    },
+}
+
+/// Compares the captured set with the tables `now`, and those with a managed publication's.
+fn difference(
+    captured: &BTreeMap<TableName, Oid>,
+    now: &BTreeMap<TableName, Oid>,
+    published: Option<&BTreeSet<TableName>>,
+) -> Option<Difference> {
+    let oids: BTreeSet<&Oid> = captured.values().collect();
+    // By the names of now: the publication keeps a table that was renamed.
+    let unpublished: Vec<TableName> = now
+        .iter()
+        .filter(|(table, oid)| {
+            oids.contains(oid) && published.is_some_and(|published| !published.contains(*table))
+        })
+        .map(|(table, _)| table.clone())
+        .collect();
+    if !unpublished.is_empty() {
+        return Some(Difference::Unpublished(unpublished));
+    }
+    let without = |some: &BTreeMap<TableName, Oid>, others: &BTreeMap<TableName, Oid>| {
+        some.iter()
+            .filter(|(table, oid)| others.get(*table) != Some(*oid))
+            .map(|(table, _)| table.clone())
+            .collect::<Vec<_>>()
+    };
+    let (joining, leaving) = (without(now, captured), without(captured, now));
+    (!joining.is_empty() || !leaving.is_empty()).then_some(Difference::Set { joining, leaving })
+}
+
+/// Whether the epoch ends for it. A new epoch voids a running copy, and a table may be made and
+/// dropped at once: what joins or leaves waits until it is seen twice and no copy runs.
+fn ends_epoch(found: &Difference, before: Option<&Difference>, copying: bool) -> bool {
+    match found {
+        Difference::Unpublished(_) => true,
+        Difference::Set { .. } => before == Some(found) && !copying,
+    }
+}
+
+impl Watch {
+    /// Looks at the catalog now and then, for as long as the epoch lasts.
+    ///
+    /// # Errors
+    /// Transient when the captured set is another one now.
+    pub async fn run(mut self) -> Result<()> {
+        let mut before = None;
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let looked = tokio::time::timeout(LOOK_TIMEOUT, self.look())
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    Err(Error::transient("the leader's catalog does not answer"))
+                });
+            let mut seen = match looked {
+                Ok(seen) => seen,
+                Err(error) => {
+                    tracing::warn!(%error, "whether the captured set has changed is not known; trying again");
+                    continue;
+                }
+            };
+            let copying = *self.copying.borrow();
+            let ending = seen
+                .difference
+                .as_ref()
+                .is_some_and(|found| ends_epoch(found, before.as_ref(), copying));
+            let blocked = if ending {
+                self.join(&mut seen).await
+            } else {
+                false
+            };
+            self.say_left_out(seen.left_out);
+            if let Some(found) = &seen.difference
+                && ending
+                && !blocked
+            {
+                return Err(Error::transient(format!(
+                    "the captured set changed: {}; beginning a new epoch",
+                    described(found)
+                )));
+            }
+            before = seen.difference;
+        }
+    }
+
+    /// Adds what joins to a managed publication already now, while the stream goes on: it may have to
+    /// wait for locks. Whether no table has joined or left, so that a new epoch would change nothing.
+    async fn join(&self, seen: &mut Seen) -> bool {
+        let (Some(members), Some(Difference::Set { joining, leaving })) =
+            (&seen.members, &seen.difference)
+        else {
+            return false;
+        };
+        let missing: Vec<&TableName> = joining
+            .iter()
+            .filter(|table| !members.contains(*table))
+            .collect();
+        let publication = &self.context.source.publication;
+        let not_joined = prepare::join(&seen.client, publication, &missing).await;
+        let blocked = leaving.is_empty() && not_joined.len() == joining.len();
+        seen.left_out.extend(
+            not_joined
+                .into_iter()
+                .map(|(table, error)| not_joined_refusal(table, &error)),
+        );
+        blocked
+    }
+
+    async fn look(&self) -> Result<Seen> {
+        let source = &self.context.source;
+        let name = format!("walferry_{}_catalog", self.context.pipeline);
+        let client = connect(&source.postgres, &name).await?;
+        catalog::prepare_session(&client).await?;
+        let mut tables = if source.manage_publication {
+            let selection = Selection::new(&source.include, &source.exclude);
+            catalog::selected(&client, &selection).await?
+        } else {
+            catalog::published(&client, &source.publication).await?
+        };
+        let captured: BTreeSet<Oid> = self.captured.values().copied().collect();
+        let left_out = catalog::leave_out(&mut tables, &captured);
+        let now = tables
+            .iter()
+            .map(|table| (table.schema.table.clone(), table.schema.relation))
+            .collect();
+        // Of a publication that is used as it is, the tables above are the members.
+        let members = match source.manage_publication {
+            true => {
+                let found = publication::read(&client, &source.publication).await?;
+                Some(found.map(|found| found.tables).unwrap_or_default())
+            }
+            false => None,
+        };
+        Ok(Seen {
+            difference: difference(&self.captured, &now, members.as_ref()),
+            left_out,
+            members,
+            client,
+        })
+    }
+
+    /// Says which tables are left out when they have become others.
+    fn say_left_out(&mut self, now: Vec<Refusal>) {
+        if now == self.left_out {
+            return;
+        }
+        if let Some(error) = refused(&now) {
+            tracing::warn!(%error, "tables are left out");
+            self.context
+                .status
+                .update(|view| view.last_error = Some(LastError::now(&error)));
+        }
+        self.left_out = now;
+    }
+}
+
+fn described(difference: &Difference) -> String {
+    let list = |tables: &[TableName]| {
+        let names: Vec<String> = tables.iter().map(TableName::to_string).collect();
+        names.join(", ")
+    };
+    match difference {
+        Difference::Unpublished(tables) => {
+            format!("the publication has lost {}", list(tables))
+        }
+        Difference::Set { joining, leaving } => {
+            let parts = [("joining", joining), ("leaving", leaving)];
+            let parts: Vec<String> = parts
+                .into_iter()
+                .filter(|(_, tables)| !tables.is_empty())
+                .map(|(what, tables)| format!("{what}: {}", list(tables)))
+                .collect();
+            parts.join("; ")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(tables: &[(&str, u32)]) -> BTreeMap<TableName, Oid> {
+        let table = |&(name, oid): &(&str, u32)| (TableName::new("public", name), Oid(oid));
+        tables.iter().map(table).collect()
+    }
+
+    fn names(names: &[&str]) -> Vec<TableName> {
+        let name = |name: &&str| TableName::new("public", *name);
+        names.iter().map(name).collect()
+    }
+
+    #[test]
+    fn tables_that_join_leave_or_are_new_under_an_old_name_are_a_difference() {
+        let captured = set(&[("a", 1), ("b", 2)]);
+        let published: BTreeSet<TableName> = names(&["a", "b", "c", "extra"]).into_iter().collect();
+        let differs = |now: &[(&str, u32)], joining: &[&str], leaving: &[&str]| {
+            let found = difference(&captured, &set(now), Some(&published));
+            let wanted = Difference::Set {
+                joining: names(joining),
+                leaving: names(leaving),
+            };
+            assert_eq!(found, Some(wanted), "{now:?}");
+        };
+        assert_eq!(difference(&captured, &captured, Some(&published)), None);
+        assert_eq!(difference(&captured, &captured, None), None);
+        differs(&[("a", 1), ("b", 2), ("c", 3)], &["c"], &[]);
+        differs(&[("a", 1)], &[], &["b"]);
+        differs(&[("a", 1), ("b", 9)], &["b"], &["b"]);
+        differs(&[("a", 1), ("c", 2)], &["c"], &["b"]);
+    }
+
+    #[test]
+    fn a_captured_table_that_is_not_published_ends_the_epoch_at_once_and_others_wait() {
+        let captured = set(&[("a", 1), ("b", 2)]);
+        let published: BTreeSet<TableName> = names(&["a"]).into_iter().collect();
+        let lost = difference(&captured, &captured, Some(&published)).expect("a difference");
+        assert_eq!(lost, Difference::Unpublished(names(&["b"])));
+        assert!(ends_epoch(&lost, None, true));
+        assert!(described(&lost).contains("public.b"));
+
+        let joins = difference(&captured, &set(&[("a", 1), ("b", 2), ("c", 3)]), None);
+        let joins = joins.expect("a difference");
+        assert!(!ends_epoch(&joins, None, false), "seen once");
+        assert!(!ends_epoch(&joins, Some(&joins), true), "a copy runs");
+        assert!(!ends_epoch(&joins, Some(&lost), false), "another one");
+        assert!(ends_epoch(&joins, Some(&joins), false));
+        assert_eq!(described(&joins), "joining: public.c");
+    }
+}
