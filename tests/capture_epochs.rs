@@ -895,3 +895,32 @@ async fn a_promoted_leader_that_has_everything_is_followed() {
     source.stop().await;
     assert_equal(&admin, &pipeline, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_start_a_pipeline_together_do_not_halt_each_other() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(&admin, &["CREATE TABLE a (id int PRIMARY KEY)"]).await;
+    for _ in 0..3 {
+        let pipeline = pipeline();
+        let sources: Vec<Source> = ["one", "two", "three"]
+            .iter()
+            .map(|instance| Source::start(context(&server, &pipeline, instance)))
+            .collect();
+        let deadline = Instant::now() + WAIT;
+        let settled = |source: &Source| {
+            source.task.is_finished()
+                || [State::Streaming, State::Waiting].contains(&source.view().state)
+        };
+        while !sources.iter().all(settled) {
+            assert!(Instant::now() < deadline, "no instance streams");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for source in sources {
+            source.context.stop.cancel();
+            if let Err(error) = source.task.await.expect("no panic") {
+                assert_eq!(error.class(), Class::Transient, "{error}");
+            }
+        }
+    }
+}
