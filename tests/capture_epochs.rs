@@ -24,10 +24,12 @@ use walferry::log::commit_log::{Entry, Extent, Verdict, judge};
 use walferry::log::copies::CopyLedger;
 use walferry::log::records::{Record, RecordReader};
 use walferry::log::tail::{From, LogTail};
+use walferry::log::takeover::parse_timeline_history;
 use walferry::log::topics::Topics;
 use walferry::model::checkpoint::LogPlace;
 use walferry::model::{Lsn, TableName};
 use walferry::postgres;
+use walferry::source::connection::ReplicationConnection;
 use walferry::status::{Shared, SourceView, State};
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -64,6 +66,17 @@ impl Server {
             .unwrap();
         let port = port.parse().unwrap();
         Server { directory, port }
+    }
+
+    /// Stops it, or starts it again at its port.
+    fn dev(&self, action: &str, more: &[&str]) {
+        let output = Command::new(dev())
+            .args(["server", "postgres", action])
+            .arg(self.directory.path().join("pg"))
+            .args(more)
+            .output()
+            .expect("./dev is there");
+        assert!(output.status.success(), "{output:?}");
     }
 
     fn settings(&self) -> PostgresSettings {
@@ -689,6 +702,16 @@ async fn a_transaction_much_larger_than_the_queue_streams_through() {
     source.stop().await;
 }
 
+/// Waits until the log has a complete copy of each captured table.
+async fn copies_logged(source: &Source, pipeline: &str) {
+    source.until("the copy", copied).await;
+    let deadline = Instant::now() + WAIT;
+    while !rebuild_ready(pipeline).await {
+        assert!(Instant::now() < deadline, "no complete copy");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Whether every captured table has a complete copy.
 async fn rebuild_ready(pipeline: &str) -> bool {
     let topics = Topics::new(pipeline);
@@ -756,4 +779,148 @@ async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
         .await
         .expect_err("halted");
     assert_eq!(gone.class(), Class::Halt, "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_dropped_from_the_publication_is_copied_again() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(
+        &admin,
+        &[
+            "CREATE TABLE a (id int PRIMARY KEY)",
+            "CREATE TABLE b (id int PRIMARY KEY)",
+        ],
+    )
+    .await;
+    let pipeline = pipeline();
+    let source = Source::start(context(&server, &pipeline, "one"));
+    copies_logged(&source, &pipeline).await;
+    source.stop().await;
+    let drop = format!("ALTER PUBLICATION walferry_{pipeline} DROP TABLE a");
+    run(&admin, &[&drop, "INSERT INTO a VALUES (1)"]).await;
+
+    let ended = run_epoch(&context(&server, &pipeline, "two"))
+        .await
+        .expect_err("an epoch without the table");
+    assert_eq!(ended.class(), Class::Transient, "{ended}");
+    assert!(ended.what().contains("public.a"), "{ended}");
+    let source = Source::start(context(&server, &pipeline, "three"));
+    copies_logged(&source, &pipeline).await;
+    run(
+        &admin,
+        &["INSERT INTO a VALUES (2)", "INSERT INTO b VALUES (3)"],
+    )
+    .await;
+    published(&source, &admin).await;
+    assert_eq!(source.view().copies.len(), 1, "b is not copied again");
+    source.stop().await;
+    assert_equal(&admin, &pipeline, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_full_identity_a_key_younger_than_the_rows_does_not_count() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(
+        &admin,
+        &[
+            "CREATE TABLE late (id int, n int)",
+            "ALTER TABLE late REPLICA IDENTITY FULL",
+            "INSERT INTO late VALUES (NULL, 1), (2, 2), (2, 3)",
+            "CREATE TABLE early (id int PRIMARY KEY, n int)",
+            "ALTER TABLE early REPLICA IDENTITY FULL",
+            "INSERT INTO early VALUES (1, 1)",
+        ],
+    )
+    .await;
+    let pipeline = pipeline();
+    let source = Source::start(context(&server, &pipeline, "one"));
+    copies_logged(&source, &pipeline).await;
+    run(&admin, &["UPDATE early SET n = 2"]).await;
+    published(&source, &admin).await;
+    source.stop().await;
+    let early = TableName::new("public", "early");
+    assert_eq!(
+        rebuild(&pipeline).await[&early].keyed.len(),
+        1,
+        "has its key"
+    );
+
+    run(
+        &admin,
+        &[
+            "UPDATE late SET n = n + 10",
+            "DELETE FROM late WHERE n = 12",
+            "UPDATE late SET id = 1 WHERE id IS NULL",
+            "ALTER TABLE late ADD PRIMARY KEY (id)",
+            "UPDATE late SET n = n + 10",
+        ],
+    )
+    .await;
+    let source = Source::start(context(&server, &pipeline, "two"));
+    published(&source, &admin).await;
+    source.stop().await;
+    assert_equal(&admin, &pipeline, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_leader_that_has_everything_is_followed() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(&admin, &["CREATE TABLE a (id int PRIMARY KEY)"]).await;
+    let pipeline = pipeline();
+    let source = Source::start(context(&server, &pipeline, "one"));
+    copies_logged(&source, &pipeline).await;
+    run(&admin, &["INSERT INTO a VALUES (1)"]).await;
+    published(&source, &admin).await;
+    source.stop().await;
+
+    drop(admin);
+    server.dev("stop", &["--mode", "fast"]);
+    let data = server.directory.path().join("pg/data");
+    std::fs::write(data.join("standby.signal"), "").unwrap();
+    server.dev("start", &[]);
+    let admin = server.admin().await;
+    run(&admin, &["SELECT pg_promote()", "INSERT INTO a VALUES (2)"]).await;
+    let mut connection = ReplicationConnection::open(&server.settings(), "test", &[])
+        .await
+        .unwrap();
+    assert_eq!(connection.identify_system().await.unwrap().timeline, 2);
+    let history = connection.timeline_history(2).await.unwrap().unwrap();
+    assert_eq!(parse_timeline_history(&history).unwrap().len(), 1);
+    assert_eq!(connection.timeline_history(3).await.unwrap(), None);
+    let source = Source::start(context(&server, &pipeline, "two"));
+    published(&source, &admin).await;
+    source.stop().await;
+    assert_equal(&admin, &pipeline, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_start_a_pipeline_together_do_not_halt_each_other() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(&admin, &["CREATE TABLE a (id int PRIMARY KEY)"]).await;
+    for _ in 0..3 {
+        let pipeline = pipeline();
+        let sources: Vec<Source> = ["one", "two", "three"]
+            .iter()
+            .map(|instance| Source::start(context(&server, &pipeline, instance)))
+            .collect();
+        let deadline = Instant::now() + WAIT;
+        let settled = |source: &Source| {
+            source.task.is_finished()
+                || [State::Streaming, State::Waiting].contains(&source.view().state)
+        };
+        while !sources.iter().all(settled) {
+            assert!(Instant::now() < deadline, "no instance streams");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for source in sources {
+            source.context.stop.cancel();
+            if let Err(error) = source.task.await.expect("no panic") {
+                assert_eq!(error.class(), Class::Transient, "{error}");
+            }
+        }
+    }
 }

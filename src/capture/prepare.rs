@@ -353,7 +353,7 @@ impl Places<'_> {
                 Ok(())
             }
             Err(error) if slot::read(self.client, &source.slot).await?.is_some() => {
-                Err(Error::transient("another instance is making the slot").caused_by(error))
+                Err(Error::transient("another instance is making the slot").caused_by(error.what()))
             }
             Err(error) => Err(error),
         }

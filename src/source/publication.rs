@@ -175,7 +175,7 @@ pub async fn run(client: &Client, statement: &str) -> Result<()> {
     if error.code().is_some_and(is_race) {
         return Err(
             Error::transient(format!("{DOING}: tables or publication changed meanwhile"))
-                .caused_by(classified),
+                .caused_by(classified.what()),
         );
     }
     Err(classified)
