@@ -83,6 +83,8 @@ pub struct LagTracker {
     offsets_us: VecDeque<i64>,
     /// Whether the log has been read to its end since the last [`LagTracker::behind`].
     caught_up: bool,
+    /// Offset in the log of the first entry whose sample would be known.
+    begins_at: i64,
 }
 
 impl LagTracker {
@@ -96,6 +98,12 @@ impl LagTracker {
     pub fn behind(&mut self) {
         self.samples.clear();
         self.caught_up = false;
+    }
+
+    /// The samples begin at this offset of the log: since when the leader has had more than a sink
+    /// that stands before it is unknown.
+    pub fn begins_at(&mut self, offset: i64) {
+        self.begins_at = offset;
     }
 
     /// The log has been read to its end.
@@ -204,7 +212,15 @@ impl LagTracker {
     pub fn sink_lag(&self, view: &SinkView, now_us: i64) -> Lag {
         match (view.applied, view.state) {
             (None, _) | (_, State::Copying) => Lag::default(),
-            (Some(applied), _) => self.lag(applied, view.commit_time_us, now_us),
+            (Some(applied), _) => {
+                let lag = self.lag(applied, view.commit_time_us, now_us);
+                let unseen = view.log_offset.is_some_and(|at| at < self.begins_at);
+                let is_behind = self.samples.back().is_some_and(|s| s.flush > applied);
+                Lag {
+                    seconds: lag.seconds.filter(|_| !(unseen && is_behind)),
+                    ..lag
+                }
+            }
         }
     }
 }
@@ -373,5 +389,26 @@ mod tests {
         assert_eq!(tracker.sink_lag(&view, 10 * S), Lag::default());
         view.state = State::Streaming;
         assert_eq!(tracker.sink_lag(&view, 10 * S).bytes, Some(0));
+    }
+
+    #[test]
+    fn a_sink_that_stands_before_the_first_sample_is_behind_by_unknown_seconds() {
+        let mut tracker = live(&[(500, 100), (600, 101)], 0, 0);
+        tracker.begins_at(40);
+        let mut view = SinkView {
+            applied: Some(Lsn(100)),
+            log_offset: Some(39),
+            commit_time_us: Some(10 * S),
+            state: State::Streaming,
+            ..SinkView::default()
+        };
+        let lag = tracker.sink_lag(&view, 102 * S);
+        assert_eq!((lag.bytes, lag.seconds), (Some(500), None));
+        assert_eq!(lag.staleness_seconds, Some(92.0));
+        view.applied = Some(Lsn(600));
+        assert_eq!(tracker.sink_lag(&view, 102 * S).seconds, Some(0.0));
+        view.applied = Some(Lsn(100));
+        view.log_offset = Some(40);
+        assert_eq!(tracker.sink_lag(&view, 102 * S).seconds, Some(2.0));
     }
 }

@@ -164,6 +164,7 @@ fn start(
             sink,
             kafka: settings.kafka.clone(),
             status: handle.view.clone(),
+            shown: Arc::default(),
             stop: stop.clone(),
         };
         let (name, view) = (handle.name.clone(), handle.view.clone());

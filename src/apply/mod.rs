@@ -21,13 +21,17 @@ mod session_join; // the applier's side of joins
 mod start; // from the checkpoint to where to go on
 pub mod take; // which records belong to an entry
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{KafkaSettings, SinkSettings};
 use crate::error::{Error, Result};
+use crate::model::Checkpoint;
 use crate::status::{Shared, SinkView};
+
+/// The newest checkpoint of a store that keeps none itself, from one session of a process to the next.
+pub type Shown = Arc<Mutex<Option<Checkpoint>>>;
 
 /// What a sink worker works with.
 #[derive(Clone)]
@@ -42,6 +46,8 @@ pub struct SinkContext {
     pub kafka: KafkaSettings,
     /// What it says of itself.
     pub status: Arc<Shared<SinkView>>,
+    /// What a store without a memory of its own has shown so far.
+    pub shown: Shown,
     /// Asks it to finish the batch under way and return.
     pub stop: CancellationToken,
 }

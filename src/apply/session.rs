@@ -4,19 +4,19 @@
 //! then the reader begins anew at the checkpoint.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::SinkContext;
 use super::follow::{Standing, Terms, lacking, only_taken};
 use super::join::{holds_main, next_version, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas};
 use super::unfinished;
+use super::{Shown, SinkContext};
 use crate::error::Result;
 use crate::log::copies::CopyLedger;
 use crate::log::progress::{Progress, ProgressWriter};
@@ -104,7 +104,7 @@ impl<'a> Session<'a> {
             selection: Selection::new(&context.sink.include, &context.sink.exclude),
             takes_copies: sink.takes_copies(),
         };
-        let stored = sink.open().await?;
+        let stored = sink.open().await?.or_else(|| shown(&context.shown, &terms));
         let cluster_id = start::topics_are_there(context, &terms).await?;
         let is_stored = stored.is_some();
         let (checkpoint, ledger) = match stored {
@@ -117,6 +117,7 @@ impl<'a> Session<'a> {
                 (checkpoint, ledger)
             }
         };
+        note_shown(&context.shown, &terms, &checkpoint);
         let (kafka, topic) = (context.kafka.clone(), terms.topics.schemas());
         let schemas = tokio::task::spawn_blocking(move || SchemaStore::open(&kafka, &topic))
             .await
@@ -312,6 +313,7 @@ impl<'a> Session<'a> {
     /// Commits the transaction that was begun, with the checkpoint `next`.
     pub(super) async fn commit(&mut self, next: Checkpoint) -> Result<()> {
         self.sink.commit(&next).await?;
+        note_shown(&self.context.shown, &self.terms, &next);
         self.checkpoint = next;
         self.is_stored = true;
         if !self.has_committed {
@@ -427,6 +429,24 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Where a store that keeps no checkpoint goes on after an error: what it has shown it does not show
+/// again, and what came meanwhile is not passed over.
+fn shown(shown: &Shown, terms: &Terms) -> Option<Checkpoint> {
+    if terms.takes_copies {
+        return None;
+    }
+    // A whole checkpoint or none is assigned: a panic elsewhere leaves nothing half-done.
+    let shown = shown.lock();
+    shown.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn note_shown(shown: &Shown, terms: &Terms, checkpoint: &Checkpoint) {
+    if !terms.takes_copies {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Some(checkpoint.clone());
+    }
+}
+
 /// How long after what was `said` the progress is to be said; `None`: not as it is.
 fn say_after(said: Option<&Progress>, progress: &Progress) -> Option<Duration> {
     if said != Some(progress) {
@@ -488,30 +508,5 @@ async fn start_reader(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log::progress::Want;
-    use crate::model::{Lsn, TableName};
-
-    #[test]
-    fn a_wish_for_a_copy_is_repeated_until_it_is_granted() {
-        let mut progress = Progress {
-            sink: "dw".to_owned(),
-            applied: Lsn(1),
-            log_offset: 1,
-            wants: Vec::new(),
-        };
-        assert_eq!(say_after(None, &progress), Some(PROGRESS_EVERY));
-        assert_eq!(say_after(Some(&progress.clone()), &progress), None);
-        let before = progress.clone();
-        progress.wants.push(Want {
-            table: TableName::new("public", "a"),
-            after: -1,
-        });
-        assert_eq!(say_after(Some(&before), &progress), Some(PROGRESS_EVERY));
-        assert_eq!(
-            say_after(Some(&progress.clone()), &progress),
-            Some(WANTS_EVERY)
-        );
-    }
-}
+#[path = "session_tests.rs"]
+mod tests;

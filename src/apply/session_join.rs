@@ -20,7 +20,7 @@ use super::unfinished;
 use crate::error::{Error, Result};
 use crate::log::commit_log::CopyEnd;
 use crate::log::records::RecordReader;
-use crate::model::{Join, TableName, TableSchema};
+use crate::model::{Join, Oid, TableName, TableSchema};
 use crate::status::{CopyProgress, LastError};
 
 /// How long a table may be without any copy before the status says why nothing happens.
@@ -340,32 +340,26 @@ impl Session<'_> {
         if tables.is_empty() {
             return Ok(tables);
         }
+        let captured = self.ledger.captured();
+        let relations: Vec<(TableName, Option<Oid>)> = tables
+            .into_iter()
+            .map(|table| {
+                let relation = captured.get(&table).copied();
+                (table, relation)
+            })
+            .collect();
         let schemas = self.schemas.clone();
         let read = tokio::task::spawn_blocking(move || {
             let mut schemas = schemas.lock().unwrap_or_else(PoisonError::into_inner);
             schemas.read_on()?;
-            Ok::<Vec<Arc<TableSchema>>, Error>(
-                schemas.all().map(|(_, schema)| schema.clone()).collect(),
-            )
+            let newest = relations
+                .iter()
+                .filter_map(|(table, relation)| schemas.newest(table, *relation).cloned());
+            Ok::<Vec<Arc<TableSchema>>, Error>(newest.collect())
         });
-        let all = read
+        let chosen = read
             .await
             .map_err(|error| unfinished("reading the schema versions", error))??;
-        let captured = self.ledger.captured();
-        let mut chosen: Vec<Arc<TableSchema>> = Vec::new();
-        for table in tables {
-            let relation = captured.get(&table);
-            let fits = |schema: &&Arc<TableSchema>| {
-                schema.table == table && relation.is_none_or(|oid| *oid == schema.relation)
-            };
-            // Of several versions any will do: the first change brings what is still missing.
-            chosen.extend(
-                all.iter()
-                    .filter(fits)
-                    .max_by_key(|schema| schema.columns.len())
-                    .cloned(),
-            );
-        }
         self.prepare(&chosen).await?;
         Ok(chosen.iter().map(|schema| schema.table.clone()).collect())
     }

@@ -49,6 +49,7 @@ pub(super) async fn run(
         instance,
         kafka: settings.kafka,
         status: Arc::default(),
+        shown: Arc::default(),
         stop: stop.clone(),
     };
     let mut said = None;

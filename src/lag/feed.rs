@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{HostClock, LagTracker};
 use crate::config::KafkaSettings;
-use crate::error::{Class, Result};
+use crate::error::Result;
 use crate::log::commit_log::{BatchEntry, Entry, Verdict, judge};
 use crate::log::tail::{From, LogTail};
 use crate::model::checkpoint::LogPlace;
@@ -17,7 +17,7 @@ use crate::status::SinkHandle;
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a sink turned out to be further back than the feed began.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A tracker with one writer and any number of readers.
 #[derive(Clone, Debug, Default)]
@@ -78,19 +78,12 @@ impl LagFeed {
         self.tracker.lock().behind();
         // The log's end now: what lies below it has come before we looked.
         let mut probe = LogTail::open(&self.kafka, &self.commits, From::End).await?;
-        let (_, high) = probe.read_to_end().await?;
+        let (low, (_, high)) = (probe.low(), probe.read_to_end().await?);
         drop(probe);
-        let mut begin = self.furthest_back().map_or(high, |back| back.min(high));
-        let mut all_there = true;
-        let mut tail = match LogTail::open(&self.kafka, &self.commits, From::Offset(begin)).await {
-            Err(error) if error.class() == Class::Halt && begin < high => {
-                // An offset that the log no longer has halts its sink; lag of the others goes on.
-                begin = high;
-                all_there = false;
-                LogTail::open(&self.kafka, &self.commits, From::End).await?
-            }
-            opened => opened?,
-        };
+        let begin = self.furthest_back(low).map_or(high, |back| back.min(high));
+        let from = From::Offset(begin);
+        let mut tail = LogTail::open(&self.kafka, &self.commits, from).await?;
+        self.tracker.lock().begins_at(begin);
         *wait = Duration::from_millis(500);
         let mut place = LogPlace::at_low_end(begin);
         if begin >= high {
@@ -101,7 +94,7 @@ impl LagFeed {
             let (offset, entry) = tokio::select! {
                 next = tail.next() => next?,
                 _ = look.tick() => {
-                    if all_there && self.furthest_back().is_some_and(|back| back < begin) {
+                    if self.furthest_back(low).is_some_and(|back| back < begin) {
                         return Ok(());
                     }
                     continue;
@@ -130,10 +123,11 @@ impl LagFeed {
         }
     }
 
-    /// The smallest commit-log offset among the sinks that know theirs.
-    fn furthest_back(&self) -> Option<i64> {
+    /// The smallest commit-log offset among the sinks that know theirs and whose place is still in
+    /// the log: trimming halts its sink, and lag of the others goes on.
+    fn furthest_back(&self, low: i64) -> Option<i64> {
         let offsets = self.sinks.iter().filter_map(|s| s.view.get().log_offset);
-        offsets.min()
+        offsets.filter(|offset| *offset >= low).min()
     }
 }
 

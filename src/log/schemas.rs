@@ -9,14 +9,20 @@ use rdkafka::message::BorrowedMessage;
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::partition::PartitionReader;
-use crate::model::{SchemaVersion, TableSchema};
+use crate::model::{Oid, SchemaVersion, TableName, TableSchema};
 
 /// All schema versions known so far; reads further when an unknown one is asked for.
 pub struct SchemaStore {
     reader: PartitionReader,
     topic: String,
     next: i64,
-    known: HashMap<SchemaVersion, Arc<TableSchema>>,
+    known: HashMap<SchemaVersion, Known>,
+}
+
+/// A version with the offset of its newest record.
+struct Known {
+    offset: i64,
+    schema: Arc<TableSchema>,
 }
 
 impl SchemaStore {
@@ -43,11 +49,12 @@ impl SchemaStore {
     /// # Errors
     /// Halt when the topic does not have it: what a record needs was acknowledged before the record's entry.
     pub fn get(&mut self, version: SchemaVersion) -> Result<Arc<TableSchema>> {
-        if let Some(schema) = self.known.get(&version) {
-            return Ok(Arc::clone(schema));
+        if let Some(known) = self.known.get(&version) {
+            return Ok(Arc::clone(&known.schema));
         }
         self.read_on()?;
-        self.known.get(&version).cloned().ok_or_else(|| {
+        let found = self.known.get(&version);
+        found.map(|known| Arc::clone(&known.schema)).ok_or_else(|| {
             Error::halt(
                 format!(
                     "schema version {version} is needed by a record and is not in {}",
@@ -64,11 +71,9 @@ impl SchemaStore {
         self.known.contains_key(&version)
     }
 
-    /// All versions read so far.
-    pub fn all(&self) -> impl Iterator<Item = (SchemaVersion, &Arc<TableSchema>)> {
-        self.known
-            .iter()
-            .map(|(version, schema)| (*version, schema))
+    /// The newest version of a table that was read, of this relation if its OID is known.
+    pub fn newest(&self, table: &TableName, relation: Option<Oid>) -> Option<&Arc<TableSchema>> {
+        newest(self.known.values(), table, relation)
     }
 
     /// Reads the topic to its end as it is now. Blocking.
@@ -79,11 +84,24 @@ impl SchemaStore {
         let (topic, known) = (&self.topic, &mut self.known);
         self.next = self.reader.read_to_end(self.next, |message| {
             let (version, schema) = parse(topic, message)?;
-            known.insert(version, Arc::new(schema));
+            let (offset, schema) = (message.offset(), Arc::new(schema));
+            known.insert(version, Known { offset, schema });
             Ok(())
         })?;
         Ok(())
     }
+}
+
+fn newest<'a>(
+    known: impl Iterator<Item = &'a Known>,
+    table: &TableName,
+    relation: Option<Oid>,
+) -> Option<&'a Arc<TableSchema>> {
+    known
+        .filter(|known| known.schema.table == *table)
+        .filter(|known| relation.is_none_or(|oid| oid == known.schema.relation))
+        .max_by_key(|known| known.offset)
+        .map(|known| &known.schema)
 }
 
 fn parse(topic: &str, message: &BorrowedMessage<'_>) -> Result<(SchemaVersion, TableSchema)> {
@@ -105,4 +123,51 @@ fn parse(topic: &str, message: &BorrowedMessage<'_>) -> Result<(SchemaVersion, T
     let value = message.payload().ok_or_else(foreign)?;
     let schema = serde_json::from_slice(value).map_err(|error| foreign().caused_by(error))?;
     Ok((SchemaVersion(key), schema))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Column, ColumnKind, ReplicaIdentity};
+
+    #[test]
+    fn the_newest_version_of_a_table_is_the_last_in_the_topic() {
+        let known = |offset: i64, name: &str, relation: u32, columns: usize| {
+            let column = |number: usize| Column {
+                name: format!("c{number}"),
+                type_oid: Oid(23),
+                type_modifier: -1,
+                type_name: String::new(),
+                kind: ColumnKind::of(Oid(23)),
+                not_null: false,
+            };
+            let schema = Arc::new(TableSchema {
+                table: TableName::new("public", name),
+                relation: Oid(relation),
+                columns: (0..columns).map(column).collect(),
+                key: vec![0],
+                primary_key: vec![0],
+                identity: ReplicaIdentity::Default,
+                partitions: 1,
+                types: vec![],
+            });
+            Known { offset, schema }
+        };
+        let all = [
+            known(0, "a", 1, 4),
+            known(3, "a", 1, 2),
+            known(4, "b", 2, 9),
+            known(2, "a", 1, 3),
+            known(5, "a", 8, 1),
+        ];
+        let columns = |name: &str, relation: Option<u32>| {
+            let table = TableName::new("public", name);
+            let found = newest(all.iter(), &table, relation.map(Oid));
+            found.map(|schema| schema.columns.len())
+        };
+        assert_eq!(columns("a", Some(1)), Some(2), "a column was dropped");
+        assert_eq!(columns("a", None), Some(1));
+        assert_eq!(columns("b", Some(2)), Some(9));
+        assert_eq!(columns("b", Some(1)), None);
+    }
 }
