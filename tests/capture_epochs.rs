@@ -924,3 +924,46 @@ async fn instances_that_start_a_pipeline_together_do_not_halt_each_other() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_table_that_cannot_be_captured_is_left_out_and_the_others_go_on() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    run(&admin, &["CREATE TABLE a (id int PRIMARY KEY)"]).await;
+    let pipeline = pipeline();
+    let source = Source::start(context(&server, &pipeline, "one"));
+    source.until("the copy", copied).await;
+    source.stop().await;
+
+    let new = [
+        "CREATE TABLE keyless (n int)",
+        "INSERT INTO keyless VALUES (1)",
+        "CREATE TABLE locked (id int PRIMARY KEY)",
+    ];
+    run(&admin, &new).await;
+    let holder = server.admin().await;
+    run(&holder, &["BEGIN; LOCK TABLE locked IN SHARE MODE"]).await;
+    let says = |view: &SourceView, table: &str| {
+        let last = view.last_error.as_ref();
+        last.is_some_and(|error| error.what.contains(table))
+    };
+    let source = Source::start(context(&server, &pipeline, "two"));
+    source
+        .until("both left out", |view| {
+            says(view, "public.keyless") && says(view, "public.locked")
+        })
+        .await;
+    let changes = ["INSERT INTO a VALUES (1)", "DELETE FROM keyless"];
+    run(&admin, &changes).await;
+    published(&source, &admin).await;
+    source.stop().await;
+
+    run(&holder, &["ROLLBACK"]).await;
+    let source = Source::start(context(&server, &pipeline, "three"));
+    source
+        .until("the copy of the other", |view| {
+            copied(view) && says(view, "public.keyless") && !says(view, "public.locked")
+        })
+        .await;
+    source.stop().await;
+}
