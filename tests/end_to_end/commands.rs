@@ -93,3 +93,42 @@ async fn status_and_tail_show_what_happens() {
     });
     assert!(ended.await.success());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stdout_sink_prints_every_change_beside_a_follower() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader
+        .sql("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    pipeline.write(
+        "connectors/out.toml",
+        "kind = \"stdout\"\nfrom = \"earliest\"\n",
+    );
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    from.batch_execute("INSERT INTO t VALUES (1, 'one'), (2, NULL); UPDATE t SET v = 'two' WHERE id = 2; DELETE FROM t WHERE id = 1")
+        .await
+        .unwrap();
+    let changes = until("the four changes are printed", || async {
+        let text = walferry.output();
+        let lines = text.lines().filter(|line| line.starts_with('{'));
+        let changes: Vec<serde_json::Value> = lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        if changes.len() >= 4 {
+            Ok(changes)
+        } else {
+            Err(text)
+        }
+    })
+    .await;
+    let seen: Vec<(&str, &str)> = changes
+        .iter()
+        .map(|c| (c["op"].as_str().unwrap(), c["table"].as_str().unwrap()))
+        .collect();
+    let of = |op| (op, "public.t");
+    assert_eq!(seen, [of("c"), of("c"), of("u"), of("d")]);
+    assert_eq!(walferry.terminate(), 0);
+}
