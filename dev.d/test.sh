@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # ./dev test: everything CI runs. cargo test comes last, so that the output ends with its summary.
 
+readonly CARGO_DENY_VERSION=0.20.2
+
 test_lints() {
   local -a scripts
   say "format"
@@ -19,12 +21,23 @@ test_lints() {
   fi
 }
 
+# The audit's program, built once into .stack/dist; its absence (no network) is said and is no failure.
+ensure_cargo_deny() {
+  local root=$DIST/cargo-deny-$CARGO_DENY_VERSION
+  command -v cargo-deny >/dev/null && return 0
+  if [[ ! -x $root/bin/cargo-deny ]]; then
+    say "building cargo-deny $CARGO_DENY_VERSION (once)"
+    if ! cargo install --quiet --locked --root "$root" "cargo-deny@$CARGO_DENY_VERSION" >"$LOG/cargo-deny.log" 2>&1; then
+      say "dependency audit skipped: cargo-deny cannot be built (see $LOG/cargo-deny.log)"
+      return 1
+    fi
+  fi
+  PATH=$root/bin:$PATH
+}
+
 # Licences, sources and duplicates need no network; the advisory database does, and its absence is no failure.
 test_dependencies() {
-  if ! command -v cargo-deny >/dev/null; then
-    say "dependency audit skipped: cargo-deny is not installed (cargo install cargo-deny)"
-    return 0
-  fi
+  ensure_cargo_deny || return 0
   say "dependency audit"
   cargo deny --offline --log-level error check bans licenses sources
   if cargo deny --log-level error fetch db >"$LOG/cargo-deny.log" 2>&1; then
