@@ -1,24 +1,22 @@
 //! The source against a real Postgres and a real Kafka: what it writes is read back as a follower
 //! would, and compared with the leader.
 //!
-//! Servers are started by `./dev server` (`WALFERRY_DEV` names another copy of it, `PG_VERSION` the
+//! Servers are started by `./dev server` (`WALFERRY_DEV` names another copy of it, `WALFERRY_TEST_PG` the
 //! major); `WALFERRY_TEST_KAFKA` names a broker that may be filled with test topics.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::{Postgres, kafka_settings, postgres_settings, unique};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use walferry::capture::{CaptureContext, run_epoch};
-use walferry::config::{
-    Durability, KafkaSettings, PostgresSettings, Secret, SourceSettings, TlsMode, TlsSettings,
-};
+use walferry::config::{PostgresSettings, SourceSettings};
 use walferry::error::{Class, Result};
 use walferry::log::commit_log::{Entry, Extent, Verdict, judge};
 use walferry::log::copies::CopyLedger;
@@ -34,115 +32,27 @@ use walferry::status::{Shared, SourceView, State};
 
 const WAIT: Duration = Duration::from_secs(60);
 
-struct Server {
-    directory: tempfile::TempDir,
-    port: u16,
+/// How the source reaches a server.
+fn settings(server: &Postgres) -> PostgresSettings {
+    postgres_settings(&server.url("postgres"))
 }
 
-fn dev() -> PathBuf {
-    std::env::var_os("WALFERRY_DEV").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("dev"),
-        PathBuf::from,
-    )
-}
-
-impl Server {
-    fn start() -> Self {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut command = Command::new(dev());
-        command.args(["server", "postgres", "start"]);
-        command.arg(directory.path().join("pg"));
-        if let Some(major) = std::env::var_os("PG_VERSION") {
-            command.arg("--major").arg(major);
-        }
-        let output = command.output().expect("./dev is there");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}{output:?}");
-        let port = text
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("port="))
-            .unwrap();
-        let port = port.parse().unwrap();
-        Server { directory, port }
-    }
-
-    /// Stops it, or starts it again at its port.
-    fn dev(&self, action: &str, more: &[&str]) {
-        let output = Command::new(dev())
-            .args(["server", "postgres", action])
-            .arg(self.directory.path().join("pg"))
-            .args(more)
-            .output()
-            .expect("./dev is there");
-        assert!(output.status.success(), "{output:?}");
-    }
-
-    fn settings(&self) -> PostgresSettings {
-        PostgresSettings {
-            url: Secret::new(format!(
-                "postgres://postgres@127.0.0.1:{}/postgres",
-                self.port
-            )),
-            tls: TlsSettings {
-                mode: TlsMode::Prefer,
-                root_cert: None,
-                cert: None,
-                key: None,
-            },
-            connect_timeout: Duration::from_secs(20),
-        }
-    }
-
-    async fn admin(&self) -> Client {
-        postgres::connect(&self.settings(), "test").await.unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let stopped = Command::new(dev())
-            .args(["server", "postgres", "stop"])
-            .arg(self.directory.path().join("pg"))
-            .args(["--mode", "immediate"])
-            .output();
-        if let Err(error) = stopped {
-            eprintln!("stopping the server: {error}");
-        }
-    }
-}
-
-fn kafka() -> KafkaSettings {
-    let brokers = std::env::var("WALFERRY_TEST_KAFKA").unwrap_or_else(|_| {
-        panic!("set WALFERRY_TEST_KAFKA to the host:port of a Kafka broker for tests (./dev test does it)")
-    });
-    KafkaSettings {
-        brokers,
-        durability: Durability::SingleBroker,
-        replication_factor: 1,
-        retention: Duration::from_secs(3600),
-        properties: BTreeMap::new(),
-    }
+async fn connect(server: &Postgres) -> Client {
+    postgres::connect(&settings(server), "test").await.unwrap()
 }
 
 /// A pipeline name that no other test or run has.
 fn pipeline() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_nanos();
-    format!("c{now}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("c{}", unique())
 }
 
-fn context(server: &Server, pipeline: &str, instance: &str) -> CaptureContext {
+fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext {
     CaptureContext {
         pipeline: pipeline.to_owned(),
         instance: instance.to_owned(),
         source: SourceSettings {
             name: "leader".into(),
-            postgres: server.settings(),
+            postgres: settings(server),
             slot: format!("walferry_{pipeline}"),
             publication: format!("walferry_{pipeline}"),
             manage_publication: true,
@@ -155,7 +65,7 @@ fn context(server: &Server, pipeline: &str, instance: &str) -> CaptureContext {
             batch_max_bytes: 4 << 20,
             queue_max_bytes: 64 << 20,
         },
-        kafka: kafka(),
+        kafka: kafka_settings(),
         status: Arc::new(Shared::default()),
         stop: CancellationToken::new(),
     }
@@ -374,7 +284,7 @@ fn fill(value: &Value, after: &mut Row, old: Option<&Row>) {
 /// The whole log and every table of its captured set, rebuilt.
 async fn rebuild(pipeline: &str) -> BTreeMap<TableName, Replica> {
     let topics = Topics::new(pipeline);
-    let mut tail = LogTail::open(&kafka(), &topics.commits(), From::Low)
+    let mut tail = LogTail::open(&kafka_settings(), &topics.commits(), From::Low)
         .await
         .unwrap();
     let (entries, _) = tail.read_to_end().await.unwrap();
@@ -389,7 +299,7 @@ async fn rebuild(pipeline: &str) -> BTreeMap<TableName, Replica> {
     }
     tokio::task::spawn_blocking(move || {
         let mut follower = Follower {
-            reader: RecordReader::open(&kafka(), 16 << 20).unwrap(),
+            reader: RecordReader::open(&kafka_settings(), 16 << 20).unwrap(),
             cursors: BTreeMap::new(),
         };
         let captured: Vec<TableName> = ledger.captured().keys().cloned().collect();
@@ -518,8 +428,8 @@ const CHANGES: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_kafka_is_what_the_leader_has() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(&admin, SHAPES).await;
     let pipeline = pipeline();
     let source = Source::start(context(&server, &pipeline, "one"));
@@ -545,8 +455,8 @@ async fn what_is_in_kafka_is_what_the_leader_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_made_while_writes_go_on_join_the_stream_exactly() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(
         &admin,
         &[
@@ -559,7 +469,7 @@ async fn copies_made_while_writes_go_on_join_the_stream_exactly() {
     .await;
     let pipeline = pipeline();
     let source = Source::start(context(&server, &pipeline, "one"));
-    let writer = server.admin().await;
+    let writer = connect(&server).await;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let writes = tokio::spawn(async move {
@@ -612,8 +522,8 @@ async fn copies_made_while_writes_go_on_join_the_stream_exactly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_source_waits_and_takes_over_and_sources_killed_lose_nothing() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(&admin, &["CREATE TABLE a (id int PRIMARY KEY, n int)"]).await;
     let pipeline = pipeline();
     let first = Source::start(context(&server, &pipeline, "first"));
@@ -629,7 +539,7 @@ async fn a_second_source_waits_and_takes_over_and_sources_killed_lose_nothing() 
         .until("streaming", |view| view.state == State::Streaming)
         .await;
 
-    let writer = server.admin().await;
+    let writer = connect(&server).await;
     for round in 0..8 {
         for n in 0..50 {
             let id = round * 50 + n;
@@ -671,8 +581,8 @@ async fn a_second_source_waits_and_takes_over_and_sources_killed_lose_nothing() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_much_larger_than_the_queue_streams_through() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(&admin, &["CREATE TABLE a (id int PRIMARY KEY, t text)"]).await;
     let pipeline = pipeline();
     let small = |instance: &str| {
@@ -715,7 +625,7 @@ async fn copies_logged(source: &Source, pipeline: &str) {
 /// Whether every captured table has a complete copy.
 async fn rebuild_ready(pipeline: &str) -> bool {
     let topics = Topics::new(pipeline);
-    let mut tail = LogTail::open(&kafka(), &topics.commits(), From::Low)
+    let mut tail = LogTail::open(&kafka_settings(), &topics.commits(), From::Low)
         .await
         .unwrap();
     let (entries, _) = tail.read_to_end().await.unwrap();
@@ -735,8 +645,8 @@ async fn rebuild_ready(pipeline: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(&admin, &["CREATE TABLE nokey (a int)"]).await;
     let pipeline = pipeline();
     let refused = run_epoch(&context(&server, &pipeline, "one"))
@@ -783,8 +693,8 @@ async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_somebody_dropped_from_the_publication_is_copied_again() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(
         &admin,
         &[
@@ -820,8 +730,8 @@ async fn a_table_that_somebody_dropped_from_the_publication_is_copied_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_full_identity_a_key_younger_than_the_rows_does_not_count() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(
         &admin,
         &[
@@ -866,8 +776,8 @@ async fn under_full_identity_a_key_younger_than_the_rows_does_not_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_leader_that_has_everything_is_followed() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let mut server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(&admin, &["CREATE TABLE a (id int PRIMARY KEY)"]).await;
     let pipeline = pipeline();
     let source = Source::start(context(&server, &pipeline, "one"));
@@ -877,13 +787,13 @@ async fn a_promoted_leader_that_has_everything_is_followed() {
     source.stop().await;
 
     drop(admin);
-    server.dev("stop", &["--mode", "fast"]);
-    let data = server.directory.path().join("pg/data");
+    server.stop();
+    let data = server.dir.join("data");
     std::fs::write(data.join("standby.signal"), "").unwrap();
-    server.dev("start", &[]);
-    let admin = server.admin().await;
+    server.start_again();
+    let admin = connect(&server).await;
     run(&admin, &["SELECT pg_promote()", "INSERT INTO a VALUES (2)"]).await;
-    let mut connection = ReplicationConnection::open(&server.settings(), "test", &[])
+    let mut connection = ReplicationConnection::open(&settings(&server), "test", &[])
         .await
         .unwrap();
     assert_eq!(connection.identify_system().await.unwrap().timeline, 2);
@@ -898,8 +808,8 @@ async fn a_promoted_leader_that_has_everything_is_followed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_start_a_pipeline_together_do_not_halt_each_other() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(&admin, &["CREATE TABLE a (id int PRIMARY KEY)"]).await;
     for _ in 0..3 {
         let pipeline = pipeline();
@@ -927,8 +837,8 @@ async fn instances_that_start_a_pipeline_together_do_not_halt_each_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_table_that_cannot_be_captured_is_left_out_and_the_others_go_on() {
-    let server = Server::start();
-    let admin = server.admin().await;
+    let server = Postgres::start("leader");
+    let admin = connect(&server).await;
     run(&admin, &["CREATE TABLE a (id int PRIMARY KEY)"]).await;
     let pipeline = pipeline();
     let source = Source::start(context(&server, &pipeline, "one"));
@@ -941,7 +851,7 @@ async fn a_new_table_that_cannot_be_captured_is_left_out_and_the_others_go_on() 
         "CREATE TABLE locked (id int PRIMARY KEY)",
     ];
     run(&admin, &new).await;
-    let holder = server.admin().await;
+    let holder = connect(&server).await;
     run(&holder, &["BEGIN; LOCK TABLE locked IN SHARE MODE"]).await;
     let says = |view: &SourceView, table: &str| {
         let last = view.last_error.as_ref();

@@ -1,10 +1,13 @@
 //! The log's clients against a real Kafka. `WALFERRY_TEST_KAFKA` names a broker (host:port) that may
 //! be filled with test topics; every test works in topics of its own.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+
 use std::time::{Duration, Instant};
 
+use support::{kafka_settings, unique};
 use walferry::config::{Durability, KafkaSettings, Secret};
 use walferry::error::{Class, Error};
 use walferry::log::commit_log::{BatchEntry, Entry, EpochEntry};
@@ -25,27 +28,9 @@ use walferry::model::{
 const WAIT: Duration = Duration::from_secs(20);
 const QUEUE: usize = 64 << 20;
 
-fn settings() -> KafkaSettings {
-    let brokers = std::env::var("WALFERRY_TEST_KAFKA").unwrap_or_else(|_| {
-        panic!("set WALFERRY_TEST_KAFKA to the host:port of a Kafka broker for tests (./dev test does it)")
-    });
-    KafkaSettings {
-        brokers,
-        durability: Durability::SingleBroker,
-        replication_factor: 1,
-        retention: Duration::from_secs(3600),
-        properties: BTreeMap::new(),
-    }
-}
-
 /// A pipeline name that no other test or run has.
 fn pipeline() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970")
-        .as_nanos();
-    format!("t{now}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("t{}", unique())
 }
 
 async fn topic(name: &str, partitions: i32, retention: Retention) -> String {
@@ -54,7 +39,7 @@ async fn topic(name: &str, partitions: i32, retention: Retention) -> String {
         partitions,
         retention,
     };
-    let admin = TopicAdmin::open(&settings()).expect("admin");
+    let admin = TopicAdmin::open(&kafka_settings()).expect("admin");
     admin.ensure(&[spec]).await.expect("topic is made");
     name.to_owned()
 }
@@ -121,7 +106,7 @@ async fn append(producer: &EpochProducer, topic: &str, entry: &Entry) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_come_back_as_they_were_sent() {
     let name = topic(&format!("{}.s.t", pipeline()), 3, Retention::Settings).await;
-    let producer = EpochProducer::open(&settings(), QUEUE).expect("producer");
+    let producer = EpochProducer::open(&kafka_settings(), QUEUE).expect("producer");
     let slots: Vec<_> = (0..3).map(|p| producer.partition_slot(&name, p)).collect();
     assert_eq!(slots[1], producer.partition_slot(&name, 1));
     assert_eq!(producer.partition_of(slots[2]), (name.clone(), 2));
@@ -157,7 +142,7 @@ async fn records_come_back_as_they_were_sent() {
     assert_eq!(producer.high_watermark(slots[0]).await.expect("asked"), 2);
 
     tokio::task::spawn_blocking(move || {
-        let mut reader = RecordReader::open(&settings(), 1 << 20).expect("reader");
+        let mut reader = RecordReader::open(&kafka_settings(), 1 << 20).expect("reader");
         for partition in 0..3 {
             reader.assign(&name, partition, 0).expect("assigned");
         }
@@ -197,14 +182,14 @@ async fn a_full_queue_is_waited_for_and_everything_arrives_in_order() {
     const RECORDS: usize = 50_000;
     let name = topic(&format!("{}.s.t", pipeline()), 1, Retention::Settings).await;
     // So small that it is full most of the time.
-    let producer = EpochProducer::open(&settings(), 100_000).expect("producer");
+    let producer = EpochProducer::open(&kafka_settings(), 100_000).expect("producer");
     let slot = producer.partition_slot(&name, 0);
     let number = |n: usize| (Some(n.to_be_bytes().to_vec()), Some(vec![7; 100]));
     let acked = send_all(&producer, slot, (0..RECORDS).map(number)).await;
     assert_eq!(acked.count, RECORDS as u64);
     assert_eq!(acked.last, Some(RECORDS as i64 - 1));
     tokio::task::spawn_blocking(move || {
-        let mut reader = RecordReader::open(&settings(), 1 << 20).expect("reader");
+        let mut reader = RecordReader::open(&kafka_settings(), 1 << 20).expect("reader");
         reader.assign(&name, 0, 0).expect("assigned");
         for n in 0..RECORDS {
             let key = reader.next(&name, 0, WAIT, |record| record.key.map(<[u8]>::to_vec));
@@ -232,13 +217,13 @@ async fn more_partitions_than_shares_go_on_where_they_were() {
         Retention::Settings,
     )
     .await;
-    let producer = EpochProducer::open(&settings(), QUEUE).expect("producer");
+    let producer = EpochProducer::open(&kafka_settings(), QUEUE).expect("producer");
     for partition in 0..PARTITIONS {
         let slot = producer.partition_slot(&name, partition);
         send_all(&producer, slot, (0..100).map(|_| (None, Some(vec![1; 50])))).await;
     }
     tokio::task::spawn_blocking(move || {
-        let mut reader = RecordReader::open(&settings(), 1 << 20).expect("reader");
+        let mut reader = RecordReader::open(&kafka_settings(), 1 << 20).expect("reader");
         for assigned in 0..PARTITIONS {
             reader.assign(&name, assigned, 0).expect("assigned");
             for partition in 0..=assigned {
@@ -257,21 +242,21 @@ async fn more_partitions_than_shares_go_on_where_they_were() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_halts() {
     let name = topic(&format!("{}.s.t", pipeline()), 1, Retention::Settings).await;
-    let producer = EpochProducer::open(&settings(), QUEUE).expect("producer");
+    let producer = EpochProducer::open(&kafka_settings(), QUEUE).expect("producer");
     let slot = producer.partition_slot(&name, 0);
     send_all(&producer, slot, (0..10).map(|_| (None, Some(vec![1; 50])))).await;
-    let admin = TopicAdmin::open(&settings()).expect("admin");
+    let admin = TopicAdmin::open(&kafka_settings()).expect("admin");
     admin.trim(&name, 0, 4).await.expect("trimmed");
     let missing = format!("{name}.gone");
     tokio::task::spawn_blocking(move || {
         for offset in [2, 11] {
-            let mut reader = RecordReader::open(&settings(), 1 << 20).expect("reader");
+            let mut reader = RecordReader::open(&kafka_settings(), 1 << 20).expect("reader");
             reader.assign(&name, 0, offset).expect("assigned");
             let error = error(reader.next(&name, 0, WAIT, |record| record.offset));
             assert_eq!(error.class(), Class::Halt, "{error}");
             assert!(error.what().contains("4 to 10"), "{error}");
         }
-        let mut reader = RecordReader::open(&settings(), 1 << 20).expect("reader");
+        let mut reader = RecordReader::open(&kafka_settings(), 1 << 20).expect("reader");
         reader.assign(&name, 0, 4).expect("assigned");
         let offset = reader.next(&name, 0, WAIT, |record| record.offset);
         assert_eq!(offset.expect("read"), Some(4));
@@ -285,11 +270,11 @@ async fn what_is_not_there_halts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tail_gives_entries_in_order_and_asks_for_the_end() {
     let commits = Topics::new(pipeline()).commits();
-    let absent = error(LogTail::open(&settings(), &commits, From::Low).await);
+    let absent = error(LogTail::open(&kafka_settings(), &commits, From::Low).await);
     assert_eq!(absent.class(), Class::Halt, "{absent}");
     topic(&commits, 1, Retention::Unlimited).await;
-    let producer = EpochProducer::open(&settings(), QUEUE).expect("producer");
-    let mut tail = LogTail::open(&settings(), &commits, From::Low)
+    let producer = EpochProducer::open(&kafka_settings(), QUEUE).expect("producer");
+    let mut tail = LogTail::open(&kafka_settings(), &commits, From::Low)
         .await
         .expect("tail");
     assert_eq!(tail.read_to_end().await.expect("read"), (vec![], 0));
@@ -309,15 +294,15 @@ async fn the_tail_gives_entries_in_order_and_asks_for_the_end() {
     assert_eq!(end, 3);
     assert!(tail.try_next().expect("nothing").is_none());
 
-    let admin = TopicAdmin::open(&settings()).expect("admin");
+    let admin = TopicAdmin::open(&kafka_settings()).expect("admin");
     admin.trim(&commits, 0, 1).await.expect("trimmed");
-    let low = LogTail::open(&settings(), &commits, From::Low).await;
+    let low = LogTail::open(&kafka_settings(), &commits, From::Low).await;
     assert_eq!(low.expect("tail").low(), 1);
     for outside in [0, 4] {
-        let error = error(LogTail::open(&settings(), &commits, From::Offset(outside)).await);
+        let error = error(LogTail::open(&kafka_settings(), &commits, From::Offset(outside)).await);
         assert_eq!(error.class(), Class::Halt, "{error}");
     }
-    let mut end = LogTail::open(&settings(), &commits, From::End)
+    let mut end = LogTail::open(&kafka_settings(), &commits, From::End)
         .await
         .expect("tail");
     let slot = producer.partition_slot(&commits, 0);
@@ -331,14 +316,14 @@ async fn the_tail_gives_entries_in_order_and_asks_for_the_end() {
 async fn an_acknowledged_entry_is_out_of_the_tail_within_milliseconds() {
     let commits = topic(&Topics::new(pipeline()).commits(), 1, Retention::Unlimited).await;
     let table = topic(&format!("{commits}.s.t"), 1, Retention::Settings).await;
-    let producer = EpochProducer::open(&settings(), QUEUE).expect("producer");
-    let mut tail = LogTail::open(&settings(), &commits, From::End)
+    let producer = EpochProducer::open(&kafka_settings(), QUEUE).expect("producer");
+    let mut tail = LogTail::open(&kafka_settings(), &commits, From::End)
         .await
         .expect("tail");
     let (sender, receiver) = std::sync::mpsc::channel();
     let reading = table.clone();
     let reader = std::thread::spawn(move || {
-        let mut reader = RecordReader::open(&settings(), 1 << 20).expect("reader");
+        let mut reader = RecordReader::open(&kafka_settings(), 1 << 20).expect("reader");
         reader.assign(&reading, 0, 0).expect("assigned");
         for _ in 0..200 {
             reader
@@ -380,7 +365,7 @@ async fn an_acknowledged_entry_is_out_of_the_tail_within_milliseconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_too_large_halts_and_ends_the_epoch() {
     let name = topic(&format!("{}.s.t", pipeline()), 1, Retention::Settings).await;
-    let producer = EpochProducer::open(&settings(), QUEUE).expect("producer");
+    let producer = EpochProducer::open(&kafka_settings(), QUEUE).expect("producer");
     let slot = producer.partition_slot(&name, 0);
     let largest = vec![b'x'; producer.record_max_bytes()];
     let acked = send_all(&producer, slot, [(None, Some(largest))]).await;
@@ -397,7 +382,7 @@ async fn a_record_too_large_halts_and_ends_the_epoch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_without_brokers_is_dropped_at_once() {
-    let mut nowhere = settings();
+    let mut nowhere = kafka_settings();
     nowhere.brokers = "127.0.0.1:1".to_owned();
     let producer = EpochProducer::open(&nowhere, QUEUE).expect("producer");
     let slot = producer.partition_slot("t", 0);
@@ -416,7 +401,7 @@ async fn a_producer_without_brokers_is_dropped_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_tells_why_it_cannot_be_used() {
-    let mut nowhere = settings();
+    let mut nowhere = kafka_settings();
     nowhere
         .properties
         .insert("no.such.property".to_owned(), Secret::new("hunter2"));
@@ -449,7 +434,7 @@ fn schema(table: &str) -> TableSchema {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_version_written_later_is_found_and_a_missing_one_halts() {
     let name = topic(&Topics::new(pipeline()).schemas(), 1, Retention::Unlimited).await;
-    let producer = EpochProducer::open(&settings(), QUEUE).expect("producer");
+    let producer = EpochProducer::open(&kafka_settings(), QUEUE).expect("producer");
     let slot = producer.partition_slot(&name, 0);
     let write = |schema: TableSchema| {
         let key = schema.version().to_string().into_bytes();
@@ -457,10 +442,11 @@ async fn a_schema_version_written_later_is_found_and_a_missing_one_halts() {
     };
     send_all(&producer, slot, [write(schema("a"))]).await;
     let opened = name.clone();
-    let mut store = tokio::task::spawn_blocking(move || SchemaStore::open(&settings(), &opened))
-        .await
-        .expect("joined")
-        .expect("store");
+    let mut store =
+        tokio::task::spawn_blocking(move || SchemaStore::open(&kafka_settings(), &opened))
+            .await
+            .expect("joined")
+            .expect("store");
     assert!(store.contains(schema("a").version()));
     assert!(!store.contains(schema("b").version()));
     send_all(&producer, slot, [write(schema("b"))]).await;
@@ -483,12 +469,12 @@ async fn the_newest_progress_of_each_sink_is_known() {
         log_offset: 4,
         wants: vec![],
     };
-    let writer = ProgressWriter::open(&settings(), &name).expect("writer");
+    let writer = ProgressWriter::open(&kafka_settings(), &name).expect("writer");
     for step in 1..=3 {
         writer.write(&progress("a", step));
     }
     writer.write(&progress("b", 9));
-    let mut reader = ProgressReader::open(&settings(), &name)
+    let mut reader = ProgressReader::open(&kafka_settings(), &name)
         .await
         .expect("reader");
     let deadline = Instant::now() + WAIT;
@@ -508,7 +494,7 @@ async fn the_newest_progress_of_each_sink_is_known() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_that_would_lose_data_are_refused() {
-    let admin = TopicAdmin::open(&settings()).expect("admin");
+    let admin = TopicAdmin::open(&kafka_settings()).expect("admin");
     assert!(!admin.cluster_id().await.expect("asked").is_empty());
     assert_eq!(admin.brokers().await.expect("asked"), 1);
     let config = admin.broker_config().await.expect("asked");
@@ -555,7 +541,7 @@ async fn topics_that_would_lose_data_are_refused() {
         assert_eq!(error.class(), Class::Halt, "{error}");
         assert!(error.what().contains(says), "{error}");
     }
-    let mut replicated = settings();
+    let mut replicated = kafka_settings();
     replicated.durability = Durability::Replicated;
     replicated.replication_factor = 3;
     let admin = TopicAdmin::open(&replicated).expect("admin");
@@ -598,7 +584,7 @@ async fn kafka_takes_the_topics_of_tables_that_differ_only_in_dots_and_underscor
         partitions: 1,
         retention: Retention::Settings,
     });
-    let admin = TopicAdmin::open(&settings()).expect("admin");
+    let admin = TopicAdmin::open(&kafka_settings()).expect("admin");
     admin.ensure(&specs).await.expect("made");
 }
 
@@ -678,7 +664,7 @@ fn read_million(kafka: &KafkaSettings, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn a_million_costs() {
-    let mut kafka = settings();
+    let mut kafka = kafka_settings();
     let linger = std::env::var("LINGER_MS").unwrap_or_else(|_| "1".to_owned());
     kafka
         .properties
@@ -717,7 +703,7 @@ async fn a_million_costs() {
 #[ignore = "a measurement"]
 async fn handing_over_costs() {
     const RECORDS: u32 = 300_000;
-    let mut nowhere = settings();
+    let mut nowhere = kafka_settings();
     nowhere.brokers = "127.0.0.1:1".to_owned();
     tokio::task::spawn_blocking(move || {
         let value = vec![1_u8; 480];

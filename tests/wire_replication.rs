@@ -4,12 +4,15 @@
 //! Servers are started by `./dev server` (`WALFERRY_DEV` names another copy of it) in the major that
 //! `PG_VERSION` names, the newest by default.
 
-use std::path::{Path, PathBuf};
+mod support;
+
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use support::{dev, postgres_settings};
 use tokio_postgres::Client;
-use walferry::config::{PostgresSettings, Secret, TlsMode, TlsSettings};
+use walferry::config::{PostgresSettings, TlsMode, TlsSettings};
 use walferry::error::{Class, Error, Result};
 use walferry::model::Lsn;
 use walferry::pgoutput::{Datum, Message, Old, decode};
@@ -21,13 +24,6 @@ use walferry::source::stream::{Feedback, Frame, ReplicationStream};
 struct Server {
     directory: tempfile::TempDir,
     port: u16,
-}
-
-fn dev() -> PathBuf {
-    std::env::var_os("WALFERRY_DEV").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("dev"),
-        PathBuf::from,
-    )
 }
 
 impl Server {
@@ -67,7 +63,7 @@ impl Server {
 
     fn settings_at(&self, host: &str, user: &str, database: &str) -> PostgresSettings {
         let port = self.port;
-        settings(&format!("postgres://{user}@{host}:{port}/{database}"))
+        postgres_settings(&format!("postgres://{user}@{host}:{port}/{database}"))
     }
 
     async fn admin(&self) -> Client {
@@ -95,19 +91,6 @@ async fn run(admin: &Client, statements: &[&str]) {
     for statement in statements {
         let ran = admin.batch_execute(statement).await;
         ran.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
-    }
-}
-
-fn settings(url: &str) -> PostgresSettings {
-    PostgresSettings {
-        url: Secret::new(url),
-        tls: TlsSettings {
-            mode: TlsMode::Prefer,
-            root_cert: None,
-            cert: None,
-            key: None,
-        },
-        connect_timeout: Duration::from_secs(20),
     }
 }
 
@@ -231,7 +214,7 @@ async fn every_password_method_lets_in_the_right_password_only() {
         open(&server.settings("unable:secret")).await.map(drop),
         "no REPLICATION",
     );
-    let closed = settings("postgres://u@127.0.0.1:1/d");
+    let closed = postgres_settings("postgres://u@127.0.0.1:1/d");
     assert_eq!(both(&closed).await.unwrap_err().class(), Class::Transient);
 }
 
@@ -417,7 +400,7 @@ async fn a_unix_socket_is_taken_without_tls_whatever_the_mode() {
     let server = Server::start();
     let directory = server.file("pg/data");
     let (directory, port) = (directory.display(), server.port);
-    let mut socket = settings(&format!("host={directory} port={port} user=postgres"));
+    let mut socket = postgres_settings(&format!("host={directory} port={port} user=postgres"));
     socket.tls.mode = TlsMode::VerifyFull;
     both(&socket).await.unwrap();
 }

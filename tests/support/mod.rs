@@ -7,8 +7,13 @@ pub mod content;
 pub mod postgres;
 pub mod walferry;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use ::walferry::config::{
+    Durability, KafkaSettings, PostgresSettings, Secret, TlsMode, TlsSettings,
+};
 
 pub use content::{assert_equal, wait_caught_up};
 pub use postgres::Postgres;
@@ -22,6 +27,31 @@ pub fn kafka() -> String {
     std::env::var("WALFERRY_TEST_KAFKA").expect(
         "WALFERRY_TEST_KAFKA names no broker: run the tests by `./dev test`, which starts one",
     )
+}
+
+/// How the library reaches the Kafka of this test run.
+pub fn kafka_settings() -> KafkaSettings {
+    KafkaSettings {
+        brokers: kafka(),
+        durability: Durability::SingleBroker,
+        replication_factor: 1,
+        retention: Duration::from_secs(3600),
+        properties: BTreeMap::new(),
+    }
+}
+
+/// How the library reaches a Postgres server.
+pub fn postgres_settings(url: &str) -> PostgresSettings {
+    PostgresSettings {
+        url: Secret::new(url),
+        tls: TlsSettings {
+            mode: TlsMode::Prefer,
+            root_cert: None,
+            cert: None,
+            key: None,
+        },
+        connect_timeout: Duration::from_secs(20),
+    }
 }
 
 /// The `dev` script.
