@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{self, SinkContext};
+use crate::capture::own_log::KeptLog;
 use crate::capture::{self, CaptureContext};
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
@@ -144,6 +145,7 @@ fn start(
             instance: instance.clone(),
             source,
             kafka: settings.kafka.clone(),
+            kept_log: KeptLog::default(),
             status: view.clone(),
             stop: stop.clone(),
         };
@@ -153,7 +155,7 @@ fn start(
             stop.clone(),
             move || {
                 let context = context.clone();
-                async move { capture::run_epoch(&context).await }
+                async move { capture::run(&context).await }
             },
         ));
     }

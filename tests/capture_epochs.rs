@@ -15,7 +15,8 @@ use support::{Postgres, kafka_settings, postgres_settings, unique};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
-use walferry::capture::{CaptureContext, run_epoch};
+use walferry::capture::own_log::KeptLog;
+use walferry::capture::{self, CaptureContext};
 use walferry::config::{PostgresSettings, SourceSettings};
 use walferry::error::{Class, Result};
 use walferry::log::commit_log::{Entry, Extent, Verdict, judge};
@@ -62,10 +63,12 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
             copy: true,
             copy_readers: 2,
             wal_sender_timeout: Duration::from_secs(10),
+            epoch_max: Duration::from_secs(86_400),
             batch_max_bytes: 4 << 20,
             queue_max_bytes: 64 << 20,
         },
         kafka: kafka_settings(),
+        kept_log: KeptLog::default(),
         status: Arc::new(Shared::default()),
         stop: CancellationToken::new(),
     }
@@ -81,7 +84,7 @@ impl Source {
     fn start(context: CaptureContext) -> Self {
         let own = context.clone();
         let task = tokio::spawn(async move {
-            let ended = run_epoch(&own).await;
+            let ended = capture::run(&own).await;
             if let Err(error) = &ended {
                 eprintln!("{}: {error}", own.instance);
             }
@@ -649,7 +652,7 @@ async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
     let admin = connect(&server).await;
     run(&admin, &["CREATE TABLE nokey (a int)"]).await;
     let pipeline = pipeline();
-    let refused = run_epoch(&context(&server, &pipeline, "one"))
+    let refused = capture::run(&context(&server, &pipeline, "one"))
         .await
         .expect_err("refused");
     assert_eq!(refused.class(), Class::Halt);
@@ -673,7 +676,7 @@ async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
         &["INSERT INTO nokey VALUES (1)", "CHECKPOINT", &slot],
     )
     .await;
-    let advanced = run_epoch(&context(&server, &pipeline, "three"))
+    let advanced = capture::run(&context(&server, &pipeline, "three"))
         .await
         .expect_err("halted");
     assert_eq!(advanced.class(), Class::Halt, "{advanced}");
@@ -685,7 +688,7 @@ async fn what_cannot_be_kept_halts_with_a_remedy_and_changes_nothing() {
         assert!(Instant::now() < deadline, "{error:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let gone = run_epoch(&context(&server, &pipeline, "four"))
+    let gone = capture::run(&context(&server, &pipeline, "four"))
         .await
         .expect_err("halted");
     assert_eq!(gone.class(), Class::Halt, "{gone}");
@@ -710,7 +713,7 @@ async fn a_table_that_somebody_dropped_from_the_publication_is_copied_again() {
     let drop = format!("ALTER PUBLICATION walferry_{pipeline} DROP TABLE a");
     run(&admin, &[&drop, "INSERT INTO a VALUES (1)"]).await;
 
-    let ended = run_epoch(&context(&server, &pipeline, "two"))
+    let ended = capture::run(&context(&server, &pipeline, "two"))
         .await
         .expect_err("an epoch without the table");
     assert_eq!(ended.class(), Class::Transient, "{ended}");

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use clap::CommandFactory;
+use walferry::cli::Cli;
 use walferry::config::all_keys;
+use walferry::log::topics::Topics;
 use walferry::metrics;
+use walferry::model::TableName;
 
 fn page(name: &str) -> String {
     let path = format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -82,4 +86,42 @@ fn the_operations_page_names_only_metrics_that_exist() {
             assert!(known.contains(word), "{word}");
         }
     }
+}
+
+/// Commands that do something, with those they are part of.
+fn commands(of: &clap::Command, path: &str, found: &mut BTreeSet<String>) {
+    let parts = || {
+        of.get_subcommands()
+            .filter(|part| part.get_name() != "help")
+    };
+    if parts().next().is_none() {
+        found.insert(path.to_owned());
+    }
+    for part in parts() {
+        commands(part, &format!("{path} {}", part.get_name()), found);
+    }
+}
+
+#[test]
+fn the_operations_page_lists_every_command_and_no_other() {
+    let mut known = BTreeSet::new();
+    commands(&Cli::command(), "walferry", &mut known);
+    assert!(known.contains("walferry run"), "{known:?}");
+    let listed: BTreeSet<String> = listed(&page("operations.md"), "Commands")
+        .into_iter()
+        .collect();
+    assert_eq!(listed, known);
+}
+
+#[test]
+fn the_format_page_lists_every_topic() {
+    let topics = Topics::new("P");
+    let table = TableName::new("<schema>", "<table>");
+    let of_tables = [topics.table(&table), topics.copy(&table)]
+        .map(|topic| topic.replace("-3c", "<").replace("-3e", ">"));
+    let own = [topics.commits(), topics.schemas(), topics.progress()];
+    let known: BTreeSet<String> = own.into_iter().chain(of_tables).collect();
+    let page = page("event-format.md");
+    let (head, _rest) = page.split_once("\n## ").expect("sections");
+    assert_eq!(listed(head, "").into_iter().collect::<BTreeSet<_>>(), known);
 }

@@ -54,6 +54,7 @@ fn defaults_are_what_production_wants() {
     assert_eq!((source.partitions, source.copy_readers), (1, 2));
     assert_eq!(source.include, ["*.*"]);
     assert_eq!(source.wal_sender_timeout, Duration::from_secs(10));
+    assert_eq!(source.epoch_max, Duration::from_secs(86_400));
     assert_eq!(source.batch_max_bytes, 4 << 20);
     assert_eq!(source.queue_max_bytes, 64 << 20);
     assert_eq!(source.postgres.tls.mode, TlsMode::Prefer);
@@ -96,6 +97,7 @@ fn every_setting_is_taken() {
         manage_publication = false
         partitions = 4
         wal_sender_timeout = "30s"
+        epoch_max = "6h"
         connect_timeout = "500ms"
         batch_max_bytes = "1MiB"
         queue_max_bytes = "128MB"
@@ -123,6 +125,7 @@ fn every_setting_is_taken() {
     assert_eq!(property("linger.ms"), "3");
     assert_eq!(settings.log.format, LogFormat::Json);
     let source = settings.source.unwrap();
+    assert_eq!(source.epoch_max, Duration::from_secs(6 * 3600));
     assert_eq!(source.publication, "My Publication");
     assert_eq!(source.postgres.tls.mode, TlsMode::VerifyFull);
     assert!(source.postgres.tls.root_cert.unwrap().ends_with("root.pem"));

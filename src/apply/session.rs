@@ -113,6 +113,7 @@ impl<'a> Session<'a> {
                 start::same_cluster(&checkpoint, &cluster_id)?;
                 // Durable with the next commit; until then nothing has been passed over.
                 let checkpoint = only_taken(checkpoint, &terms);
+                let checkpoint = start::behind_trim(context, &terms, checkpoint).await?;
                 let ledger = start::ledger_at(context, &terms, &checkpoint).await?;
                 (checkpoint, ledger)
             }

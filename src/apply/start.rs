@@ -122,6 +122,26 @@ fn begins_at_end(context: &SinkContext) -> bool {
     }
 }
 
+/// A checkpoint that promises nothing yet (no table in effect, none being loaded), fit for a log
+/// whose entries it has not read were trimmed: it begins again at the log's oldest entry. Nobody
+/// knew of it when the log was trimmed, for a sink is known by its first progress only.
+///
+/// # Errors
+/// Those of the log.
+pub async fn behind_trim(
+    context: &SinkContext,
+    terms: &Terms,
+    mut checkpoint: Checkpoint,
+) -> Result<Checkpoint> {
+    if checkpoint.in_effect.is_empty() && checkpoint.joins.is_empty() {
+        let tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
+        if checkpoint.log.next_offset < tail.low() {
+            checkpoint.log = LogPlace::at_low_end(tail.low());
+        }
+    }
+    Ok(checkpoint)
+}
+
 /// The copies that the log before a checkpoint shows. When every table is in effect no copy is
 /// needed: only the epoch entry is read, for the tables' OIDs.
 ///

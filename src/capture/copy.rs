@@ -77,7 +77,7 @@ fn needed(
     };
     captured
         .iter()
-        .filter(|table| !ledger.has(table, -1) || wished(table))
+        .filter(|table| ledger.lacks_first(table) || wished(table))
         .cloned()
         .collect()
 }

@@ -16,6 +16,7 @@ pub mod publisher;
 pub mod stream_loop;
 pub mod tables;
 pub mod takeover;
+mod trim;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,11 +37,13 @@ use crate::status::{LastError, Shared, SourceView, State};
 use self::captured_set::Watch;
 use self::copy::Copier;
 use self::encode_tx::TxEncoder;
+use self::own_log::KeptLog;
 use self::prepare::{Prepared, prepare, refused};
 use self::publisher::{Published, Publisher};
 use self::stream_loop::StreamLoop;
 use self::tables::Tables;
 use self::takeover::{Taken, hold, take_over};
+use self::trim::Trimmer;
 
 /// What a source worker works with.
 #[derive(Clone)]
@@ -53,6 +56,8 @@ pub struct CaptureContext {
     pub source: SourceSettings,
     /// Kafka's settings.
     pub kafka: KafkaSettings,
+    /// The commit log as the last epoch read it.
+    pub kept_log: KeptLog,
     /// What it says of itself.
     pub status: Arc<Shared<SourceView>>,
     /// Asks it to finish what is in flight, confirm, and return.
@@ -64,9 +69,24 @@ const ORDERS_MAX: usize = 64;
 /// How many watermarks are asked for at once.
 const WATERMARKS_AT_ONCE: usize = 16;
 
-/// Runs one epoch: take-over, streaming, copies; until asked to stop (`Ok`) or until anything of
-/// the epoch is lost (`Err`, classified; the supervisor begins a new epoch or halts).
-pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
+/// Runs epoch after epoch until asked to stop.
+///
+/// # Errors
+/// Anything of an epoch is lost; classified. The supervisor runs the source again or halts it.
+pub async fn run(context: &CaptureContext) -> Result<()> {
+    while !context.stop.is_cancelled() {
+        let epoch = CaptureContext {
+            stop: context.stop.child_token(),
+            ..context.clone()
+        };
+        run_epoch(&epoch).await?;
+    }
+    Ok(())
+}
+
+/// Runs one epoch: take-over, streaming, copies; until asked to stop or grown old (`Ok`) or until
+/// anything of the epoch is lost (`Err`). Its stop token is its own: growing old cancels it.
+async fn run_epoch(context: &CaptureContext) -> Result<()> {
     let topics = Topics::new(context.pipeline.clone());
     let producer = Arc::new(EpochProducer::open(
         &context.kafka,
@@ -79,6 +99,7 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
     let Some((prepared, mut taken)) = began else {
         return Ok(());
     };
+    context.kept_log.keep(prepared.log.clone());
     if !prepared.dropped.is_empty() {
         let tables: Vec<String> = prepared.dropped.iter().map(TableName::to_string).collect();
         return Err(Error::transient(format!(
@@ -135,6 +156,17 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
         Ok(())
     });
     let (copying, copies) = watch::channel(false);
+    tasks.spawn(grow_old(context.clone(), copies.clone()));
+    let trimmer = Trimmer {
+        context: context.clone(),
+        topics: topics.clone(),
+        points: prepared.log.points().clone(),
+        retention: prepared.retention,
+    };
+    tasks.spawn(async move {
+        trimmer.run().await;
+        Ok(())
+    });
     let set = Watch {
         context: context.clone(),
         captured: prepared
@@ -187,6 +219,18 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
         error = producer.failed() => Err(error),
         error = first_error(&mut tasks) => Err(error),
     }
+}
+
+/// Ends an epoch that has lasted as long as it may, as a stop does; a copy under way, which the
+/// next epoch would void, is waited for.
+async fn grow_old(context: CaptureContext, mut copying: watch::Receiver<bool>) -> Result<()> {
+    tokio::time::sleep(context.source.epoch_max).await;
+    // An error means that the epoch is over already.
+    if copying.wait_for(|copying| !copying).await.is_ok() {
+        tracing::info!("the epoch has lasted long enough; beginning the next one");
+        context.stop.cancel();
+    }
+    Ok(())
 }
 
 async fn begin(

@@ -1,5 +1,8 @@
 //! The commit log as the source reads it before and during a take-over.
+//!
+//! It is read from its low end once a process; later epochs read on from where the last one was.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::KafkaSettings;
@@ -9,10 +12,40 @@ use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot};
 use crate::log::tail::{From, LogTail};
 use crate::log::takeover::LogEnd;
+use crate::log::trim::TrimPoints;
 use crate::model::checkpoint::LogPlace;
 
 /// A log whose next entry does not come although the broker says it is there.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The log as an epoch of this process has read it, for the next one. Taken while an epoch begins
+/// and given back once it has begun: after an error in between it is read from its low end again.
+#[derive(Clone, Debug, Default)]
+pub struct KeptLog(Arc<Mutex<Option<OwnLog>>>);
+
+impl KeptLog {
+    /// What was kept, if anything was.
+    pub fn take(&self) -> Option<OwnLog> {
+        self.place().take()
+    }
+
+    /// Keeps it.
+    pub fn keep(&self, log: OwnLog) {
+        *self.place() = Some(log);
+    }
+
+    /// Notes that the log was trimmed.
+    pub fn cut(&self, offset: i64) {
+        if let Some(log) = self.place().as_mut() {
+            log.points.cut(offset);
+        }
+    }
+
+    fn place(&self) -> std::sync::MutexGuard<'_, Option<OwnLog>> {
+        // Whole values only: a panic elsewhere leaves none half-done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What reading the log from its low end has told so far.
 #[derive(Clone, Debug)]
@@ -22,6 +55,7 @@ pub struct OwnLog {
     /// The reader's place; none before the first reading.
     place: Option<LogPlace>,
     ledger: CopyLedger,
+    points: TrimPoints,
     leader: Option<(String, u32)>,
 }
 
@@ -33,6 +67,7 @@ impl OwnLog {
             topic,
             place: None,
             ledger: CopyLedger::new(),
+            points: TrimPoints::default(),
             leader: None,
         }
     }
@@ -49,6 +84,9 @@ impl OwnLog {
             None => From::Low,
         };
         let mut tail = LogTail::open(&self.kafka, &self.topic, from).await?;
+        if self.place.is_none() {
+            self.ledger = CopyLedger::at_low_end(tail.low());
+        }
         let place = self
             .place
             .get_or_insert_with(|| LogPlace::at_low_end(tail.low()));
@@ -61,7 +99,9 @@ impl OwnLog {
                         self.topic, place.next_offset
                     ))
                 })??;
-            if judge(place, offset, &entry)? == Verdict::Valid {
+            let verdict = judge(place, offset, &entry)?;
+            self.points.judged(offset, &entry, verdict);
+            if verdict == Verdict::Valid {
                 self.ledger.valid(offset, &entry);
                 if let Entry::Epoch(epoch) = entry {
                     self.leader = Some((epoch.system_id, epoch.timeline));
@@ -100,6 +140,11 @@ impl OwnLog {
     /// What is known of copies.
     pub fn ledger(&self) -> &CopyLedger {
         &self.ledger
+    }
+
+    /// Where the log may be trimmed.
+    pub fn points(&self) -> &TrimPoints {
+        &self.points
     }
 
     /// Where the log ends, and which leader it was written from.

@@ -4,6 +4,7 @@
 //! an entry, what is missing is lost, and making it anew would hide that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -41,6 +42,8 @@ pub struct Prepared {
     pub epoch: Option<Epoch>,
     /// Why tables that are selected are not captured.
     pub left_out: Vec<Refusal>,
+    /// For how long the tables' topics keep their records at most; none: for ever.
+    pub retention: Option<Duration>,
 }
 
 /// What is there of a pipeline.
@@ -131,7 +134,8 @@ pub async fn prepare(
         admin: TopicAdmin::open(&context.kafka)?,
         database: &database,
     };
-    let mut log = OwnLog::new(context.kafka.clone(), topics.commits());
+    let fresh = || OwnLog::new(context.kafka.clone(), topics.commits());
+    let mut log = context.kept_log.take().unwrap_or_else(fresh);
     let mut found = places.look(&tables, &mut log).await?;
     let missing = match places.judge(&found, &log, &tables) {
         Ok(missing) => missing,
@@ -162,6 +166,7 @@ pub async fn prepare(
     if missing.slot {
         places.create_slot().await?;
     }
+    let retention = kept_for(context.kafka.retention, topics, &tables, &found.topics);
     Ok(Prepared {
         tables,
         dropped,
@@ -174,6 +179,7 @@ pub async fn prepare(
         log,
         client,
         left_out,
+        retention,
     })
 }
 
@@ -375,6 +381,29 @@ fn dropped(
     gone.map(|table| table.schema.table.clone()).collect()
 }
 
+/// The longest that any of the tables' topics keeps records; those not there yet are made as the
+/// settings say. None: for ever, or not known.
+fn kept_for(
+    set: Duration,
+    topics: &Topics,
+    tables: &[CatalogTable],
+    found: &BTreeMap<String, TopicState>,
+) -> Option<Duration> {
+    let names = tables.iter().flat_map(|table| {
+        let table = &table.schema.table;
+        [topics.table(table), topics.copy(table)]
+    });
+    names
+        .map(|name| found.get(&name))
+        .try_fold(set, |longest, state| {
+            let Some(state) = state else {
+                return Some(longest);
+            };
+            let millis = state.config.get("retention.ms")?.parse::<u64>().ok()?;
+            Some(longest.max(Duration::from_millis(millis)))
+        })
+}
+
 /// All topics as they must be; those that are there keep their number of partitions.
 fn topic_specs(
     context: &CaptureContext,
@@ -475,9 +504,8 @@ mod tests {
     use super::*;
     use crate::model::{ReplicaIdentity, TableSchema};
 
-    #[test]
-    fn a_table_that_somebody_dropped_from_the_publication_is_told_from_one_that_joins() {
-        let table = |name: &str, oid| CatalogTable {
+    fn table(name: &str, oid: u32) -> CatalogTable {
+        CatalogTable {
             schema: TableSchema {
                 table: TableName::new("public", name),
                 relation: Oid(oid),
@@ -494,7 +522,36 @@ mod tests {
             row_filter: None,
             column_list: None,
             missing_key_columns: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_log_is_kept_as_long_as_the_topic_that_keeps_longest() {
+        let day = Duration::from_secs(86_400);
+        let tables = ["a", "b"].map(|name| table(name, 1));
+        let topics = Topics::new("p");
+        let with = |retention: &[(&str, &str)]| {
+            let state = |&(name, ms): &(&str, &str)| {
+                let state = TopicState {
+                    partitions: 1,
+                    config: BTreeMap::from([("retention.ms".to_owned(), ms.to_owned())]),
+                    replication: 1,
+                };
+                (name.to_owned(), state)
+            };
+            let found = retention.iter().map(state).collect();
+            kept_for(day, &topics, &tables, &found)
         };
+        assert_eq!(with(&[]), Some(day));
+        assert_eq!(with(&[("p.public.a", "1000")]), Some(day));
+        let longer = [("p.public.a", "1000"), ("p.copy.public.b", "172800000")];
+        assert_eq!(with(&longer), Some(2 * day));
+        assert_eq!(with(&[("p.public.b", "-1")]), None, "for ever");
+        assert_eq!(with(&[("p.commits", "-1")]), Some(day), "no table's topic");
+    }
+
+    #[test]
+    fn a_table_that_somebody_dropped_from_the_publication_is_told_from_one_that_joins() {
         let name = |name: &str| TableName::new("public", name);
         let tables = [
             table("stays", 1),

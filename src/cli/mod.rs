@@ -1,6 +1,7 @@
 //! The command line: what can be asked of walferry, and with which exit code it answers.
 
 mod logging;
+mod sink;
 mod status;
 mod tail;
 
@@ -118,6 +119,12 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = TailFrom::Now)]
         from: TailFrom,
     },
+    /// Act on one sink
+    Sink {
+        /// What to do with it
+        #[command(subcommand)]
+        action: SinkAction,
+    },
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  walferry completions bash > /etc/bash_completion.d/walferry"
@@ -125,6 +132,22 @@ pub enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What can be done with one sink.
+#[derive(Debug, Subcommand)]
+pub enum SinkAction {
+    /// Forget a sink that is gone for good
+    ///
+    /// The commit log is kept for every sink that ever said how far it is. This removes what the
+    /// named one said, so that the log can be trimmed without it. Nothing is changed in its
+    /// follower. A sink that runs again, or still runs, is known again at once.
+    #[command(after_help = "Example:\n  walferry sink forget old_reports")]
+    Forget {
+        /// Its name: that of its file in connectors/ without .toml
+        #[arg(value_name = "SINK")]
+        name: String,
     },
 }
 
@@ -193,6 +216,13 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             let settings = settings()?;
             logging::init_quiet();
             tail::run(settings, &tables, json, from).await
+        }
+        Command::Sink { action } => {
+            let settings = settings()?;
+            logging::init_quiet();
+            match action {
+                SinkAction::Forget { name } => sink::forget(settings, &name).await,
+            }
         }
         Command::Completions { shell } => {
             let mut out = Vec::new();

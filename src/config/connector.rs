@@ -163,6 +163,13 @@ fn source(document: &Document, name: &str, pipeline: &str) -> Result<SourceSetti
             defaults::WAL_SENDER_TIMEOUT,
             (second, 3600 * second),
         )?,
+        epoch_max: duration(
+            document,
+            "epoch_max",
+            raw.epoch_max,
+            defaults::EPOCH_MAX,
+            (second, 365 * 86_400 * second),
+        )?,
         batch_max_bytes,
         queue_max_bytes,
     })

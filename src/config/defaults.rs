@@ -14,6 +14,8 @@ pub const PARTITIONS: u32 = 1;
 pub const COPY_READERS: u32 = 2;
 /// `wal_sender_timeout` of a source.
 pub const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(10);
+/// `epoch_max` of a source.
+pub const EPOCH_MAX: Duration = Duration::from_secs(86_400);
 /// `connect_timeout` of every Postgres connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// `statement_timeout` of a Postgres sink.

@@ -169,6 +169,8 @@ pub struct SourceSettings {
     pub copy_readers: u32,
     /// `wal_sender_timeout` of the replication session.
     pub wal_sender_timeout: Duration,
+    /// Age at which an epoch ends and the next one begins.
+    pub epoch_max: Duration,
     /// A batch closes at about this many bytes of records.
     pub batch_max_bytes: usize,
     /// Upper bound of memory for records not yet acknowledged.

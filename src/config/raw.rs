@@ -58,6 +58,7 @@ pub(super) struct Source {
     pub(super) tables: Tables,
     pub(super) partitions: Option<u32>,
     pub(super) wal_sender_timeout: Option<Span>,
+    pub(super) epoch_max: Option<Span>,
     pub(super) batch_max_bytes: Option<Size>,
     pub(super) queue_max_bytes: Option<Size>,
     #[serde(default)]

@@ -26,12 +26,24 @@ pub struct KnownCopy {
 pub struct CopyLedger {
     captured: BTreeMap<TableName, Oid>,
     copies: BTreeMap<i64, KnownCopy>,
+    /// Whether the log's first entries were trimmed, and with them perhaps copies.
+    is_trimmed: bool,
+    /// Tables captured where a trimmed log begins: they have had their first copy.
+    had_copies: BTreeSet<TableName>,
 }
 
 impl CopyLedger {
     /// A ledger before the log's first entry.
     pub fn new() -> Self {
         CopyLedger::default()
+    }
+
+    /// A ledger before the oldest entry that is left of the log, at offset `low`.
+    pub fn at_low_end(low: i64) -> Self {
+        CopyLedger {
+            is_trimmed: low > 0,
+            ..CopyLedger::default()
+        }
     }
 
     /// Notes a valid entry. Returns the tables that left with it: those that the captured set lost,
@@ -80,11 +92,16 @@ impl CopyLedger {
     }
 
     /// Whether a complete or running copy of the table with an id above `after` (-1: any) is there.
-    /// A source makes one for each captured table without, and for each that a sink wants.
     pub fn has(&self, table: &TableName, after: i64) -> bool {
         self.copies
             .range(after + 1..)
             .any(|(_, copy)| copy.tables.contains(table))
+    }
+
+    /// Whether the table has not been copied since it was captured: a source then makes its first
+    /// copy unasked. Later ones are made when a sink wants them.
+    pub fn lacks_first(&self, table: &TableName) -> bool {
+        !self.had_copies.contains(table) && !self.has(table, -1)
     }
 
     fn new_epoch(&mut self, captured: &[Captured]) -> BTreeSet<TableName> {
@@ -98,7 +115,12 @@ impl CopyLedger {
             Some(oid) => before.is_none_or(|before| before == oid),
             None => false,
         };
+        if self.is_trimmed && self.captured.is_empty() && self.copies.is_empty() {
+            self.had_copies = captured.keys().cloned().collect();
+        }
         let before = &self.captured;
+        self.had_copies
+            .retain(|table| stays(table, before.get(table)));
         for copy in self.copies.values_mut() {
             copy.tables.retain(|table| stays(table, before.get(table)));
         }

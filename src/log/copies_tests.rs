@@ -154,3 +154,35 @@ fn batches_and_ends_of_unknown_copies_change_nothing() {
     let copy = ledger.get(3).expect("known");
     assert!(copy.end.is_some());
 }
+
+#[test]
+fn a_trimmed_log_does_not_ask_for_first_copies_again() {
+    let both = [("a", 1), ("b", 2)];
+    let lacking = |ledger: &CopyLedger| {
+        let names = ["a", "b", "c"].into_iter();
+        let lacking = names.filter(|name| ledger.lacks_first(&table(name)));
+        lacking.collect::<Vec<_>>()
+    };
+    let mut whole = CopyLedger::at_low_end(0);
+    whole.valid(0, &epoch(&both));
+    assert_eq!(lacking(&whole), ["a", "b", "c"]);
+
+    let mut trimmed = CopyLedger::at_low_end(70);
+    trimmed.valid(70, &epoch(&both));
+    assert_eq!(lacking(&trimmed), ["c"]);
+    assert_eq!(chosen(&trimmed, "a", &[]), None, "a sink has to ask");
+    assert!(!trimmed.has(&table("a"), -1), "so that a wish is heard");
+    trimmed.valid(71, &epoch(&[("a", 1), ("b", 9), ("c", 3)]));
+    assert_eq!(
+        lacking(&trimmed),
+        ["b", "c"],
+        "another table, and a new one"
+    );
+    trimmed.valid(72, &epoch(&[("c", 3)]));
+    trimmed.valid(73, &epoch(&[("a", 1), ("c", 3)]));
+    assert_eq!(
+        lacking(&trimmed),
+        ["a", "b", "c"],
+        "what left returns by a copy"
+    );
+}

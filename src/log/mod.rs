@@ -1,6 +1,6 @@
 //! The event log in Kafka: records, the commit log, topics, producer and readers.
 //!
-//! The commit log's rules (`commit_log`, `takeover`, `confirm`, `copies`) and the codec are pure;
+//! The commit log's rules (`commit_log`, `takeover`, `confirm`, `copies`, `trim`) and the codec are pure;
 //! `producer`, `tail`, `records`, `schemas`, `topics` and `progress` talk to Kafka and decide nothing.
 
 pub mod client;
@@ -18,3 +18,4 @@ pub mod tail;
 pub mod takeover;
 pub(crate) mod topic_admin;
 pub mod topics;
+pub mod trim;

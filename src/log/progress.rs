@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::producer::{
+    BaseRecord, DefaultProducerContext, FutureProducer, FutureRecord, Producer, ThreadedProducer,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -14,7 +16,7 @@ use tokio::task::spawn_blocking;
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::client::{client_config, refused};
-use crate::log::partition::{PartitionReader, STOP_CHECK_INTERVAL};
+use crate::log::partition::{ASK_TIMEOUT, PartitionReader, STOP_CHECK_INTERVAL};
 use crate::model::{Lsn, TableName};
 
 /// What a sink says of itself after a durable step.
@@ -107,6 +109,24 @@ impl Drop for ProgressWriter {
             tracing::warn!(%error, "no thread to close a Kafka producer: closed in place");
         }
     }
+}
+
+/// Removes what a sink has said: its record becomes a tombstone.
+///
+/// # Errors
+/// Transient when Kafka does not acknowledge it in time; halt when librdkafka refuses the settings.
+pub async fn forget(kafka: &KafkaSettings, topic: &str, sink: &str) -> Result<()> {
+    let fixed = [("enable.idempotence", "true"), ("acks", "all")];
+    let producer: FutureProducer = client_config(kafka, &[("linger.ms", "0")], &fixed)
+        .create()
+        .map_err(|error| refused("Kafka producer", error))?;
+    let tombstone = FutureRecord::<str, [u8]>::to(topic).partition(0).key(sink);
+    let failed = || Error::transient(format!("writing to {topic}"));
+    producer
+        .send(tombstone, ASK_TIMEOUT)
+        .await
+        .map(|_delivered| ())
+        .map_err(|(error, _record)| failed().caused_by(error))
 }
 
 /// Reads the newest progress of every sink.

@@ -13,6 +13,7 @@ use rdkafka::admin::{
 };
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::Offset;
 use tokio::task::spawn_blocking;
 
 use crate::config::{Durability, KafkaSettings};
@@ -172,19 +173,25 @@ impl TopicAdmin {
         Ok(self.metadata().await?.brokers().len())
     }
 
-    /// Removes the records below an offset of a partition: how the commit log is trimmed.
+    /// Removes the records below an offset of a partition: how the commit log is trimmed. Returns
+    /// the oldest offset that is left.
     ///
     /// # Errors
     /// Transient.
-    pub async fn trim(&self, topic: &str, partition: i32, below: i64) -> Result<()> {
+    pub async fn trim(&self, topic: &str, partition: i32, below: i64) -> Result<i64> {
         let list = crate::log::partition::one_partition(topic, partition, below)?;
         let failed = || Error::transient(format!("trimming {topic} to offset {below}"));
         let answer = self.client.delete_records(&list, &options()).await;
         let answer = answer.map_err(|error| failed().caused_by(error))?;
+        let mut low = below;
         for element in answer.elements() {
             element.error().map_err(|error| failed().caused_by(error))?;
+            // DeleteRecords answers with the partition's new low watermark.
+            if let Offset::Offset(offset) = element.offset() {
+                low = offset;
+            }
         }
-        Ok(())
+        Ok(low)
     }
 
     /// Of all topics: asking for one by name would make it on brokers that create topics by themselves.

@@ -12,5 +12,6 @@ mod lag;
 mod large;
 mod restarts;
 mod shapes;
+mod trimming;
 mod truncate;
 mod types;
