@@ -62,6 +62,7 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
             partitions: 3,
             copy: true,
             copy_readers: 2,
+            copy_group_max_bytes: 64 << 10,
             wal_sender_timeout: Duration::from_secs(10),
             epoch_max: Duration::from_secs(86_400),
             batch_max_bytes: 4 << 20,

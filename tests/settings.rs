@@ -52,6 +52,7 @@ fn defaults_are_what_production_wants() {
     assert_eq!(source.publication, "walferry_shop");
     assert!(source.manage_publication && source.copy);
     assert_eq!((source.partitions, source.copy_readers), (1, 2));
+    assert_eq!(source.copy_group_max_bytes, 1 << 30);
     assert_eq!(source.include, ["*.*"]);
     assert_eq!(source.wal_sender_timeout, Duration::from_secs(10));
     assert_eq!(source.epoch_max, Duration::from_secs(86_400));
@@ -110,6 +111,7 @@ fn every_setting_is_taken() {
         [copy]
         enabled = false
         readers = 8
+        group_max_bytes = "256MiB"
     "#;
     let stdout = "kind = \"stdout\"\nfrom = \"earliest\"\n";
     let settings = load(
@@ -133,6 +135,7 @@ fn every_setting_is_taken() {
     assert_eq!(source.queue_max_bytes, 128_000_000);
     assert!(!source.copy && !source.manage_publication);
     assert_eq!(source.copy_readers, 8);
+    assert_eq!(source.copy_group_max_bytes, 256 << 20);
     assert_eq!(source.exclude, ["public.tmp_*"]);
     let StoreSettings::Stdout(store) = &settings.sinks[0].store else {
         panic!("{:?}", settings.sinks[0].store)

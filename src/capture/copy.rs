@@ -1,36 +1,32 @@
-//! Copies: which tables need one, and making one beside the stream.
+//! Copies: making them as they are needed, beside the stream.
 //!
 //! A copy that fails is given up and begun again under a new id; the stream does not notice. What
 //! the stream has to know (the entries' order) goes through the publisher.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::capture::CaptureContext;
+use crate::capture::copy_choice::{BACK_OFF_MIN, Failures, Next, group, needed};
 use crate::capture::copy_rows::{CopiedTable, RowWriter, read_all};
 use crate::capture::outbox::Outbox;
 use crate::capture::publisher::{Order, Published, extents};
 use crate::capture::stream_loop::push_schema;
 use crate::capture::tables::{CapturedTable, Labels};
-use crate::error::{Class, Error, Result};
+use crate::error::{Error, Result};
 use crate::log::commit_log::{CopyBegin, CopyEnd, Entry, Extent, Extents};
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot};
-use crate::log::progress::{Progress, ProgressReader};
+use crate::log::progress::ProgressReader;
 use crate::log::topics::Topics;
 use crate::model::{Epoch, Lsn, Oid, TableName};
 use crate::postgres::connect;
 use crate::source::catalog::{self, CatalogTable};
-use crate::source::copy::{Snapshot, open_snapshot};
+use crate::source::copy::{Snapshot, open_snapshot, table_bytes};
 use crate::status::{CopyProgress, LastError};
-
-/// First wait after a copy that failed.
-const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-/// Longest wait after a copy that failed.
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
 /// The maker of copies of one epoch.
 pub struct Copier {
@@ -56,101 +52,15 @@ pub struct Copier {
     pub copying: watch::Sender<bool>,
 }
 
-/// Captured tables that need a copy: none in the log is good for them, or a sink asks for a newer
-/// one. `made` are this epoch's copies by table: a wish for one above them that it cannot have seen
-/// comes from another log and is passed over.
-fn needed(
-    captured: &[TableName],
-    ledger: &CopyLedger,
-    wishes: &BTreeMap<String, Progress>,
-    made: &BTreeMap<TableName, i64>,
-) -> Vec<TableName> {
-    let wished = |table: &TableName| {
-        wishes
-            .values()
-            .flat_map(|progress| &progress.wants)
-            .filter(|want| want.table == *table)
-            .any(|want| {
-                !ledger.has(table, want.after)
-                    && made.get(table).is_none_or(|&newest| newest == want.after)
-            })
-    };
-    captured
-        .iter()
-        .filter(|table| ledger.lacks_first(table) || wished(table))
-        .cloned()
-        .collect()
-}
-
-/// Tables whose copy failed in this epoch. Each is then copied by itself, with a back-off of its own,
-/// so that one sick table does not keep the others from their copy.
-#[derive(Debug, Default)]
-struct Failures(BTreeMap<TableName, Failure>);
-
-#[derive(Clone, Copy, Debug)]
-struct Failure {
-    /// When it is tried again.
-    due: Instant,
-    /// How long it waited for that.
-    back_off: Duration,
-}
-
-/// What the maker of copies does next.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    /// One copy of these tables.
-    Copy(Vec<TableName>),
-    /// Nothing until then, or until a sink asks for something.
-    WaitUntil(Instant),
-    /// Nothing until a sink asks for something.
-    Wait,
-}
-
-impl Failures {
-    /// What comes next of the tables that need a copy.
-    fn next(&self, needed: &[TableName], now: Instant) -> Next {
-        let together: Vec<TableName> = needed
-            .iter()
-            .filter(|table| !self.0.contains_key(*table))
-            .cloned()
-            .collect();
-        if !together.is_empty() {
-            return Next::Copy(together);
-        }
-        let first = needed
-            .iter()
-            .filter_map(|table| Some((self.0.get(table)?.due, table)))
-            .min();
-        match first {
-            Some((due, table)) if due <= now => Next::Copy(vec![table.clone()]),
-            Some((due, _)) => Next::WaitUntil(due),
-            None => Next::Wait,
-        }
-    }
-
-    /// Notes a copy that failed. Where it was of several tables, which of them it was is not known.
-    fn failed(&mut self, tables: &[TableName], class: Class, now: Instant) {
-        for table in tables {
-            let back_off = match (self.0.get(table), class) {
-                _ if tables.len() > 1 => BACK_OFF_MIN,
-                (_, Class::Halt | Class::Fenced) => BACK_OFF_MAX,
-                (Some(before), Class::Transient) => (before.back_off * 2).min(BACK_OFF_MAX),
-                (None, Class::Transient) => BACK_OFF_MIN,
-            };
-            let failure = Failure {
-                due: now + back_off,
-                back_off,
-            };
-            self.0.insert(table.clone(), failure);
-        }
-    }
-
-    /// Notes tables that were copied.
-    fn copied(&mut self, tables: &[TableName]) {
-        for table in tables {
-            self.0.remove(table);
-        }
-    }
+/// What came of making one copy.
+#[derive(Default)]
+struct Ended {
+    /// Tables copied, with the copy's id.
+    copied: Vec<(TableName, i64)>,
+    /// Tables that are no longer there.
+    gone: Vec<TableName>,
+    /// When to try again what could not be begun.
+    again: Option<Instant>,
 }
 
 /// The tables of a copy, for an error: by name, unless they are many.
@@ -182,40 +92,61 @@ impl Copier {
         let mut failures = Failures::default();
         loop {
             let needed = needed(&captured, &self.ledger, &progress.newest(), &made);
-            let tables = match failures.next(&needed, Instant::now()) {
-                Next::Copy(tables) => tables,
-                Next::WaitUntil(due) => {
-                    tokio::select! {
-                        () = progress.changed() => {}
-                        () = tokio::time::sleep_until(due.into()) => {}
+            let due = match failures.next(&needed, Instant::now()) {
+                Next::Copy(tables) => {
+                    self.copying.send_replace(true);
+                    let ended = self.copy_some(&tables, &mut failures).await;
+                    self.copying.send_replace(false);
+                    made.extend(ended.copied);
+                    // What is gone stays so; the next epoch's captured set will say it.
+                    captured.retain(|table| !ended.gone.contains(table));
+                    match ended.again {
+                        Some(due) => due,
+                        None => continue,
                     }
-                    continue;
                 }
+                Next::WaitUntil(due) => due,
                 Next::Wait => {
                     progress.changed().await;
                     continue;
                 }
             };
-            self.copying.send_replace(true);
-            let copied = self.copy(&tables).await;
-            self.copying.send_replace(false);
-            match copied {
-                Ok(copied) => {
-                    let mut there = Vec::new();
-                    if let Some((id, copied)) = copied {
-                        made.extend(copied.iter().map(|table| (table.clone(), id)));
-                        there = copied;
-                    }
-                    failures.copied(&tables);
-                    // What is gone stays so; the next epoch's captured set will say it.
-                    captured.retain(|table| there.contains(table) || !tables.contains(table));
-                }
-                Err(error) => {
-                    failures.failed(&tables, error.class(), Instant::now());
-                    self.said(&error.at(named(&tables)));
-                }
+            tokio::select! {
+                () = progress.changed() => {}
+                () = tokio::time::sleep_until(due.into()) => {}
             }
         }
+    }
+
+    /// Makes one copy: of as many of these tables as go into one.
+    async fn copy_some(&mut self, wanted: &[TableName], failures: &mut Failures) -> Ended {
+        let mut ended = Ended::default();
+        let tables = match self.choose(wanted).await {
+            Ok((tables, gone)) => {
+                ended.gone = gone;
+                tables
+            }
+            Err(error) => {
+                self.said(&error.at(named(wanted)));
+                ended.again = Some(Instant::now() + BACK_OFF_MIN);
+                return ended;
+            }
+        };
+        if tables.is_empty() {
+            return ended;
+        }
+        let names: Vec<TableName> = tables.iter().map(|t| t.schema.table.clone()).collect();
+        match self.copy(&tables, &names).await {
+            Ok(copy) => {
+                failures.copied(&names);
+                ended.copied = names.into_iter().map(|table| (table, copy)).collect();
+            }
+            Err(error) => {
+                failures.failed(&names, error.class(), Instant::now());
+                self.said(&error.at(named(&names)));
+            }
+        }
+        ended
     }
 
     /// A failed copy does not stop the stream, but it is said.
@@ -226,17 +157,11 @@ impl Copier {
             .update(|view| view.last_error = Some(LastError::now(error)));
     }
 
-    /// Makes one copy of the tables that are still there; its id and tables.
-    async fn copy(&mut self, wanted: &[TableName]) -> Result<Option<(i64, Vec<TableName>)>> {
-        let tables = self.still_there(wanted).await?;
-        if tables.is_empty() {
-            return Ok(None);
-        }
-        let names: Vec<TableName> = tables.iter().map(|t| t.schema.table.clone()).collect();
-        self.show(&tables);
+    /// Makes one copy; its id.
+    async fn copy(&mut self, tables: &[CatalogTable], names: &[TableName]) -> Result<i64> {
         // Entries of a log without any boundary could not be told from repeats.
         self.reached(Lsn::ZERO).await?;
-        let copy = self.begin(&tables).await?;
+        let copy = self.begin(tables).await?;
         let source = &self.context.source;
         let snapshot = open_snapshot(
             &source.postgres,
@@ -247,7 +172,7 @@ impl Copier {
         .await?;
         let point = snapshot.point;
         tracing::info!(copy, %point, tables = names.len(), "copying tables");
-        let rows = self.rows(copy, snapshot, &tables).await?;
+        let rows = self.rows(copy, snapshot, tables).await?;
         self.reached(point).await?;
         let (ended, end) = oneshot::channel();
         self.order(Order::CopyEnd {
@@ -258,13 +183,14 @@ impl Copier {
         })
         .await?;
         end.await.map_err(|_| epoch_over())?;
-        self.note(copy, &names, point, rows);
+        self.note(copy, names, point, rows);
         tracing::info!(copy, %point, tables = names.len(), "tables copied");
-        Ok(Some((copy, names)))
+        Ok(copy)
     }
 
-    /// Leaves out tables that were dropped (or dropped and made anew) since the epoch began.
-    async fn still_there(&self, wanted: &[TableName]) -> Result<Vec<CatalogTable>> {
+    /// The tables of the next copy, as many of those wanted as go into one, and those of them that
+    /// were dropped (or dropped and made anew) since the epoch began.
+    async fn choose(&self, wanted: &[TableName]) -> Result<(Vec<CatalogTable>, Vec<TableName>)> {
         let name = format!("walferry_{}_catalog", self.context.pipeline);
         let client = connect(&self.context.source.postgres, &name).await?;
         catalog::prepare_session(&client).await?;
@@ -275,12 +201,27 @@ impl Copier {
             .collect();
         let oids: Vec<Oid> = asked.iter().map(|table| table.schema.relation).collect();
         let now = catalog::describe(&client, &oids).await?;
-        let there: BTreeSet<Oid> = now.iter().map(|table| table.schema.relation).collect();
-        Ok(asked
+        let found: BTreeSet<Oid> = now.iter().map(|table| table.schema.relation).collect();
+        let (there, gone): (Vec<&CatalogTable>, Vec<&CatalogTable>) = asked
             .into_iter()
-            .filter(|table| there.contains(&table.schema.relation))
-            .cloned()
-            .collect())
+            .partition(|table| found.contains(&table.schema.relation));
+        // Without sizes (a table is locked) all go into one copy, and one by one if that fails.
+        let sizes = table_bytes(&client, &now).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the tables' sizes are not known: they are copied together");
+            HashMap::new()
+        });
+        let sized = there.iter().map(|table| {
+            let bytes = sizes.get(&table.schema.relation).copied().unwrap_or(0);
+            (bytes, table.schema.table.clone())
+        });
+        let max_bytes = self.context.source.copy_group_max_bytes as u64;
+        let group = group(sized.collect(), max_bytes);
+        self.show(&there, &group);
+        let chosen = there
+            .into_iter()
+            .filter(|table| group.contains(&table.schema.table));
+        let gone = gone.into_iter().map(|table| table.schema.table.clone());
+        Ok((chosen.cloned().collect(), gone.collect()))
     }
 
     async fn begin(&self, tables: &[CatalogTable]) -> Result<i64> {
@@ -400,16 +341,26 @@ impl Copier {
             .map_err(|_| epoch_over())
     }
 
-    fn show(&self, tables: &[CatalogTable]) {
-        let copies = tables.iter().map(|table| CopyProgress {
-            table: table.schema.table.to_string(),
-            rows: 0,
-            rows_estimate: table.rows_estimate,
-            done: false,
+    /// Shows all tables that wait for their copy, and those of the next one from the beginning.
+    fn show(&self, waiting: &[&CatalogTable], next: &[TableName]) {
+        self.context.status.update(|view| {
+            if view.copies.iter().all(|copy| copy.done) {
+                view.copies.clear();
+            }
+            let next: Vec<String> = next.iter().map(TableName::to_string).collect();
+            view.copies.retain(|copy| !next.contains(&copy.table));
+            for table in waiting {
+                let name = table.schema.table.to_string();
+                if !view.copies.iter().any(|copy| copy.table == name) {
+                    view.copies.push(CopyProgress {
+                        table: name,
+                        rows: 0,
+                        rows_estimate: table.rows_estimate,
+                        done: false,
+                    });
+                }
+            }
         });
-        self.context
-            .status
-            .update(|view| view.copies = copies.collect());
     }
 
     /// Notes the finished copy as a reader of the log would.
@@ -440,125 +391,4 @@ fn slots(producer: &EpochProducer, topic: &str, partitions: u32) -> Vec<Partitio
     (0..partitions)
         .map(|partition| producer.partition_slot(topic, partition))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log::commit_log::{Captured, EpochEntry};
-    use crate::log::progress::Want;
-
-    fn table(name: &str) -> TableName {
-        TableName::new("public", name)
-    }
-
-    fn ledger(complete: &[(&str, i64)]) -> CopyLedger {
-        let mut ledger = CopyLedger::new();
-        let captured = ["a", "b"].map(|name| Captured {
-            table: table(name),
-            relation: Oid(1),
-        });
-        let epoch = EpochEntry {
-            after: 0,
-            instance: "i".into(),
-            system_id: "s".into(),
-            timeline: 1,
-            captured: captured.to_vec(),
-        };
-        ledger.valid(0, &Entry::Epoch(epoch));
-        for &(name, id) in complete {
-            let begin = CopyBegin {
-                epoch: Epoch(0),
-                tables: vec![table(name)],
-                at: None,
-                offsets: BTreeMap::new(),
-            };
-            let end = CopyEnd {
-                epoch: Epoch(0),
-                copy: id,
-                point: Lsn(1),
-                rows: Extents::new(),
-            };
-            ledger.valid(id, &Entry::CopyBegin(begin));
-            ledger.valid(id + 1, &Entry::CopyEnd(end));
-        }
-        ledger
-    }
-
-    fn wishes(name: &str, after: i64) -> BTreeMap<String, Progress> {
-        let progress = Progress {
-            sink: "s".into(),
-            applied: Lsn(0),
-            log_offset: 0,
-            wants: vec![Want {
-                table: table(name),
-                after,
-            }],
-        };
-        BTreeMap::from([("s".into(), progress)])
-    }
-
-    #[test]
-    fn tables_without_a_copy_and_tables_asked_for_are_copied() {
-        let captured = [table("a"), table("b")];
-        let none = BTreeMap::new();
-        let made = BTreeMap::new();
-        let need =
-            |ledger: &CopyLedger,
-             wishes: &BTreeMap<String, Progress>,
-             made: &BTreeMap<TableName, i64>| needed(&captured, ledger, wishes, made);
-        assert_eq!(need(&ledger(&[]), &none, &made), captured.to_vec());
-        let all = ledger(&[("a", 10), ("b", 20)]);
-        assert!(need(&all, &none, &made).is_empty());
-        assert_eq!(need(&ledger(&[("a", 10)]), &none, &made), vec![table("b")]);
-        assert!(
-            need(&all, &wishes("a", -1), &made).is_empty(),
-            "there is one"
-        );
-        assert_eq!(need(&all, &wishes("a", 10), &made), vec![table("a")]);
-        assert!(need(&all, &wishes("gone", 10), &made).is_empty());
-        let made = BTreeMap::from([(table("a"), 10)]);
-        assert_eq!(need(&all, &wishes("a", 10), &made), vec![table("a")]);
-        assert!(
-            need(&all, &wishes("a", 99), &made).is_empty(),
-            "a wish that no copy can fulfil is no endless loop"
-        );
-    }
-
-    #[test]
-    fn after_a_failed_copy_its_tables_are_copied_one_by_one_and_a_sick_one_blocks_nobody() {
-        let (a, b, c) = (table("a"), table("b"), table("c"));
-        let mut needed = vec![a.clone(), b.clone()];
-        let mut failures = Failures::default();
-        let mut now = Instant::now();
-        assert_eq!(failures.next(&[], now), Next::Wait);
-        assert_eq!(failures.next(&needed, now), Next::Copy(needed.clone()));
-        failures.failed(&needed, Class::Halt, now);
-        let due = now + BACK_OFF_MIN;
-        assert_eq!(failures.next(&needed, now), Next::WaitUntil(due));
-        needed.push(c.clone());
-        let fresh = Next::Copy(vec![c.clone()]);
-        assert_eq!(failures.next(&needed, now), fresh, "has not failed");
-        needed.pop();
-
-        now = due;
-        assert_eq!(failures.next(&needed, now), Next::Copy(vec![a.clone()]));
-        failures.failed(std::slice::from_ref(&a), Class::Transient, now);
-        assert_eq!(failures.next(&needed, now), Next::Copy(vec![b.clone()]));
-        failures.copied(std::slice::from_ref(&b));
-        needed.pop();
-        let mut waits = Vec::new();
-        while waits.len() < 8 {
-            let Next::WaitUntil(due) = failures.next(&needed, now) else {
-                panic!("no back-off");
-            };
-            waits.push((due - now).as_secs());
-            now = due;
-            assert_eq!(failures.next(&needed, now), Next::Copy(vec![a.clone()]));
-            failures.failed(&needed, Class::Transient, now);
-        }
-        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
-        failures.copied(&needed);
-        assert_eq!(failures.next(&needed, now), Next::Copy(needed.clone()));
-    }
 }

@@ -6,6 +6,7 @@
 pub mod batches;
 pub mod captured_set;
 pub mod copy;
+mod copy_choice;
 mod copy_rows;
 pub mod encode_tx;
 pub mod feedback;

@@ -156,6 +156,12 @@ fn source(document: &Document, name: &str, pipeline: &str) -> Result<SourceSetti
             1,
             32,
         )?,
+        copy_group_max_bytes: size(
+            document,
+            "copy.group_max_bytes",
+            raw.copy.group_max_bytes,
+            defaults::COPY_GROUP,
+        )?,
         wal_sender_timeout: duration(
             document,
             "wal_sender_timeout",

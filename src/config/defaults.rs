@@ -12,6 +12,8 @@ pub const RETENTION: Duration = Duration::from_secs(7 * 86_400);
 pub const PARTITIONS: u32 = 1;
 /// `copy.readers` of a source.
 pub const COPY_READERS: u32 = 2;
+/// `copy.group_max_bytes` of a source.
+pub const COPY_GROUP: usize = 1 << 30;
 /// `wal_sender_timeout` of a source.
 pub const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `epoch_max` of a source.

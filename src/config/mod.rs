@@ -167,6 +167,8 @@ pub struct SourceSettings {
     pub copy: bool,
     /// Parallel readers of a copy.
     pub copy_readers: u32,
+    /// Bytes on the leader of the tables that one copy holds; a larger table has a copy of its own.
+    pub copy_group_max_bytes: usize,
     /// `wal_sender_timeout` of the replication session.
     pub wal_sender_timeout: Duration,
     /// Age at which an epoch ends and the next one begins.

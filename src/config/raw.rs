@@ -70,6 +70,7 @@ pub(super) struct Source {
 pub(super) struct Copy {
     pub(super) enabled: Option<bool>,
     pub(super) readers: Option<u32>,
+    pub(super) group_max_bytes: Option<Size>,
 }
 
 /// `kind = "postgres"`.

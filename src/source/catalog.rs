@@ -5,6 +5,7 @@
 //! `format_type` qualifies every type that is not built in.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -14,6 +15,11 @@ use crate::model::{
 };
 use crate::postgres::classify;
 use crate::source::user_types;
+
+/// How long a table that somebody has locked is waited for: some of the catalog's functions and every
+/// read of rows need it. It is said then and tried again, and whoever waits behind this request for
+/// the same table goes on.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A table of the leader that can be captured, as the catalog has it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,12 +176,16 @@ fn identity_problem(table: &CatalogTable, leaf: &Leaf, key_names: &[String]) -> 
     }
 }
 
-/// Makes the session's names unambiguous; to be called once on a connection used for this module.
+/// Makes the session's names unambiguous and its waits for locks bounded; to be called once on a
+/// connection used for this module, or for reading rows.
 pub async fn prepare_session(client: &Client) -> Result<()> {
     client
-        .batch_execute("SELECT pg_catalog.set_config('search_path', '', false)")
+        .batch_execute(&format!(
+            "SELECT pg_catalog.set_config('search_path', '', false); SET lock_timeout = {}",
+            LOCK_TIMEOUT.as_millis()
+        ))
         .await
-        .map_err(|error| classify(&error, "setting search_path"))
+        .map_err(|error| classify(&error, "setting search_path and lock_timeout"))
 }
 
 /// Ordinary and partitioned tables that the selection takes: not temporary, unlogged, foreign,

@@ -6,8 +6,9 @@
 //! it is one: TRUNCATE and rewriting ALTER TABLE (documented caveats of MVCC). So tables are locked
 //! against them first, and what happened between C and the lock is looked for.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -21,6 +22,9 @@ use crate::source::connection::ReplicationConnection;
 
 /// Blocks that one COPY reads: small enough to share the work evenly.
 const CHUNK_BLOCKS: u64 = 4096;
+
+/// How long asking for sizes waits for a table that somebody has locked.
+const SIZE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sessions that see the leader at one point.
 pub struct Snapshot {
@@ -95,13 +99,15 @@ impl Snapshot {
             .iter()
             .map(|(_, name)| format!("ONLY {name}"))
             .collect();
-        session
-            .batch_execute(&format!(
-                "LOCK TABLE {} IN ACCESS SHARE MODE",
-                list.join(", ")
-            ))
-            .await
-            .map_err(|error| classify(&error, "locking tables for their copy"))?;
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", "));
+        // In every session: one that came to a table later would wait behind an ALTER TABLE that
+        // waits for the others.
+        for reader in &self.readers {
+            reader
+                .batch_execute(&lock)
+                .await
+                .map_err(|error| classify(&error, "locking tables for their copy"))?;
+        }
         let (oids, names): (Vec<u32>, Vec<String>) = leaves.into_iter().unzip();
         // pg_class is read under the snapshot, the functions look at the catalog as it is now.
         let row = session
@@ -182,6 +188,34 @@ pub fn plan_chunks(leaves: &[(usize, TableName, u64)]) -> VecDeque<Chunk> {
         }
     }
     chunks
+}
+
+/// Bytes of the tables' rows on disk, TOAST included and indexes not, by the tables' OIDs. One that
+/// is gone meanwhile has none.
+///
+/// # Errors
+/// As a query; transient while somebody holds a lock on a table that lets nobody read it.
+pub async fn table_bytes(client: &Client, tables: &[CatalogTable]) -> Result<HashMap<Oid, u64>> {
+    let leaves = tables.iter().flat_map(|table| {
+        let leaves = table.leaves.iter();
+        leaves.map(move |leaf| (table.schema.relation.0, leaf.relation.0))
+    });
+    let (roots, leaves): (Vec<u32>, Vec<u32>) = leaves.unzip();
+    let query = "SELECT root, pg_catalog.sum(pg_catalog.pg_table_size(leaf))::bigint
+                 FROM ROWS FROM (pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::oid[])) AS of (root, leaf)
+                 GROUP BY root";
+    let failed = |error: tokio_postgres::Error| classify(&error, "asking for the tables' sizes");
+    let limit = format!("SET lock_timeout = {}", SIZE_LOCK_TIMEOUT.as_millis());
+    client.batch_execute(&limit).await.map_err(failed)?;
+    let rows = client
+        .query(query, &[&roots, &leaves])
+        .await
+        .map_err(failed)?;
+    let sizes = rows.iter().filter_map(|row| {
+        let bytes = row.get::<_, Option<i64>>(1)?;
+        Some((Oid(row.get(0)), u64::try_from(bytes).unwrap_or(0)))
+    });
+    Ok(sizes.collect())
 }
 
 /// The COPY that reads a chunk.

@@ -1,6 +1,9 @@
 //! First copies while writes go on, and followers that join later.
 
-use crate::support::{Pipeline, Postgres, assert_equal, wait_caught_up};
+use walferry::log::commit_log::Entry;
+use walferry::log::tail::{From, LogTail};
+
+use crate::support::{Pipeline, Postgres, assert_equal, kafka_settings, until, wait_caught_up};
 
 const TABLES: &[&str] = &["items", "events"];
 
@@ -133,4 +136,58 @@ async fn a_follower_table_with_rows_of_its_own_is_never_emptied() {
     .await;
     let rows = crate::support::content::rows(&follower.client().await, "items").await;
     assert_eq!(rows, ["(1,1,mine)"]);
+}
+
+/// How often the log has a finished copy of each of these tables.
+async fn copies_of(pipeline: &Pipeline, tables: &[&str]) -> Vec<usize> {
+    let commits = format!("{}.commits", pipeline.name);
+    let mut tail = LogTail::open(&kafka_settings(), &commits, From::Low)
+        .await
+        .unwrap();
+    let (entries, _end) = tail.read_to_end().await.unwrap();
+    let ended = |copy: i64| {
+        let ends = |entry: &Entry| matches!(entry, Entry::CopyEnd(end) if end.copy == copy);
+        entries.iter().any(|(_, entry)| ends(entry))
+    };
+    let count = |table: &&str| {
+        let has = |(offset, entry): &&(i64, Entry)| match entry {
+            Entry::CopyBegin(begin) => {
+                ended(*offset) && begin.tables.iter().any(|copied| copied.name == **table)
+            }
+            Entry::Epoch(_) | Entry::Batch(_) | Entry::CopyEnd(_) => false,
+        };
+        entries.iter().filter(has).count()
+    };
+    tables.iter().map(count).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_killed_between_two_groups_of_tables_repeats_only_what_was_unfinished() {
+    let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
+    leader
+        .sql("INSERT INTO items SELECT i, 0, '' FROM generate_series(20001, 300000) i")
+        .await;
+    let small = "copy.group_max_bytes = \"64KiB\"";
+    let pipeline = Pipeline::with(&leader, &[&follower], small, "");
+    let walferry = pipeline.run();
+    let (from, to) = (leader.client().await, follower.client().await);
+    let tables = ["events", "empty_one", "items"];
+    until("the first group is copied", || async {
+        if !walferry.output().contains("tables copied") {
+            return Err("not yet".to_owned());
+        }
+        let copies = copies_of(&pipeline, &tables).await;
+        if copies[..2] == [1, 1] {
+            Ok(())
+        } else {
+            Err(format!("{copies:?}"))
+        }
+    })
+    .await;
+    walferry.kill();
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, &tables).await;
+    assert_eq!(copies_of(&pipeline, &tables).await, [1, 1, 1]);
+    assert_eq!(walferry.terminate(), 0);
 }

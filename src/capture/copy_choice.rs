@@ -1,0 +1,267 @@
+//! Which copy is made next: the tables that need one, in groups, those that failed by themselves.
+//! Pure.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::error::Class;
+use crate::log::copies::CopyLedger;
+use crate::log::progress::Progress;
+use crate::model::TableName;
+
+/// First wait after a copy that failed.
+pub const BACK_OFF_MIN: Duration = Duration::from_secs(1);
+/// Longest wait after a copy that failed.
+const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// Captured tables that need a copy: none in the log is good for them, or a sink asks for a newer
+/// one. `made` are this epoch's copies by table: a wish for one above them that it cannot have seen
+/// comes from another log and is passed over.
+pub fn needed(
+    captured: &[TableName],
+    ledger: &CopyLedger,
+    wishes: &BTreeMap<String, Progress>,
+    made: &BTreeMap<TableName, i64>,
+) -> Vec<TableName> {
+    let wished = |table: &TableName| {
+        wishes
+            .values()
+            .flat_map(|progress| &progress.wants)
+            .filter(|want| want.table == *table)
+            .any(|want| {
+                !ledger.has(table, want.after)
+                    && made.get(table).is_none_or(|&newest| newest == want.after)
+            })
+    };
+    captured
+        .iter()
+        .filter(|table| ledger.lacks_first(table) || wished(table))
+        .cloned()
+        .collect()
+}
+
+/// The tables of one copy, of those that need one with their bytes: the smallest first, as many as
+/// stay below `max_bytes`, and one at least. What is unfinished when the source dies is repeated, and
+/// a table comes into effect at followers when its group does.
+pub fn group(mut tables: Vec<(u64, TableName)>, max_bytes: u64) -> Vec<TableName> {
+    tables.sort();
+    let mut sum = 0_u64;
+    let fits = |(index, (bytes, _)): &(usize, (u64, TableName))| {
+        sum = sum.saturating_add(*bytes);
+        *index == 0 || sum <= max_bytes
+    };
+    let chosen = tables.into_iter().enumerate().take_while(fits);
+    chosen.map(|(_, (_, table))| table).collect()
+}
+
+/// Tables whose copy failed in this epoch. Each is then copied by itself, with a back-off of its own,
+/// so that one sick table does not keep the others from their copy.
+#[derive(Debug, Default)]
+pub struct Failures(BTreeMap<TableName, Failure>);
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    /// When it is tried again.
+    due: Instant,
+    /// How long it waited for that.
+    back_off: Duration,
+}
+
+/// What the maker of copies does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// One copy of these tables.
+    Copy(Vec<TableName>),
+    /// Nothing until then, or until a sink asks for something.
+    WaitUntil(Instant),
+    /// Nothing until a sink asks for something.
+    Wait,
+}
+
+impl Failures {
+    /// What comes next of the tables that need a copy.
+    pub fn next(&self, needed: &[TableName], now: Instant) -> Next {
+        let together: Vec<TableName> = needed
+            .iter()
+            .filter(|table| !self.0.contains_key(*table))
+            .cloned()
+            .collect();
+        if !together.is_empty() {
+            return Next::Copy(together);
+        }
+        let first = needed
+            .iter()
+            .filter_map(|table| Some((self.0.get(table)?.due, table)))
+            .min();
+        match first {
+            Some((due, table)) if due <= now => Next::Copy(vec![table.clone()]),
+            Some((due, _)) => Next::WaitUntil(due),
+            None => Next::Wait,
+        }
+    }
+
+    /// Notes a copy that failed. Where it was of several tables, which of them it was is not known.
+    pub fn failed(&mut self, tables: &[TableName], class: Class, now: Instant) {
+        for table in tables {
+            let back_off = match (self.0.get(table), class) {
+                _ if tables.len() > 1 => BACK_OFF_MIN,
+                (_, Class::Halt | Class::Fenced) => BACK_OFF_MAX,
+                (Some(before), Class::Transient) => (before.back_off * 2).min(BACK_OFF_MAX),
+                (None, Class::Transient) => BACK_OFF_MIN,
+            };
+            let failure = Failure {
+                due: now + back_off,
+                back_off,
+            };
+            self.0.insert(table.clone(), failure);
+        }
+    }
+
+    /// Notes tables that were copied.
+    pub fn copied(&mut self, tables: &[TableName]) {
+        for table in tables {
+            self.0.remove(table);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::commit_log::{Captured, CopyBegin, CopyEnd, Entry, EpochEntry, Extents};
+    use crate::log::progress::Want;
+    use crate::model::{Epoch, Lsn, Oid};
+
+    fn table(name: &str) -> TableName {
+        TableName::new("public", name)
+    }
+
+    fn ledger(complete: &[(&str, i64)]) -> CopyLedger {
+        let mut ledger = CopyLedger::new();
+        let captured = ["a", "b"].map(|name| Captured {
+            table: table(name),
+            relation: Oid(1),
+        });
+        let epoch = EpochEntry {
+            after: 0,
+            instance: "i".into(),
+            system_id: "s".into(),
+            timeline: 1,
+            captured: captured.to_vec(),
+        };
+        ledger.valid(0, &Entry::Epoch(epoch));
+        for &(name, id) in complete {
+            let begin = CopyBegin {
+                epoch: Epoch(0),
+                tables: vec![table(name)],
+                at: None,
+                offsets: BTreeMap::new(),
+            };
+            let end = CopyEnd {
+                epoch: Epoch(0),
+                copy: id,
+                point: Lsn(1),
+                rows: Extents::new(),
+            };
+            ledger.valid(id, &Entry::CopyBegin(begin));
+            ledger.valid(id + 1, &Entry::CopyEnd(end));
+        }
+        ledger
+    }
+
+    fn wishes(name: &str, after: i64) -> BTreeMap<String, Progress> {
+        let progress = Progress {
+            sink: "s".into(),
+            applied: Lsn(0),
+            log_offset: 0,
+            wants: vec![Want {
+                table: table(name),
+                after,
+            }],
+        };
+        BTreeMap::from([("s".into(), progress)])
+    }
+
+    #[test]
+    fn tables_without_a_copy_and_tables_asked_for_are_copied() {
+        let captured = [table("a"), table("b")];
+        let none = BTreeMap::new();
+        let made = BTreeMap::new();
+        let need =
+            |ledger: &CopyLedger,
+             wishes: &BTreeMap<String, Progress>,
+             made: &BTreeMap<TableName, i64>| needed(&captured, ledger, wishes, made);
+        assert_eq!(need(&ledger(&[]), &none, &made), captured.to_vec());
+        let all = ledger(&[("a", 10), ("b", 20)]);
+        assert!(need(&all, &none, &made).is_empty());
+        assert_eq!(need(&ledger(&[("a", 10)]), &none, &made), vec![table("b")]);
+        assert!(
+            need(&all, &wishes("a", -1), &made).is_empty(),
+            "there is one"
+        );
+        assert_eq!(need(&all, &wishes("a", 10), &made), vec![table("a")]);
+        assert!(need(&all, &wishes("gone", 10), &made).is_empty());
+        let made = BTreeMap::from([(table("a"), 10)]);
+        assert_eq!(need(&all, &wishes("a", 10), &made), vec![table("a")]);
+        assert!(
+            need(&all, &wishes("a", 99), &made).is_empty(),
+            "a wish that no copy can fulfil is no endless loop"
+        );
+    }
+
+    #[test]
+    fn after_a_failed_copy_its_tables_are_copied_one_by_one_and_a_sick_one_blocks_nobody() {
+        let (a, b, c) = (table("a"), table("b"), table("c"));
+        let mut needed = vec![a.clone(), b.clone()];
+        let mut failures = Failures::default();
+        let mut now = Instant::now();
+        assert_eq!(failures.next(&[], now), Next::Wait);
+        assert_eq!(failures.next(&needed, now), Next::Copy(needed.clone()));
+        failures.failed(&needed, Class::Halt, now);
+        let due = now + BACK_OFF_MIN;
+        assert_eq!(failures.next(&needed, now), Next::WaitUntil(due));
+        needed.push(c.clone());
+        let fresh = Next::Copy(vec![c.clone()]);
+        assert_eq!(failures.next(&needed, now), fresh, "has not failed");
+        needed.pop();
+
+        now = due;
+        assert_eq!(failures.next(&needed, now), Next::Copy(vec![a.clone()]));
+        failures.failed(std::slice::from_ref(&a), Class::Transient, now);
+        assert_eq!(failures.next(&needed, now), Next::Copy(vec![b.clone()]));
+        failures.copied(std::slice::from_ref(&b));
+        needed.pop();
+        let mut waits = Vec::new();
+        while waits.len() < 8 {
+            let Next::WaitUntil(due) = failures.next(&needed, now) else {
+                panic!("no back-off");
+            };
+            waits.push((due - now).as_secs());
+            now = due;
+            assert_eq!(failures.next(&needed, now), Next::Copy(vec![a.clone()]));
+            failures.failed(&needed, Class::Transient, now);
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
+        failures.copied(&needed);
+        assert_eq!(failures.next(&needed, now), Next::Copy(needed.clone()));
+    }
+
+    #[test]
+    fn a_group_is_the_smallest_tables_that_fit_and_one_at_least() {
+        let group = |sizes: &[(&str, u64)], max_bytes| {
+            let tables = sizes.iter().map(|(name, bytes)| (*bytes, table(name)));
+            let group = group(tables.collect(), max_bytes);
+            group
+                .into_iter()
+                .map(|table| table.name)
+                .collect::<Vec<_>>()
+        };
+        let sizes = [("big", 70), ("a", 10), ("empty", 0), ("b", 20)];
+        assert_eq!(group(&sizes, 1000), ["empty", "a", "b", "big"]);
+        assert_eq!(group(&sizes, 30), ["empty", "a", "b"]);
+        assert_eq!(group(&sizes, 29), ["empty", "a"]);
+        assert_eq!(group(&[("big", 70)], 5), ["big"]);
+        assert_eq!(group(&[("x", u64::MAX), ("y", u64::MAX)], 5), ["x"]);
+        assert!(group(&[], 5).is_empty());
+    }
+}
