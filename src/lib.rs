@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config; // settings, parsed and checked before any connection
 pub mod error; // errors, classified once: transient, halt, fenced
 pub mod http; // /metrics, /healthz, /readyz, /v1/status
+pub mod killpoint; // places at which a test kills the process
 pub mod lag; // lag from samples and boundaries
 pub mod log; // Kafka: records, commit log, topics, producer, readers
 pub mod metrics; // names, units and meanings of all metrics

@@ -61,6 +61,7 @@ fn named(text: &str) -> Vec<String> {
     names
 }
 
+/// `killpoint` marks places anywhere and is nothing in a release build.
 #[test]
 fn modules_depend_only_downwards() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -80,7 +81,7 @@ fn modules_depend_only_downwards() {
         let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == module) else {
             continue;
         };
-        for name in named(text) {
+        for name in named(text).into_iter().filter(|name| name != "killpoint") {
             checked += 1;
             assert!(
                 name.is_empty() || name == module || allowed.contains(&name.as_str()),

@@ -18,6 +18,7 @@ use super::start::{self, SharedSchemas};
 use super::unfinished;
 use super::{Shown, SinkContext};
 use crate::error::Result;
+use crate::killpoint::{self, Point};
 use crate::log::copies::CopyLedger;
 use crate::log::progress::{Progress, ProgressWriter};
 use crate::log::records::RecordReader;
@@ -233,11 +234,13 @@ impl<'a> Session<'a> {
             };
         };
         self.prepare(&planned.schemas).await?;
+        killpoint::pass(Point::BeforeBegin);
         self.begin().await?;
         let mut totals = (planned.changes, planned.rows_written);
         let mut end = end;
         self.sink.apply(planned.work, end.is_none()).await?;
         while end.is_none() {
+            killpoint::pass(Point::ChunkApplied);
             let part = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => None,
@@ -262,7 +265,9 @@ impl<'a> Session<'a> {
             self.sink.apply(work, end.is_none()).await?;
         }
         let end = after(self.pending.take(), end.expect("the loop ends with it"));
+        killpoint::pass(Point::BeforeCommit);
         self.commit_end(end).await?;
+        killpoint::pass(Point::AfterCommit);
         self.context.status.update(|view| {
             view.changes += totals.0;
             view.rows_written += totals.1;
@@ -401,6 +406,7 @@ impl<'a> Session<'a> {
         if Instant::now() < due {
             return Some(due);
         }
+        killpoint::pass(Point::BeforeProgress);
         self.progress.write(&progress);
         self.said = Some(progress);
         self.said_at = Instant::now();

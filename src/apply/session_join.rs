@@ -18,6 +18,7 @@ use super::session::Session;
 use super::start;
 use super::unfinished;
 use crate::error::{Error, Result};
+use crate::killpoint::{self, Point};
 use crate::log::commit_log::CopyEnd;
 use crate::log::records::RecordReader;
 use crate::model::{Join, Oid, TableName, TableSchema};
@@ -241,6 +242,7 @@ impl Session<'_> {
             loaded = next;
         }
         self.apply_loaded(&mut loaded, in_chunks).await?;
+        killpoint::pass(Point::RowsLoaded);
         self.commit(with_join(&self.checkpoint, loaded.join)).await
     }
 
@@ -298,8 +300,10 @@ impl Session<'_> {
         let join = self.checkpoint.joins.first().expect("a join takes effect");
         let tables: Vec<TableName> = join.tables.iter().cloned().collect();
         self.join.stop();
+        killpoint::pass(Point::BeforeEffect);
         self.begin().await?;
         self.commit(taken_effect(&self.checkpoint)).await?;
+        killpoint::pass(Point::InEffect);
         tracing::info!(
             sink = %self.context.sink.name,
             tables = ?tables.iter().map(TableName::to_string).collect::<Vec<_>>(),

@@ -17,6 +17,7 @@ use crate::capture::publisher::{Order, Published, extents};
 use crate::capture::stream_loop::push_schema;
 use crate::capture::tables::{CapturedTable, Labels};
 use crate::error::{Error, Result};
+use crate::killpoint::{self, Point};
 use crate::log::commit_log::{CopyBegin, CopyEnd, Entry, Extent, Extents};
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot};
@@ -162,6 +163,7 @@ impl Copier {
         // Entries of a log without any boundary could not be told from repeats.
         self.reached(Lsn::ZERO).await?;
         let copy = self.begin(tables).await?;
+        killpoint::pass(Point::CopyBegun);
         let source = &self.context.source;
         let snapshot = open_snapshot(
             &source.postgres,
@@ -170,9 +172,11 @@ impl Copier {
             source.copy_readers,
         )
         .await?;
+        killpoint::pass(Point::CopySnapshot);
         let point = snapshot.point;
         tracing::info!(copy, %point, tables = names.len(), "copying tables");
         let rows = self.rows(copy, snapshot, tables).await?;
+        killpoint::pass(Point::CopyRowsAcked);
         self.reached(point).await?;
         let (ended, end) = oneshot::channel();
         self.order(Order::CopyEnd {
@@ -183,6 +187,7 @@ impl Copier {
         })
         .await?;
         end.await.map_err(|_| epoch_over())?;
+        killpoint::pass(Point::CopyEnded);
         self.note(copy, names, point, rows);
         tracing::info!(copy, %point, tables = names.len(), "tables copied");
         Ok(copy)

@@ -16,6 +16,7 @@ use crate::capture::encode_tx::recycled;
 use crate::capture::outbox::{Outbox, Outgoing};
 use crate::capture::tables::CapturedTable;
 use crate::error::{Error, Result};
+use crate::killpoint::{self, Point};
 use crate::log::codec::{Field, Origin};
 use crate::log::header::{
     COPY_HEADER, CopyHeader, PART_HEADER, PartHeader, RECORD_HEADER, RecordHeader,
@@ -153,6 +154,7 @@ impl Reader {
             self.chunk(&chunk, &mut row).await.map_err(|error| {
                 error.at(format!("copying {} from block {}", chunk.leaf, chunk.from))
             })?;
+            killpoint::pass(Point::CopyChunk);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::capture::CaptureContext;
 use crate::capture::own_log::OwnLog;
 use crate::capture::tables::Labels;
 use crate::error::{Error, Result};
+use crate::killpoint::{self, Point};
 use crate::log::producer::EpochProducer;
 use crate::log::topics::{Retention, TopicAdmin, TopicSpec, TopicState, Topics};
 use crate::model::{Epoch, Oid, Selection, TableName};
@@ -148,6 +149,7 @@ pub async fn prepare(
     };
     let mut left_out = leave_out(&mut tables, &log, source.manage_publication)?;
     places.make_topics(&found, &mut log, &mut tables).await?;
+    killpoint::pass(Point::TopicsMade);
     let (mut dropped, mut leaving) = (Vec::new(), Vec::new());
     if source.manage_publication {
         dropped = places.leave_out_dropped(missing, &log, &mut tables).await?;
@@ -163,8 +165,10 @@ pub async fn prepare(
             left_out.push(not_joined_refusal(table, &error));
         }
     }
+    killpoint::pass(Point::PublicationMade);
     if missing.slot {
         places.create_slot().await?;
+        killpoint::pass(Point::SlotMade);
     }
     let retention = kept_for(context.kafka.retention, topics, &tables, &found.topics);
     Ok(Prepared {

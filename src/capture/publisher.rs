@@ -15,6 +15,7 @@ use crate::capture::batches::Closed;
 use crate::capture::own_log::OwnLog;
 use crate::capture::takeover::append;
 use crate::error::{Error, Result};
+use crate::killpoint::{self, Point};
 use crate::log::commit_log::{BatchEntry, CopyBegin, CopyEnd, Entry, Extent, Extents, Sample};
 use crate::log::confirm::{Confirmations, Decision};
 use crate::log::producer::{Acked, BatchId, EpochProducer, PartitionSlot};
@@ -131,6 +132,9 @@ impl Publisher {
             Some(batch) => self.producer.acked(batch).await?,
             None => BTreeMap::new(),
         };
+        if batch.is_some() {
+            killpoint::pass(Point::BatchAcked);
+        }
         let offsets = self.extents(&acked).await?;
         for (&slot, acked) in &acked {
             raise(&mut self.lower_bounds, slot, acked);
@@ -198,6 +202,7 @@ impl Publisher {
         let commits = self.producer.partition_slot(&self.topics.commits(), 0);
         self.confirmations.sent(entry.clone());
         let offset = append(&self.producer, commits, &entry).await?;
+        killpoint::pass(Point::EntryAcked);
         let mut decision = self.confirmations.acked(offset)?;
         loop {
             match decision {

@@ -16,6 +16,7 @@ use crate::capture::outbox::{Outbox, Outgoing};
 use crate::capture::publisher::{Order, Published};
 use crate::capture::tables::Tables;
 use crate::error::{Error, Result};
+use crate::killpoint::{self, Point};
 use crate::log::commit_log::LastCommit;
 use crate::log::producer::{BatchId, EpochProducer, PartitionSlot};
 use crate::model::{Lsn, Oid, TableSchema};
@@ -288,7 +289,9 @@ impl StreamLoop {
         };
         encoded.map_err(|error| error.at(place(state, lsn)))?;
         state.batches.sent(state.outbox.len() - before);
+        killpoint::pass(Point::BeforeSend);
         state.blocked = !state.outbox.flush(&self.producer, state.batch)?;
+        killpoint::pass(Point::AfterSend);
         Ok(())
     }
 
@@ -350,7 +353,9 @@ impl StreamLoop {
         if now < state.clock.due_at(feedback) {
             return Ok(());
         }
+        killpoint::pass(Point::BeforeFeedback);
         self.stream.feedback(feedback).await?;
+        killpoint::pass(Point::AfterFeedback);
         state.clock.reported(feedback, now);
         self.context.status.update(|view| {
             view.received = Some(state.received);

@@ -12,6 +12,7 @@ use crate::capture::own_log::OwnLog;
 use crate::capture::prepare::{Prepared, prepare};
 use crate::capture::tables::captured_set;
 use crate::error::{Error, Result};
+use crate::killpoint::{self, Point};
 use crate::log::commit_log::{Captured, Entry, EpochEntry};
 use crate::log::confirm::Confirmations;
 use crate::log::copies::CopyLedger;
@@ -149,11 +150,13 @@ async fn attempt(
             .map(|(table, relation)| Captured { table, relation })
             .collect(),
     };
+    killpoint::pass(Point::BeforeEpochEntry);
     let offset = hold(
         &mut stream,
         append(producer, commits, &Entry::Epoch(own.clone())),
     )
     .await?;
+    killpoint::pass(Point::AfterEpochEntry);
     let mut place = prepared.log.place().clone();
     let between = match offset {
         Some(offset) if offset == after => vec![(offset, Entry::Epoch(own.clone()))],
@@ -246,6 +249,7 @@ pub async fn append(
     while producer.send(batch, commits, None, Some(&value), &[])? == Sent::Full {
         producer.room().await?;
     }
+    killpoint::pass(Point::EntrySent);
     let acked = producer.acked(batch).await?;
     Ok(acked.get(&commits).and_then(|acked| acked.last))
 }

@@ -17,6 +17,7 @@ use super::statements::Shape;
 use super::tables::{self, Table};
 use super::{Identity, PostgresSink};
 use crate::error::{Error, Result};
+use crate::killpoint::{self, Point};
 use crate::model::{Checkpoint, Op, TableChanges, TableName, TablePlan};
 
 /// Longest wait for a ROLLBACK.
@@ -243,6 +244,7 @@ impl PostgresSink {
         let mut sent = self.send_write(work, Label::Commit, write).await;
         if sent.is_ok() {
             sent = work.command(Label::Commit, "COMMIT".to_owned()).await;
+            killpoint::pass(Point::CommitSent);
         }
         if sent.is_ok() {
             sent = work.drain().await;
