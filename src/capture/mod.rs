@@ -39,7 +39,7 @@ use self::encode_tx::TxEncoder;
 use self::prepare::{Prepared, prepare, refused};
 use self::publisher::{Published, Publisher};
 use self::stream_loop::StreamLoop;
-use self::tables::Tables;
+use self::tables::{Tables, captured_set};
 use self::takeover::{Taken, hold, take_over};
 
 /// What a source worker works with.
@@ -137,11 +137,7 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
     let (copying, copies) = watch::channel(false);
     let set = Watch {
         context: context.clone(),
-        captured: prepared
-            .tables
-            .iter()
-            .map(|table| (table.schema.table.clone(), table.schema.relation))
-            .collect(),
+        captured: captured_set(&prepared.tables),
         left_out: prepared.left_out,
         copying: copies,
     };
@@ -168,6 +164,7 @@ pub async fn run_epoch(context: &CaptureContext) -> Result<()> {
             prepared.labels,
             topics.clone(),
             producer.clone(),
+            (!source.manage_publication).then(|| source.publication.clone()),
         ),
         client: prepared.client,
         schemas: producer.partition_slot(&topics.schemas(), 0),

@@ -12,7 +12,7 @@ use crate::capture::own_log::OwnLog;
 use crate::capture::prepare::{Prepared, prepare};
 use crate::capture::tables::captured_set;
 use crate::error::{Error, Result};
-use crate::log::commit_log::{Captured, Entry, EpochEntry};
+use crate::log::commit_log::{Entry, EpochEntry};
 use crate::log::confirm::Confirmations;
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot, Sent};
@@ -144,10 +144,7 @@ async fn attempt(
         instance: instance_of_attempt(context),
         system_id: found.system_id.clone(),
         timeline: found.timeline,
-        captured: captured_set(&prepared.tables)
-            .into_iter()
-            .map(|(table, relation)| Captured { table, relation })
-            .collect(),
+        captured: captured_set(&prepared.tables),
     };
     let offset = hold(
         &mut stream,
