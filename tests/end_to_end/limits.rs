@@ -152,3 +152,34 @@ async fn a_filter_that_was_another_one_while_the_source_was_away_costs_no_change
     assert_holds(&from, &to, HOLDS_THIRDS).await;
     assert_eq!(walferry.terminate(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_dropped_from_their_publication_and_added_again_is_copied_again() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader
+        .sql(&format!(
+            "{ITEMS}; CREATE TABLE whole (id int PRIMARY KEY, n int);
+             INSERT INTO items SELECT i, 0, 'note', 'secret' FROM generate_series(1, 20) i;
+             CREATE PUBLICATION theirs FOR TABLE items, whole; INSERT INTO whole VALUES (1, 0)"
+        ))
+        .await;
+    let pipeline = pipeline(&leader, &follower);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_eq!(walferry.terminate(), 0);
+    leader
+        .sql("ALTER PUBLICATION theirs DROP TABLE items")
+        .await;
+    leader
+        .sql("DELETE FROM items WHERE id < 5; INSERT INTO items VALUES (21, 1)")
+        .await;
+    leader.sql("ALTER PUBLICATION theirs ADD TABLE items").await;
+    let walferry = pipeline.run();
+    leader
+        .sql("UPDATE items SET n = n + 1; UPDATE whole SET n = 1")
+        .await;
+    wait_caught_up(&from, &to, "a").await;
+    assert_holds(&from, &to, "SELECT * FROM items").await;
+    assert_eq!(walferry.terminate(), 0);
+}
