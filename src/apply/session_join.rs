@@ -348,7 +348,7 @@ impl Session<'_> {
         let relations: Vec<(TableName, Option<Oid>)> = tables
             .into_iter()
             .map(|table| {
-                let relation = captured.get(&table).copied();
+                let relation = captured.get(&table).map(|now| now.relation);
                 (table, relation)
             })
             .collect();

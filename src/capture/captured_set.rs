@@ -1,5 +1,5 @@
 //! Whether the captured set is still what the leader's catalog says. It is fixed for an epoch, so a
-//! table that joins or leaves needs a new one.
+//! table that joins, leaves, or of which a publication leaves other rows or columns, needs a new one.
 //!
 //! What is left out on purpose is no difference: the catalog is read through the same refusals as
 //! before an epoch.
@@ -12,11 +12,13 @@ use tokio_postgres::Client;
 
 use crate::capture::CaptureContext;
 use crate::capture::prepare::{self, not_joined_refusal, refused};
+use crate::capture::tables::captured_set;
 use crate::error::{Error, Result};
+use crate::log::commit_log::Captured;
 use crate::model::{Oid, Selection, TableName};
 use crate::postgres::connect;
 use crate::source::catalog::{self, Refusal};
-use crate::source::publication;
+use crate::source::{publication, published};
 use crate::status::LastError;
 
 /// Time between two looks at the catalog.
@@ -29,7 +31,7 @@ pub struct Watch {
     /// The worker's context.
     pub context: CaptureContext,
     /// The captured set.
-    pub captured: BTreeMap<TableName, Oid>,
+    pub captured: Vec<Captured>,
     /// Why tables that are selected are not captured.
     pub left_out: Vec<Refusal>,
     /// Whether a copy is under way.
@@ -50,6 +52,9 @@ struct Seen {
 enum Difference {
     /// Captured tables are not published: their changes are being lost.
     Unpublished(Vec<TableName>),
+    /// The publication leaves other rows or columns of captured tables: changes that followers need
+    /// may be missing from now on.
+    Limits(Vec<TableName>),
     /// Tables join, leave, or are others under the same name.
     Set {
         joining: Vec<TableName>,
@@ -59,37 +64,50 @@ enum Difference {
 
 /// Compares the captured set with the tables `now`, and those with a managed publication's.
 fn difference(
-    captured: &BTreeMap<TableName, Oid>,
-    now: &BTreeMap<TableName, Oid>,
+    captured: &[Captured],
+    now: &[Captured],
     published: Option<&BTreeSet<TableName>>,
 ) -> Option<Difference> {
-    let oids: BTreeSet<&Oid> = captured.values().collect();
+    let before: BTreeMap<Oid, &Captured> = by_relation(captured);
+    let current: BTreeMap<Oid, &Captured> = by_relation(now);
+    let named = |tables: &[Captured], is: &dyn Fn(&Captured) -> bool| {
+        let named = tables.iter().filter(|table| is(table));
+        named.map(|table| table.table.clone()).collect::<Vec<_>>()
+    };
     // By the names of now: the publication keeps a table that was renamed.
-    let unpublished: Vec<TableName> = now
-        .iter()
-        .filter(|(table, oid)| {
-            oids.contains(oid) && published.is_some_and(|published| !published.contains(*table))
-        })
-        .map(|(table, _)| table.clone())
-        .collect();
+    let unpublished = named(now, &|table| {
+        before.contains_key(&table.relation)
+            && published.is_some_and(|published| !published.contains(&table.table))
+    });
     if !unpublished.is_empty() {
         return Some(Difference::Unpublished(unpublished));
     }
-    let without = |some: &BTreeMap<TableName, Oid>, others: &BTreeMap<TableName, Oid>| {
-        some.iter()
-            .filter(|(table, oid)| others.get(*table) != Some(*oid))
-            .map(|(table, _)| table.clone())
-            .collect::<Vec<_>>()
+    let limited = named(now, &|table| {
+        let before = before.get(&table.relation);
+        before.is_some_and(|before| before.limits != table.limits)
+    });
+    if !limited.is_empty() {
+        return Some(Difference::Limits(limited));
+    }
+    let without = |some: &[Captured], others: &BTreeMap<Oid, &Captured>| {
+        named(some, &|table| {
+            let other = others.get(&table.relation);
+            other.is_none_or(|other| other.table != table.table)
+        })
     };
-    let (joining, leaving) = (without(now, captured), without(captured, now));
+    let (joining, leaving) = (without(now, &before), without(captured, &current));
     (!joining.is_empty() || !leaving.is_empty()).then_some(Difference::Set { joining, leaving })
+}
+
+fn by_relation(tables: &[Captured]) -> BTreeMap<Oid, &Captured> {
+    tables.iter().map(|table| (table.relation, table)).collect()
 }
 
 /// Whether the epoch ends for it. A new epoch voids a running copy, and a table may be made and
 /// dropped at once: what joins or leaves waits until it is seen twice and no copy runs.
 fn ends_epoch(found: &Difference, before: Option<&Difference>, copying: bool) -> bool {
     match found {
-        Difference::Unpublished(_) => true,
+        Difference::Unpublished(_) | Difference::Limits(_) => true,
         Difference::Set { .. } => before == Some(found) && !copying,
     }
 }
@@ -171,14 +189,11 @@ impl Watch {
             let selection = Selection::new(&source.include, &source.exclude);
             catalog::selected(&client, &selection).await?
         } else {
-            catalog::published(&client, &source.publication).await?
+            published::tables(&client, &source.publication).await?
         };
-        let captured: BTreeSet<Oid> = self.captured.values().copied().collect();
+        let captured = self.captured.iter().map(|table| table.relation).collect();
         let left_out = catalog::leave_out(&mut tables, &captured);
-        let now = tables
-            .iter()
-            .map(|table| (table.schema.table.clone(), table.schema.relation))
-            .collect();
+        let now = captured_set(&tables);
         // Of a publication that is used as it is, the tables above are the members.
         let members = match source.manage_publication {
             true => {
@@ -219,6 +234,12 @@ fn described(difference: &Difference) -> String {
         Difference::Unpublished(tables) => {
             format!("the publication has lost {}", list(tables))
         }
+        Difference::Limits(tables) => {
+            format!(
+                "the publication has other row filters or column lists for {}",
+                list(tables)
+            )
+        }
         Difference::Set { joining, leaving } => {
             let parts = [("joining", joining), ("leaving", leaving)];
             let parts: Vec<String> = parts
@@ -234,9 +255,14 @@ fn described(difference: &Difference) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Limits;
 
-    fn set(tables: &[(&str, u32)]) -> BTreeMap<TableName, Oid> {
-        let table = |&(name, oid): &(&str, u32)| (TableName::new("public", name), Oid(oid));
+    fn set(tables: &[(&str, u32)]) -> Vec<Captured> {
+        let table = |&(name, oid): &(&str, u32)| Captured {
+            table: TableName::new("public", name),
+            relation: Oid(oid),
+            limits: Limits::default(),
+        };
         tables.iter().map(table).collect()
     }
 
@@ -263,6 +289,24 @@ mod tests {
         differs(&[("a", 1)], &[], &["b"]);
         differs(&[("a", 1), ("b", 9)], &["b"], &["b"]);
         differs(&[("a", 1), ("c", 2)], &["c"], &["b"]);
+    }
+
+    #[test]
+    fn other_limits_of_a_captured_table_end_the_epoch_at_once() {
+        let captured = set(&[("a", 1), ("b", 2)]);
+        let mut now = set(&[("a", 1), ("b", 2), ("c", 3)]);
+        now[1].limits.row_filter = Some("(id > 1)".to_owned());
+        let found = difference(&captured, &now, None).expect("a difference");
+        assert_eq!(found, Difference::Limits(names(&["b"])));
+        assert!(ends_epoch(&found, None, true));
+        assert!(described(&found).contains("public.b"));
+        assert_eq!(difference(&now, &now, None), None);
+        now[1].relation = Oid(9);
+        let found = difference(&captured, &now, None);
+        assert!(
+            matches!(found, Some(Difference::Set { .. })),
+            "another table"
+        );
     }
 
     #[test]

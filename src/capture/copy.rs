@@ -15,7 +15,7 @@ use crate::capture::copy_rows::{CopiedTable, RowWriter, read_all};
 use crate::capture::outbox::Outbox;
 use crate::capture::publisher::{Order, Published, extents};
 use crate::capture::stream_loop::push_schema;
-use crate::capture::tables::{CapturedTable, Labels};
+use crate::capture::tables::{CapturedTable, Labels, limits_changed};
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
 use crate::log::commit_log::{CopyBegin, CopyEnd, Entry, Extent, Extents};
@@ -27,6 +27,7 @@ use crate::model::{Epoch, Lsn, Oid, TableName};
 use crate::postgres::connect;
 use crate::source::catalog::{self, CatalogTable};
 use crate::source::copy::{Snapshot, open_snapshot, table_bytes};
+use crate::source::published;
 use crate::status::{CopyProgress, LastError};
 
 /// The maker of copies of one epoch.
@@ -267,11 +268,12 @@ impl Copier {
     ) -> Result<Extents> {
         let oids: Vec<Oid> = tables.iter().map(|table| table.schema.relation).collect();
         let mut at_point = snapshot.lock(&oids).await?;
+        self.check_limits(&snapshot, tables).await?;
         for (then, now) in at_point.iter_mut().zip(tables) {
             // Topics, and what a named publication limits, belong to the captured set.
             then.schema.table = now.schema.table.clone();
             then.schema.partitions = now.schema.partitions;
-            then.limit(now.row_filter.clone(), now.column_list.clone());
+            then.limit(now.limits.clone());
         }
         self.publish_schemas(&at_point).await?;
         let batch = self.producer.open_batch();
@@ -316,6 +318,28 @@ impl Copier {
             }
         });
         Ok(rows)
+    }
+
+    /// The rows are limited as the epoch says, changes from the point on as the catalog said at the
+    /// point: both must be the same.
+    async fn check_limits(&self, snapshot: &Snapshot, tables: &[CatalogTable]) -> Result<()> {
+        let source = &self.context.source;
+        let Some(session) = snapshot
+            .readers
+            .first()
+            .filter(|_| !source.manage_publication)
+        else {
+            return Ok(());
+        };
+        let oids: Vec<Oid> = tables.iter().map(|table| table.schema.relation).collect();
+        let then = published::memberships(session, &source.publication, &oids).await?;
+        let other = tables
+            .iter()
+            .find(|table| then.get(&table.schema.relation) != table.limits.membership.as_ref());
+        match other {
+            None => Ok(()),
+            Some(table) => Err(limits_changed(&table.schema.table)),
+        }
     }
 
     /// Schema versions of the copy's rows are in the log before the first row is.

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::log::commit_log::{Captured, CopyBegin, CopyEnd, Entry, EpochEntry, Extents};
     use crate::log::progress::Want;
-    use crate::model::{Epoch, Lsn, Oid};
+    use crate::model::{Epoch, Limits, Lsn, Oid};
 
     fn table(name: &str) -> TableName {
         TableName::new("public", name)
@@ -141,6 +141,7 @@ mod tests {
         let captured = ["a", "b"].map(|name| Captured {
             table: table(name),
             relation: Oid(1),
+            limits: Limits::default(),
         });
         let epoch = EpochEntry {
             after: 0,

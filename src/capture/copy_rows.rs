@@ -94,7 +94,7 @@ pub async fn read_all(
     let filters: Arc<Vec<Option<String>>> = Arc::new(
         tables
             .iter()
-            .map(|table| table.row_filter.clone())
+            .map(|table| table.limits.row_filter.clone())
             .collect(),
     );
     let chunks = Arc::new(std::sync::Mutex::new(plan_chunks(&leaves)));

@@ -42,7 +42,7 @@ use self::own_log::KeptLog;
 use self::prepare::{Prepared, prepare, refused};
 use self::publisher::{Published, Publisher};
 use self::stream_loop::StreamLoop;
-use self::tables::Tables;
+use self::tables::{Tables, captured_set};
 use self::takeover::{Taken, hold, take_over};
 use self::trim::Trimmer;
 
@@ -170,11 +170,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
     });
     let set = Watch {
         context: context.clone(),
-        captured: prepared
-            .tables
-            .iter()
-            .map(|table| (table.schema.table.clone(), table.schema.relation))
-            .collect(),
+        captured: captured_set(&prepared.tables),
         left_out: prepared.left_out,
         copying: copies,
     };
@@ -201,6 +197,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
             prepared.labels,
             topics.clone(),
             producer.clone(),
+            (!source.manage_publication).then(|| source.publication.clone()),
         ),
         client: prepared.client,
         schemas: producer.partition_slot(&topics.schemas(), 0),

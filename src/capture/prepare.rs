@@ -13,14 +13,16 @@ use crate::capture::own_log::OwnLog;
 use crate::capture::tables::Labels;
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
+use crate::log::commit_log::Captured;
 use crate::log::producer::EpochProducer;
 use crate::log::topics::{Retention, TopicAdmin, TopicSpec, TopicState, Topics};
-use crate::model::{Epoch, Oid, Selection, TableName};
+use crate::model::{Epoch, Selection, TableName};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable, Refusal};
 use crate::source::connection::ReplicationConnection;
 use crate::source::full_identity;
 use crate::source::publication::{self, Publication};
+use crate::source::published;
 use crate::source::slot::{self, SlotState};
 
 /// What preparation found and made.
@@ -124,7 +126,7 @@ pub async fn prepare(
         let selection = Selection::new(&source.include, &source.exclude);
         catalog::selected(&client, &selection).await?
     } else {
-        catalog::published(&client, &source.publication).await?
+        published::tables(&client, &source.publication).await?
     };
     full_identity::settle_keys(&client, &source.slot, &mut tables).await?;
     let places = Places {
@@ -195,7 +197,8 @@ pub async fn prepare(
 fn leave_out(tables: &mut Vec<CatalogTable>, log: &OwnLog, managed: bool) -> Result<Vec<Refusal>> {
     let mut left_out = Vec::new();
     if managed && log.has_entries() {
-        let captured = log.ledger().captured().values().copied().collect();
+        let captured = log.ledger().captured().values();
+        let captured = captured.map(|table| table.relation).collect();
         left_out = catalog::leave_out(tables, &captured);
     }
     match refused(&catalog::refusals(tables)) {
@@ -375,11 +378,12 @@ impl Places<'_> {
 /// somebody else took them out, and their changes since were not sent.
 fn dropped(
     tables: &[CatalogTable],
-    captured: &BTreeMap<TableName, Oid>,
+    captured: &BTreeMap<TableName, Captured>,
     published: &BTreeSet<TableName>,
 ) -> Vec<TableName> {
     let gone = tables.iter().filter(|table| {
-        captured.get(&table.schema.table) == Some(&table.schema.relation)
+        let known = captured.get(&table.schema.table);
+        known.is_some_and(|known| known.relation == table.schema.relation)
             && !published.contains(&table.schema.table)
     });
     gone.map(|table| table.schema.table.clone()).collect()
@@ -506,7 +510,7 @@ pub async fn join(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ReplicaIdentity, TableSchema};
+    use crate::model::{Limits, Oid, ReplicaIdentity, TableSchema};
 
     fn table(name: &str, oid: u32) -> CatalogTable {
         CatalogTable {
@@ -523,8 +527,7 @@ mod tests {
             leaves: Vec::new(),
             partitioned: false,
             rows_estimate: None,
-            row_filter: None,
-            column_list: None,
+            limits: Limits::default(),
             missing_key_columns: Vec::new(),
         }
     }
@@ -563,12 +566,21 @@ mod tests {
             table("joins", 3),
             table("made_anew", 5),
         ];
-        let captured = BTreeMap::from([
-            (name("stays"), Oid(1)),
-            (name("dropped"), Oid(2)),
-            (name("made_anew"), Oid(4)),
-            (name("unwanted"), Oid(6)),
-        ]);
+        let known = [
+            ("stays", 1),
+            ("dropped", 2),
+            ("made_anew", 4),
+            ("unwanted", 6),
+        ];
+        let captured = known.map(|(table, relation)| {
+            let known = Captured {
+                table: name(table),
+                relation: Oid(relation),
+                limits: Limits::default(),
+            };
+            (name(table), known)
+        });
+        let captured = BTreeMap::from(captured);
         let published = BTreeSet::from([name("stays")]);
         assert_eq!(
             dropped(&tables, &captured, &published),

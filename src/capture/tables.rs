@@ -5,14 +5,20 @@
 //! the catalog only adds to them. Under FULL the message does not name the key, so each message has
 //! the catalog asked again (`source::full_identity`). Topics are named by the captured set: a table renamed while it is
 //! captured keeps its topic until the next epoch.
+//!
+//! pgoutput sends a Relation message again before the first change that it filters by other limits of
+//! the publication. So with limits that others manage each message has their membership compared with
+//! the epoch's, and no change under others gets into the epoch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use tokio_postgres::Client;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::codec::RecordEncoder;
+use crate::log::commit_log::Captured;
 use crate::log::producer::{EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
 use crate::model::{
@@ -21,7 +27,11 @@ use crate::model::{
 use crate::pgoutput::message::Relation;
 use crate::postgres::classify;
 use crate::source::catalog::{self, CatalogTable};
-use crate::source::{full_identity, user_types};
+use crate::source::{full_identity, published, user_types};
+
+/// How long an epoch waits in all for ALTER PUBLICATION to become visible. Without a wait for a
+/// synchronous standby it does within moments; somebody may also hold it open for hours.
+const ALTER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A table as rows are encoded now.
 pub struct CapturedTable {
@@ -186,6 +196,7 @@ impl Announced {
 enum Known {
     /// Of the captured set. `table` is none until rows need it.
     Captured {
+        membership: Option<Oid>,
         schema: Box<TableSchema>,
         announced: Option<Announced>,
         table: Option<Box<CapturedTable>>,
@@ -200,19 +211,26 @@ pub struct Tables {
     labels: Labels,
     topics: Topics,
     producer: Arc<EpochProducer>,
+    /// The publication, if its limits are others' to change.
+    limited_by: Option<String>,
+    /// What is left of the time to wait for an ALTER of it.
+    patience: Duration,
     known: HashMap<u32, Known>,
 }
 
 impl Tables {
-    /// The captured set, with the number of partitions of each topic.
+    /// The captured set, with the number of partitions of each topic; `limited_by` is the publication
+    /// if its limits are others' to change.
     pub fn new(
         captured: &[CatalogTable],
         labels: Labels,
         topics: Topics,
         producer: Arc<EpochProducer>,
+        limited_by: Option<String>,
     ) -> Self {
         let known = captured.iter().map(|table| {
             let known = Known::Captured {
+                membership: table.limits.membership,
                 schema: Box::new(table.schema.clone()),
                 announced: None,
                 table: None,
@@ -223,6 +241,8 @@ impl Tables {
             labels,
             topics,
             producer,
+            limited_by,
+            patience: ALTER_PATIENCE,
             known: known.collect(),
         }
     }
@@ -234,11 +254,13 @@ impl Tables {
             schema,
             announced,
             table,
+            membership: _,
         } = known
         {
             let new = Announced::from_message(relation);
             let current = table.as_ref().map_or(&**schema, |table| table.schema());
-            if new.identity == ReplicaIdentity::Full || !new.is(current) {
+            let limited = self.limited_by.is_some();
+            if limited || new.identity == ReplicaIdentity::Full || !new.is(current) {
                 *table = None;
             }
             *announced = Some(new);
@@ -265,7 +287,8 @@ impl Tables {
     /// published before the rows' entry.
     ///
     /// # Errors
-    /// Transient when the catalog cannot be read.
+    /// Transient when the catalog cannot be read, or when the publication limits the table otherwise
+    /// than the epoch says.
     pub async fn resolve(
         &mut self,
         relation: Oid,
@@ -276,10 +299,18 @@ impl Tables {
             schema,
             announced,
             table,
+            membership,
         }) = self.known.get_mut(&relation.0)
         else {
             return Ok(None);
         };
+        if let Some(publication) = &self.limited_by {
+            published::await_alter(client, publication, &mut self.patience).await?;
+            let now = published::memberships(client, publication, &[relation]).await?;
+            if now.get(&relation) != membership.as_ref() {
+                return Err(limits_changed(&schema.table));
+            }
+        }
         if let Some(announced) = announced
             && (announced.identity == ReplicaIdentity::Full || !announced.is(schema))
         {
@@ -368,12 +399,21 @@ async fn type_names(
     Ok(names.collect())
 }
 
-/// The name and OID by which the captured set stands in epoch entries.
-pub fn captured_set(tables: &[CatalogTable]) -> Vec<(TableName, Oid)> {
-    tables
-        .iter()
-        .map(|table| (table.schema.table.clone(), table.schema.relation))
-        .collect()
+/// Ends an epoch in which the publication's limits of a table have become others.
+pub fn limits_changed(table: &TableName) -> Error {
+    Error::transient(format!(
+        "the publication's row filter or column list of {table} has changed: a new epoch and a new copy follow"
+    ))
+}
+
+/// The tables as the captured set stands in epoch entries.
+pub fn captured_set(tables: &[CatalogTable]) -> Vec<Captured> {
+    let captured = tables.iter().map(|table| Captured {
+        table: table.schema.table.clone(),
+        relation: table.schema.relation,
+        limits: table.limits.clone(),
+    });
+    captured.collect()
 }
 
 #[cfg(test)]

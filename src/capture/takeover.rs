@@ -13,7 +13,7 @@ use crate::capture::prepare::{Prepared, prepare};
 use crate::capture::tables::captured_set;
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
-use crate::log::commit_log::{Captured, Entry, EpochEntry};
+use crate::log::commit_log::{Entry, EpochEntry};
 use crate::log::confirm::Confirmations;
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot, Sent};
@@ -145,10 +145,7 @@ async fn attempt(
         instance: instance_of_attempt(context),
         system_id: found.system_id.clone(),
         timeline: found.timeline,
-        captured: captured_set(&prepared.tables)
-            .into_iter()
-            .map(|(table, relation)| Captured { table, relation })
-            .collect(),
+        captured: captured_set(&prepared.tables),
     };
     killpoint::pass(Point::BeforeEpochEntry);
     let offset = hold(

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::{Selection, TableName};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable};
-use crate::source::{publication, slot};
+use crate::source::{publication, published, slot};
 
 /// Less WAL than this is kept for a slot for minutes only on a busy leader.
 const SMALL_KEEP_BYTES: i64 = 10 << 30;
@@ -218,7 +218,7 @@ async fn tables(
     let mut tables = if source.manage_publication {
         catalog::selected(client, &selection).await?
     } else {
-        catalog::published(client, &source.publication).await?
+        published::tables(client, &source.publication).await?
     };
     tables.retain(|table| selection.takes(&table.schema.table));
     if tables.is_empty() {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::LogPlace;
-use crate::model::{Epoch, Lsn, Oid, TableName};
+use crate::model::{Epoch, Limits, Lsn, Oid, TableName};
 
 /// One record of the commit log. JSON, tagged by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +46,19 @@ pub struct Captured {
     /// Schema and name.
     #[serde(flatten)]
     pub table: TableName,
-    /// Its OID on the leader: a table that comes back under another one needs a copy.
+    /// Its OID on the leader.
     pub relation: Oid,
+    /// What the publication leaves of it.
+    #[serde(flatten)]
+    pub limits: Limits,
+}
+
+impl Captured {
+    /// Whether it goes on from what the epoch before had under this name. Else that one has left:
+    /// this is another table, or other rows or columns of it, and needs a copy.
+    pub fn continues(&self, before: &Captured) -> bool {
+        self.relation == before.relation && self.limits.keep_rows_of(&before.limits)
+    }
 }
 
 /// What a batch entry says of one partition.

@@ -16,6 +16,7 @@ fn epoch(after: i64) -> Entry {
         captured: vec![Captured {
             table: table("t"),
             relation: Oid(1),
+            limits: Limits::default(),
         }],
     })
 }
@@ -222,6 +223,27 @@ fn entries_survive_json() {
         panic!("a batch");
     };
     assert_eq!(batch.offsets["p.s.t"][&0], Extent { last: 7, count: 2 });
+}
+
+#[test]
+fn an_epoch_entry_names_limits_only_where_there_are_some() {
+    let all = r#"{"schema":"s","name":"all","relation":1}"#;
+    let limited = r#"{"schema":"s","name":"limited","relation":2,"membership":7,"row_filter":"(id > 1)","columns":["id","v"]}"#;
+    let text = format!(
+        r#"{{"kind":"epoch","after":0,"instance":"i","system_id":"7","timeline":1,"captured":[{all},{limited}]}}"#
+    );
+    let entry: Entry = serde_json::from_str(&text).expect("an entry");
+    let Entry::Epoch(epoch) = &entry else {
+        panic!("{entry:?}");
+    };
+    assert_eq!(epoch.captured[0].limits, Limits::default());
+    let limits = Limits {
+        membership: Some(Oid(7)),
+        row_filter: Some("(id > 1)".to_owned()),
+        columns: Some(vec!["id".to_owned(), "v".to_owned()]),
+    };
+    assert_eq!(epoch.captured[1].limits, limits);
+    assert_eq!(serde_json::to_string(&entry).expect("JSON"), text);
 }
 
 fn any_entry() -> impl Strategy<Value = Entry> {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::log::commit_log::{Captured, CopyBegin, CopyEnd, Entry};
-use crate::model::{Oid, TableName};
+use crate::model::TableName;
 
 /// A copy that is complete or may become so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct KnownCopy {
 /// Copies by id (offset of `copy_begin`).
 #[derive(Clone, Debug, Default)]
 pub struct CopyLedger {
-    captured: BTreeMap<TableName, Oid>,
+    captured: BTreeMap<TableName, Captured>,
     copies: BTreeMap<i64, KnownCopy>,
     /// Whether the log's first entries were trimmed, and with them perhaps copies.
     is_trimmed: bool,
@@ -47,8 +47,8 @@ impl CopyLedger {
     }
 
     /// Notes a valid entry. Returns the tables that left with it: those that the captured set lost,
-    /// or has now under another OID. They are no longer in effect anywhere and need a copy when
-    /// they return.
+    /// or has now under another OID or with other rows or columns. They are no longer in effect
+    /// anywhere and need a copy when they return.
     pub fn valid(&mut self, offset: i64, entry: &Entry) -> BTreeSet<TableName> {
         match entry {
             Entry::Epoch(epoch) => return self.new_epoch(&epoch.captured),
@@ -63,8 +63,8 @@ impl CopyLedger {
         BTreeSet::new()
     }
 
-    /// Tables of the current epoch's captured set with their OIDs; empty before the first epoch entry.
-    pub fn captured(&self) -> &BTreeMap<TableName, Oid> {
+    /// The current epoch's captured set by name; empty before the first epoch entry.
+    pub fn captured(&self) -> &BTreeMap<TableName, Captured> {
         &self.captured
     }
 
@@ -105,14 +105,14 @@ impl CopyLedger {
     }
 
     fn new_epoch(&mut self, captured: &[Captured]) -> BTreeSet<TableName> {
-        let captured: BTreeMap<TableName, Oid> = captured
+        let captured: BTreeMap<TableName, Captured> = captured
             .iter()
-            .map(|c| (c.table.clone(), c.relation))
+            .map(|c| (c.table.clone(), c.clone()))
             .collect();
-        // A log that was trimmed elsewhere than at an epoch entry names tables before their OIDs
-        // are known: then only the name counts.
-        let stays = |table: &TableName, before: Option<&Oid>| match captured.get(table) {
-            Some(oid) => before.is_none_or(|before| before == oid),
+        // A log that was trimmed elsewhere than at an epoch entry names tables before more of them
+        // is known: then only the name counts.
+        let stays = |table: &TableName, before: Option<&Captured>| match captured.get(table) {
+            Some(now) => before.is_none_or(|before| now.continues(before)),
             None => false,
         };
         if self.is_trimmed && self.captured.is_empty() && self.copies.is_empty() {
@@ -128,7 +128,7 @@ impl CopyLedger {
             .retain(|_, copy| copy.end.is_some() && !copy.tables.is_empty());
         let left = before
             .iter()
-            .filter(|(table, oid)| !stays(table, Some(oid)))
+            .filter(|(table, before)| !stays(table, Some(before)))
             .map(|(table, _)| table.clone())
             .collect();
         self.captured = captured;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::log::commit_log::{BatchEntry, EpochEntry};
-use crate::model::{Epoch, Lsn};
+use crate::model::{Epoch, Limits, Lsn, Oid};
 
 fn table(name: &str) -> TableName {
     TableName::new("s", name)
@@ -17,6 +17,7 @@ fn epoch(tables: &[(&str, u32)]) -> Entry {
             .map(|(name, oid)| Captured {
                 table: table(name),
                 relation: Oid(*oid),
+                limits: Limits::default(),
             })
             .collect(),
     })
@@ -128,7 +129,51 @@ fn a_table_left_out_or_under_another_oid_leaves_every_copy() {
             .contains(&table("b"))
     );
     assert_eq!(chosen(&ledger, "c", &[]), None);
-    assert_eq!(ledger.captured()[&table("c")], Oid(3));
+    assert_eq!(ledger.captured()[&table("c")].relation, Oid(3));
+}
+
+#[test]
+fn a_table_with_another_filter_column_list_or_membership_leaves_every_copy() {
+    let limited = |limits: &Limits| {
+        let mut entry = epoch(&[("a", 1), ("b", 2)]);
+        if let Entry::Epoch(epoch) = &mut entry {
+            epoch.captured[1].limits = limits.clone();
+        }
+        entry
+    };
+    let before = Limits {
+        membership: Some(Oid(7)),
+        row_filter: Some("(id > 1)".to_owned()),
+        columns: Some(vec!["id".to_owned(), "v".to_owned()]),
+    };
+    let mut copied = ledger(&[limited(&before), begin(&["a", "b"]), end(1)]);
+    assert!(copied.valid(3, &limited(&before)).is_empty());
+    assert_eq!(chosen(&copied, "b", &[]), Some(1));
+    let other = [
+        Limits {
+            row_filter: Some("(id > 2)".to_owned()),
+            ..before.clone()
+        },
+        Limits {
+            columns: Some(vec!["id".to_owned()]),
+            ..before.clone()
+        },
+        Limits {
+            membership: Some(Oid(8)),
+            ..before.clone()
+        },
+        Limits::default(),
+    ];
+    for limits in other {
+        let mut ledger = copied.clone();
+        assert_eq!(ledger.valid(4, &limited(&limits)), [table("b")].into());
+        assert_eq!(chosen(&ledger, "a", &[]), Some(1), "{limits:?}");
+        assert_eq!(chosen(&ledger, "b", &[]), None, "{limits:?}");
+        // It returns as it was, and still needs a new copy.
+        ledger.valid(5, &limited(&before));
+        assert_eq!(chosen(&ledger, "b", &[]), None, "{limits:?}");
+        assert!(!ledger.has(&table("b"), -1));
+    }
 }
 
 #[test]

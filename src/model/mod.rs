@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod limits;
 pub mod lsn;
 pub mod position;
 pub mod relation;
@@ -13,6 +14,7 @@ pub mod value;
 
 pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGroup};
 pub use checkpoint::{Checkpoint, Cursors, Join, JoinRows};
+pub use limits::Limits;
 pub use lsn::Lsn;
 pub use position::{Epoch, Position, SchemaVersion};
 pub use relation::{Column, ColumnKind, Oid, ReplicaIdentity, TableName, TableSchema, UserType};

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use crate::error::Result;
 use crate::model::{
-    Column, ColumnKind, Oid, ReplicaIdentity, Selection, TableName, TableSchema, UserType,
+    Column, ColumnKind, Limits, Oid, ReplicaIdentity, Selection, TableName, TableSchema, UserType,
 };
 use crate::postgres::classify;
 use crate::source::user_types;
@@ -32,10 +32,8 @@ pub struct CatalogTable {
     pub partitioned: bool,
     /// `reltuples` of all leaves, where ANALYZE has counted.
     pub rows_estimate: Option<u64>,
-    /// The publication's row filter as SQL, when a named publication has one.
-    pub row_filter: Option<String>,
-    /// The publication's column list, when a named publication has one.
-    pub column_list: Option<Vec<String>>,
+    /// What the publication leaves of it, when walferry does not manage that.
+    pub limits: Limits,
     /// Names of key columns that the stream does not carry (generated ones).
     pub missing_key_columns: Vec<String>,
 }
@@ -215,70 +213,6 @@ pub async fn selected(client: &Client, selection: &Selection) -> Result<Vec<Cata
     describe(client, &oids).await
 }
 
-/// The tables of a publication, with its column lists and row filters.
-pub async fn published(client: &Client, publication: &str) -> Result<Vec<CatalogTable>> {
-    // Column lists and row filters came with version 15; to_jsonb asks for them without naming them.
-    let rows = client
-        .query(
-            "SELECT c.oid, to_jsonb(t)->'attnames', to_jsonb(t)->>'rowfilter'
-             FROM pg_catalog.pg_publication_tables t
-             JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
-             JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-             WHERE t.pubname = $1 ORDER BY n.nspname, c.relname",
-            &[&publication],
-        )
-        .await
-        .map_err(|error| classify(&error, "listing the publication's tables"))?;
-    let mut limits = HashMap::new();
-    let mut oids = Vec::new();
-    for row in &rows {
-        let oid = Oid(row.get(0));
-        let names = row
-            .get::<_, Option<serde_json::Value>>(1)
-            .and_then(|names| serde_json::from_value::<Vec<String>>(names).ok());
-        oids.push(oid);
-        limits.insert(oid, (names, row.get::<_, Option<String>>(2)));
-    }
-    let mut tables = describe(client, &oids).await?;
-    for table in &mut tables {
-        if let Some((names, filter)) = limits.remove(&table.schema.relation) {
-            table.limit(filter, names);
-        }
-    }
-    Ok(tables)
-}
-
-impl CatalogTable {
-    /// Takes on what a named publication leaves of the table.
-    pub fn limit(&mut self, row_filter: Option<String>, column_list: Option<Vec<String>>) {
-        if let Some(names) = &column_list {
-            keep_columns(&mut self.schema, names);
-        }
-        self.row_filter = row_filter;
-        self.column_list = column_list;
-    }
-}
-
-/// Leaves only the named columns in a schema. Postgres demands that a column list holds the replica
-/// identity; a primary key that it cuts is no key of the records.
-fn keep_columns(schema: &mut TableSchema, names: &[String]) {
-    let old = std::mem::take(&mut schema.columns);
-    let mut moved = vec![None; old.len()];
-    for (index, column) in old.into_iter().enumerate() {
-        if names.contains(&column.name) {
-            moved[index] = Some(schema.columns.len());
-            schema.columns.push(column);
-        }
-    }
-    for indexes in [&mut schema.key, &mut schema.primary_key] {
-        *indexes = indexes
-            .iter()
-            .map(|&index| moved[index])
-            .collect::<Option<Vec<usize>>>()
-            .unwrap_or_default();
-    }
-}
-
 #[derive(Default)]
 struct Indexes {
     primary: Option<(Vec<i16>, bool)>,
@@ -319,8 +253,7 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
             schema,
             leaves: Vec::new(),
             rows_estimate: None,
-            row_filter: None,
-            column_list: None,
+            limits: Limits::default(),
             missing_key_columns: missing,
         };
         for leaf in leaves.iter().filter(|leaf| leaf.root == root) {
@@ -585,8 +518,7 @@ mod tests {
             leaves: leaves.iter().map(leaf).collect(),
             partitioned: true,
             rows_estimate: None,
-            row_filter: None,
-            column_list: None,
+            limits: Limits::default(),
             missing_key_columns: Vec::new(),
         }
     }

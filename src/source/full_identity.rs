@@ -79,7 +79,7 @@ async fn proven(client: &Client, slot: &str, relations: &[Oid]) -> Result<HashSe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{TableName, TableSchema};
+    use crate::model::{Limits, TableName, TableSchema};
     use crate::source::catalog::Leaf;
 
     #[test]
@@ -106,8 +106,7 @@ mod tests {
             leaves: identities.iter().map(|&identity| leaf(identity)).collect(),
             partitioned: true,
             rows_estimate: None,
-            row_filter: None,
-            column_list: None,
+            limits: Limits::default(),
             missing_key_columns: Vec::new(),
         };
         let full = table(&[ReplicaIdentity::Full, ReplicaIdentity::Full]);

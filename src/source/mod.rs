@@ -7,6 +7,7 @@ pub mod copy;
 mod framing;
 pub mod full_identity;
 pub mod publication;
+pub mod published;
 pub mod sample;
 pub mod slot;
 mod start_up;

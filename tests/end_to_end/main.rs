@@ -10,6 +10,7 @@ mod invariant;
 mod keys;
 mod lag;
 mod large;
+mod limits;
 mod restarts;
 mod shapes;
 mod trimming;
