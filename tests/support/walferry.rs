@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{DEADLINE, Postgres, directory, kafka, unique};
@@ -86,10 +86,18 @@ impl Pipeline {
         for name in only {
             arguments.extend(["--only", name]);
         }
+        self.start(&mut self.command(&arguments))
+    }
+
+    /// Starts `walferry run`, which kills itself at a named point (`walferry::killpoint`).
+    pub fn run_until(&self, point: &str) -> Walferry {
+        self.start(self.command(&["run"]).env("WALFERRY_DIE_AT", point))
+    }
+
+    fn start(&self, command: &mut Command) -> Walferry {
         let log = self.dir.join(format!("run-{}.log", unique()));
         let file = std::fs::File::create(&log).unwrap();
-        let child = self
-            .command(&arguments)
+        let child = command
             .stdout(file.try_clone().unwrap())
             .stderr(file)
             .spawn()
@@ -116,7 +124,7 @@ impl Walferry {
         self.signal("TERM");
         let end = Instant::now() + DEADLINE;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.ended() {
                 return status.code().unwrap_or(-1);
             }
             assert!(
@@ -126,6 +134,11 @@ impl Walferry {
             );
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Sends a signal by name.

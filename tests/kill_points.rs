@@ -1,0 +1,186 @@
+//! The process dies at every place between two durable states, and starts again: nothing is lost,
+//! doubled or torn.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::os::unix::process::ExitStatusExt;
+
+use support::{DEADLINE, Pipeline, Postgres, Walferry, assert_equal, wait_caught_up};
+use tokio_postgres::Client;
+use walferry::killpoint::Point;
+
+/// SIGABRT: how a process ends that kills itself.
+const ABORTED: i32 = 6;
+/// Points tried at a time.
+const AT_ONCE: usize = 3;
+
+/// How often each point is passed before the process dies: the first time it is one of the copy, of
+/// an empty log, of a first transaction; later ones are amid the stream.
+fn times(point: Point) -> &'static [u32] {
+    match point {
+        Point::TopicsMade
+        | Point::PublicationMade
+        | Point::SlotMade
+        | Point::BeforeEpochEntry
+        | Point::AfterEpochEntry
+        | Point::CopyBegun
+        | Point::CopySnapshot
+        | Point::CopyChunk
+        | Point::CopyRowsAcked
+        | Point::CopyEnded
+        | Point::BeforeEffect
+        | Point::InEffect
+        | Point::ChunkApplied => &[1],
+        Point::RowsLoaded => &[1, 2],
+        Point::BeforeFeedback | Point::AfterFeedback | Point::EntrySent | Point::EntryAcked => {
+            &[2, 9]
+        }
+        Point::BeforeSend | Point::AfterSend => &[2, 40],
+        Point::BatchAcked
+        | Point::BeforeBegin
+        | Point::BeforeCommit
+        | Point::AfterCommit
+        | Point::CommitSent
+        | Point::BeforeProgress => &[1, 4],
+    }
+}
+
+const TABLES: &[&str] = &["accounts", "ledger", "documents"];
+
+const SCHEMA: &str =
+    "CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL DEFAULT 1000);
+     CREATE TABLE ledger (id bigserial PRIMARY KEY, source int REFERENCES accounts, target int REFERENCES accounts, amount int);
+     CREATE TABLE documents (id int PRIMARY KEY, title text UNIQUE, body text);
+     INSERT INTO accounts SELECT i FROM generate_series(1, 50) i;
+     INSERT INTO documents SELECT i, i::text, string_agg(md5(i::text || j), '')
+       FROM generate_series(1, 200) i, generate_series(1, 80) j GROUP BY i";
+
+/// One transaction of the load: a transfer, a swap of unique values by way of a third, a changed key
+/// around an unchanged large value, and now and then more than a chunk.
+fn transaction(n: u32) -> String {
+    let (a, b, d) = (n % 50 + 1, (n * 7 + 1) % 50 + 1, n % 199 + 1);
+    let large = if n % 10 == 5 {
+        format!(
+            "INSERT INTO documents SELECT {n} * 10000 + i, {n} || '/' || i, repeat(md5(i::text), 40)
+               FROM generate_series(1, 300) i;"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "BEGIN;
+         UPDATE accounts SET balance = balance - 3 WHERE id = {a};
+         UPDATE accounts SET balance = balance + 3 WHERE id = {b};
+         INSERT INTO ledger (source, target, amount) VALUES ({a}, {b}, 3);
+         UPDATE documents SET title = 'swap {n}' WHERE id = {d};
+         UPDATE documents SET title = {d} WHERE id = {d} + 1;
+         UPDATE documents SET title = {d} + 1 WHERE id = {d};
+         UPDATE documents SET id = -id WHERE id = {d};
+         {large}
+         UPDATE documents SET id = -id WHERE id = -{d};
+         UPDATE documents SET title = 't ' || id || ' {n}' WHERE id IN ({d}, {d} + 1);
+         COMMIT"
+    )
+}
+
+/// A follower whose tables are all in effect shows accounts that agree with the ledger.
+async fn shows_a_boundary(follower: &Client, case: &str) {
+    let known = "SELECT to_regclass('walferry.checkpoint') IS NOT NULL";
+    let is_known: bool = follower.query_one(known, &[]).await.unwrap().get(0);
+    if !is_known {
+        return;
+    }
+    let in_effect = "SELECT count(*) FROM walferry.checkpoint
+                     WHERE jsonb_array_length(state -> 'in_effect') = 3";
+    let all: i64 = follower.query_one(in_effect, &[]).await.unwrap().get(0);
+    if all == 0 {
+        return;
+    }
+    let query = "SELECT count(*) FROM accounts a WHERE balance <> 1000
+                   + (SELECT coalesce(sum(amount), 0) FROM ledger WHERE target = a.id)
+                   - (SELECT coalesce(sum(amount), 0) FROM ledger WHERE source = a.id)";
+    let torn: i64 = follower.query_one(query, &[]).await.unwrap().get(0);
+    assert_eq!(torn, 0, "{case}: a transaction is torn at the follower");
+}
+
+/// Writes transactions until the process has died; how many.
+async fn write_until_dead(leader: &Client, walferry: &mut Walferry, case: &str) -> u32 {
+    let end = std::time::Instant::now() + DEADLINE;
+    let mut written = 0;
+    loop {
+        leader.batch_execute(&transaction(written)).await.unwrap();
+        written += 1;
+        if let Some(status) = walferry.ended() {
+            let how = walferry.output();
+            assert_eq!(status.signal(), Some(ABORTED), "{case}: {status}\n{how}");
+            return written;
+        }
+        assert!(
+            std::time::Instant::now() < end,
+            "{case}: never passed\n{}",
+            walferry.output()
+        );
+    }
+}
+
+async fn dies_and_goes_on(leader: &Postgres, follower: &Postgres, point: Point, times: u32) {
+    let case = format!("{point:?}:{times}");
+    let database = format!("{point:?}_{times}").to_lowercase();
+    for server in [leader, follower] {
+        server.sql(&format!("CREATE DATABASE {database}")).await;
+    }
+    let from = leader.client_on(&database).await;
+    let to = follower.client_on(&database).await;
+    from.batch_execute(SCHEMA).await.unwrap();
+    let pipeline = Pipeline::new(leader, &[follower]);
+    let (source, sink) = (leader.url(&database), follower.url(&database));
+    pipeline.write(
+        "connectors/leader.toml",
+        &format!(
+            "kind = \"postgres-source\"\nurl = \"{source}\"\ncopy.group_max_bytes = \"64KiB\"\n"
+        ),
+    );
+    pipeline.write(
+        "connectors/a.toml",
+        &format!("kind = \"postgres\"\nurl = \"{sink}\"\nbatch_max_bytes = \"64KiB\"\n"),
+    );
+
+    let mut dying = pipeline.run_until(&case);
+    let written = write_until_dead(&from, &mut dying, &case).await;
+    shows_a_boundary(&to, &case).await;
+    for n in written..written + 20 {
+        from.batch_execute(&transaction(n)).await.unwrap();
+    }
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    shows_a_boundary(&to, &case).await;
+    assert_equal(&from, &to, TABLES).await;
+    assert_eq!(walferry.terminate(), 0, "{case}");
+    drop((from, to));
+    let slot = format!(
+        "SELECT pg_drop_replication_slot('walferry_{}')",
+        pipeline.name
+    );
+    leader.sql(&slot).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_killed_between_any_two_durable_states_loses_doubles_and_tears_nothing() {
+    let leader = Postgres::start("leader");
+    let follower = Postgres::start("follower");
+    let mut cases = Point::ALL
+        .into_iter()
+        .flat_map(|point| times(point).iter().map(move |times| (point, *times)))
+        .collect::<Vec<_>>()
+        .into_iter();
+    let turns = std::sync::Mutex::new(&mut cases);
+    let worker = async || {
+        loop {
+            let next = turns.lock().unwrap().next();
+            let Some((point, times)) = next else { return };
+            dies_and_goes_on(&leader, &follower, point, times).await;
+        }
+    };
+    futures_util::future::join_all((0..AT_ONCE).map(|_| worker())).await;
+}
