@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::log::commit_log::Captured;
 use crate::model::{Oid, Selection, TableName};
 use crate::postgres::connect;
-use crate::source::catalog::{self, Refusal};
+use crate::source::catalog;
+use crate::source::refusals::{self, Refusal};
 use crate::source::{publication, published};
 use crate::status::LastError;
 
@@ -192,7 +193,7 @@ impl Watch {
             published::tables(&client, &source.publication).await?
         };
         let captured = self.captured.iter().map(|table| table.relation).collect();
-        let left_out = catalog::leave_out(&mut tables, &captured);
+        let left_out = refusals::leave_out(&mut tables, &captured);
         let now = captured_set(&tables);
         // Of a publication that is used as it is, the tables above are the members.
         let members = match source.manage_publication {

@@ -9,6 +9,7 @@ pub mod copy;
 mod copy_choice;
 mod copy_rows;
 pub mod encode_tx;
+mod existing;
 pub mod feedback;
 pub mod outbox;
 pub mod own_log;

@@ -232,7 +232,7 @@ async fn tables(
         return Ok(tables);
     }
     part.add("tables", pass(format!("{} selected", tables.len())));
-    let refused = catalog::refusals(&tables);
+    let refused = crate::source::refusals::refusals(&tables);
     if refused.is_empty() {
         part.add(
             "replica identities",

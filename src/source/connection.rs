@@ -11,12 +11,15 @@ use std::time::Duration;
 use postgres_protocol::message::backend::{DataRowBody, Message, NoticeResponseBody};
 use postgres_protocol::message::frontend;
 
+use super::commands::{
+    command_name, create_slot_command, idle_timeout, server_major, start_replication_command,
+};
 use super::framing::Wire;
 use super::start_up::{StartUp, endpoints, remember};
 use crate::config::PostgresSettings;
 use crate::error::{Class, Error, Result};
 use crate::model::Lsn;
-use crate::model::relation::{quote_identifier, quote_literal};
+use crate::model::relation::quote_identifier;
 use crate::postgres::{self, ServerError};
 use crate::source::stream::ReplicationStream;
 
@@ -24,8 +27,6 @@ use crate::source::stream::ReplicationStream;
 const COMMAND_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a good-bye to be sent.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
-/// Postgres's default of `wal_sender_timeout`.
-const WAL_SENDER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// CopyBothResponse, which postgres-protocol does not know.
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 
@@ -412,84 +413,6 @@ fn text_row(body: &DataRowBody) -> Result<Vec<Option<String>>> {
         .map_err(garbled)
 }
 
-fn create_slot_command(
-    name: &str,
-    temporary: bool,
-    export_snapshot: bool,
-    server_major: u32,
-) -> String {
-    let name = quote_identifier(name);
-    let temporary = if temporary { " TEMPORARY" } else { "" };
-    let snapshot = match (server_major >= 15, export_snapshot) {
-        (true, true) => "(SNAPSHOT 'export')",
-        (true, false) => "(SNAPSHOT 'nothing')",
-        (false, true) => "EXPORT_SNAPSHOT",
-        (false, false) => "NOEXPORT_SNAPSHOT",
-    };
-    format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {snapshot}")
-}
-
-/// The publications are an identifier list inside a literal.
-fn start_replication_command(slot: &str, at: Lsn, publications: &[String]) -> String {
-    let names: Vec<String> = publications.iter().map(|p| quote_identifier(p)).collect();
-    format!(
-        "START_REPLICATION SLOT {} LOGICAL {at} (proto_version '1', publication_names {}, messages 'true')",
-        quote_identifier(slot),
-        quote_literal(&names.join(",")),
-    )
-}
-
-fn server_major(parameters: &BTreeMap<String, String>) -> Result<u32> {
-    let version = parameters.get("server_version").map_or("", String::as_str);
-    let digits = version.split(|c: char| !c.is_ascii_digit()).next();
-    digits.unwrap_or_default().parse().map_err(|_| {
-        Error::halt(
-            format!("the server's version `{version}` is no Postgres version"),
-            "connect to Postgres itself, not through a pooler",
-        )
-    })
-}
-
-/// How long the stream may be silent, from `wal_sender_timeout`: the leader asks for a sign of life
-/// at half of it. None when it is switched off.
-fn idle_timeout(options: &[(&str, String)]) -> Result<Option<Duration>> {
-    let Some((_, text)) = options
-        .iter()
-        .find(|(name, _)| *name == "wal_sender_timeout")
-    else {
-        return Ok(Some(WAL_SENDER_TIMEOUT_DEFAULT));
-    };
-    match parse_setting_duration(text) {
-        Some(Duration::ZERO) => Ok(None),
-        Some(duration) => Ok(Some(duration)),
-        None => Err(Error::halt(
-            format!("wal_sender_timeout = `{text}` is no duration in Postgres's form"),
-            "write a number with ms, s, min, h or d",
-        )),
-    }
-}
-
-/// A time setting in Postgres's form: a whole number, milliseconds without a unit.
-fn parse_setting_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().ok()?;
-    let unit_ms = match unit.trim() {
-        "" | "ms" => 1,
-        "s" => 1_000,
-        "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _other => return None,
-    };
-    number.checked_mul(unit_ms).map(Duration::from_millis)
-}
-
-fn command_name(command: &str) -> &str {
-    command.split(' ').next().unwrap_or(command)
-}
-
 fn unanswered(command: &str) -> Error {
     let seconds = COMMAND_MAX.as_secs();
     Error::transient(format!(
@@ -504,68 +427,4 @@ fn unexpected_answer(command: &str) -> Error {
 
 fn garbled(cause: std::io::Error) -> Error {
     Error::transient("the stream is garbled").caused_by(cause)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_quoted_for_the_replication_grammar() {
-        assert_eq!(
-            create_slot_command("a\"b", true, true, 15),
-            "CREATE_REPLICATION_SLOT \"a\"\"b\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')"
-        );
-        assert_eq!(
-            create_slot_command("s", false, false, 14),
-            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT"
-        );
-        assert_eq!(
-            start_replication_command("s", Lsn(0x1_0000_00AB), &["p".into(), "it's \"p\"".into()]),
-            "START_REPLICATION SLOT \"s\" LOGICAL 1/AB (proto_version '1', publication_names \
-             '\"p\",\"it''s \"\"p\"\"\"', messages 'true')"
-        );
-    }
-
-    #[test]
-    fn durations_are_read_as_postgres_reads_them() {
-        for (text, ms) in [
-            ("0", 0),
-            ("10000", 10_000),
-            ("10000ms", 10_000),
-            ("10s", 10_000),
-            (" 2 min ", 120_000),
-            ("1h", 3_600_000),
-            ("1d", 86_400_000),
-        ] {
-            let parsed = parse_setting_duration(text);
-            assert_eq!(parsed, Some(Duration::from_millis(ms)), "{text}");
-        }
-        for text in [
-            "",
-            "s",
-            "-1",
-            "1 fortnight",
-            "99999999999999999999",
-            "18446744073709551615d",
-        ] {
-            assert_eq!(parse_setting_duration(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_version_is_its_first_number() {
-        for (text, major) in [
-            ("18.6 (Debian 18.6-1)", 18),
-            ("17beta1", 17),
-            ("14devel", 14),
-        ] {
-            let parameters = BTreeMap::from([("server_version".to_owned(), text.to_owned())]);
-            assert_eq!(server_major(&parameters).unwrap(), major);
-        }
-        assert_eq!(
-            server_major(&BTreeMap::new()).unwrap_err().class(),
-            Class::Halt
-        );
-    }
 }

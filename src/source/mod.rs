@@ -2,12 +2,14 @@
 
 mod authentication;
 pub mod catalog;
+mod commands;
 pub mod connection;
 pub mod copy;
 mod framing;
 pub mod full_identity;
 pub mod publication;
 pub mod published;
+pub mod refusals;
 pub mod sample;
 pub mod slot;
 mod start_up;
