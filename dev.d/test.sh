@@ -87,9 +87,12 @@ cmd_test() {
   own_by_server_user "$TEST_DIR"
   trap end_tests EXIT
   export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$TEST_DIR
-  [[ $quick == yes ]] || test_lints
+  if [[ $quick == no ]]; then
+    test_lints
+    # Whole runs only: with arguments somebody is after particular tests.
+    [[ $# -gt 0 ]] || cmd_fuzz --seconds 5
+  fi
   start_test_kafka
-  # Whole runs only: with arguments somebody is after particular tests.
   if [[ $quick == no && $# -eq 0 && $newest != "$PG_OLDEST" ]]; then
     if has_end_to_end_tests; then
       say "end-to-end tests on Postgres $PG_OLDEST"

@@ -5,8 +5,8 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use walferry::log::codec::{Field, Origin, RecordDecoder, RecordEncoder};
-use walferry::model::{
+use walferry_fuzz::log::codec::{Field, Origin, RecordDecoder, RecordEncoder};
+use walferry_fuzz::model::{
     Cell, Column, ColumnKind, Lsn, Oid, Position, ReplicaIdentity, RowRef, Rows, TableName,
     TableSchema,
 };

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walferry::pgoutput::{Message, Old, Tuple, decode};
+use walferry_fuzz::pgoutput::{Message, Old, Tuple, decode};
 
 fn walk(tuple: &Tuple<'_>) {
     assert_eq!(tuple.iter().count(), tuple.len());
