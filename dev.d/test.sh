@@ -72,6 +72,17 @@ start_test_kafka() {
 
 has_end_to_end_tests() { [[ -e $ROOT/tests/end_to_end.rs || -e $ROOT/tests/end_to_end/main.rs ]]; }
 
+# A directory for the servers of this run, removed with them at its end.
+begin_test_run() {
+  find "$STACK/test" -mindepth 1 -maxdepth 1 -name 'run-*' -mtime +1 -exec rm -rf {} + 2>/dev/null || true
+  TEST_DIR=$STACK/test/run-$$
+  mkdir -p -- "$TEST_DIR"
+  chmod 755 "$STACK/test" "$TEST_DIR"
+  own_by_server_user "$TEST_DIR"
+  trap end_tests EXIT
+  export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$TEST_DIR
+}
+
 cmd_test() {
   local quick=no newest=${PG_VERSION:-$PG_NEWEST}
   if [[ ${1:-} == --quick ]]; then
@@ -80,13 +91,7 @@ cmd_test() {
   fi
   cd "$ROOT" || exit
   ensure_setup "$newest" "$PG_OLDEST"
-  find "$STACK/test" -mindepth 1 -maxdepth 1 -name 'run-*' -mtime +1 -exec rm -rf {} + 2>/dev/null || true
-  TEST_DIR=$STACK/test/run-$$
-  mkdir -p -- "$TEST_DIR"
-  chmod 755 "$STACK/test" "$TEST_DIR"
-  own_by_server_user "$TEST_DIR"
-  trap end_tests EXIT
-  export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$TEST_DIR
+  begin_test_run
   if [[ $quick == no ]]; then
     test_lints
     # Whole runs only: with arguments somebody is after particular tests.
@@ -103,4 +108,14 @@ cmd_test() {
   fi
   say "all tests on Postgres $newest"
   WALFERRY_TEST_PG=$newest cargo test --locked "$@"
+}
+
+# The tests of bounds at the sizes the promises are stated for; prints the figures.
+cmd_bounds() {
+  cd "$ROOT" || exit
+  ensure_setup "$(default_major)"
+  begin_test_run
+  start_test_kafka
+  WALFERRY_BOUNDS=full WALFERRY_TEST_PG=$(default_major) \
+    cargo test --release --locked --test bounds "$@" -- --nocapture --test-threads 1
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use rand::RngExt;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -140,15 +141,18 @@ fn start(
 ) {
     let instance = instance_token();
     if let (Some(source), Some((name, view))) = (settings.source, &status.source) {
+        let (newest, samples) = watch::channel(None);
         let context = CaptureContext {
             pipeline: settings.pipeline.clone(),
             instance: instance.clone(),
             source,
             kafka: settings.kafka.clone(),
             kept_log: KeptLog::default(),
+            samples,
             status: view.clone(),
             stop: stop.clone(),
         };
+        parts.spawn(capture::sample_leader(context.clone(), newest));
         parts.spawn(supervise(
             name.clone(),
             view.clone(),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Postgres, kafka_settings, postgres_settings, unique};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,7 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
         },
         kafka: kafka_settings(),
         kept_log: KeptLog::default(),
+        samples: watch::channel(None).1,
         status: Arc::new(Shared::default()),
         stop: CancellationToken::new(),
     }
@@ -83,6 +85,9 @@ struct Source {
 
 impl Source {
     fn start(context: CaptureContext) -> Self {
+        let (newest, samples) = watch::channel(None);
+        let context = CaptureContext { samples, ..context };
+        tokio::spawn(capture::sample_leader(context.clone(), newest));
         let own = context.clone();
         let task = tokio::spawn(async move {
             let ended = capture::run(&own).await;

@@ -33,7 +33,8 @@ use crate::error::{Error, Result};
 use crate::log::producer::{EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
 use crate::model::TableName;
-use crate::source::{publication, sample};
+use crate::source::publication;
+use crate::source::sample::{self, LeaderSample};
 use crate::status::{LastError, Shared, SourceView, State};
 
 use self::captured_set::Watch;
@@ -60,6 +61,8 @@ pub struct CaptureContext {
     pub kafka: KafkaSettings,
     /// The commit log as the last epoch read it.
     pub kept_log: KeptLog,
+    /// The leader's newest sample; see [`sample_leader`].
+    pub samples: watch::Receiver<Option<LeaderSample>>,
     /// What it says of itself.
     pub status: Arc<Shared<SourceView>>,
     /// Asks it to finish what is in flight, confirm, and return.
@@ -70,6 +73,29 @@ pub struct CaptureContext {
 const ORDERS_MAX: usize = 64;
 /// How many watermarks are asked for at once.
 const WATERMARKS_AT_ONCE: usize = 16;
+
+/// Samples the leader for as long as the process lasts, whatever becomes of epochs: what the leader
+/// keeps for the slot is shown also while Kafka is away, when it grows.
+pub async fn sample_leader(context: CaptureContext, newest: watch::Sender<Option<LeaderSample>>) {
+    let source = &context.source;
+    let show = async {
+        let mut samples = context.samples.clone();
+        while samples.changed().await.is_ok() {
+            let sample = *samples.borrow_and_update();
+            context.status.update(|view| {
+                view.leader_flush = sample.map(|sample| sample.flush).or(view.leader_flush);
+                view.slot_retained_bytes = sample.and_then(|sample| sample.slot_retained_bytes);
+            });
+        }
+    };
+    let name = format!("walferry_{}_sampler", context.pipeline);
+    let sampling = sample::run(source.postgres.clone(), name, source.slot.clone(), newest);
+    tokio::select! {
+        () = context.stop.cancelled() => {}
+        () = sampling => {}
+        () = show => {}
+    }
+}
 
 /// Runs epoch after epoch until asked to stop.
 ///
@@ -134,8 +160,6 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         to: taken.logged,
         confirmed: taken.logged,
     });
-    let (sample, samples) = watch::channel(None);
-    let source = &context.source;
     let mut tasks = JoinSet::new();
     let publisher = Publisher {
         context: context.clone(),
@@ -143,20 +167,10 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         producer: producer.clone(),
         confirmations: taken.confirmations,
         lower_bounds,
-        samples,
+        samples: context.samples.clone(),
         published: publish,
     };
     tasks.spawn(publisher.run(ordered));
-    let sampler = sample::run(
-        source.postgres.clone(),
-        format!("walferry_{}_sampler", context.pipeline),
-        source.slot.clone(),
-        sample,
-    );
-    tasks.spawn(async move {
-        sampler.await;
-        Ok(())
-    });
     let (copying, copies) = watch::channel(false);
     tasks.spawn(grow_old(context.clone(), copies.clone()));
     let trimmer = Trimmer {
@@ -198,7 +212,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
             prepared.labels,
             topics.clone(),
             producer.clone(),
-            (!source.manage_publication).then(|| source.publication.clone()),
+            (!context.source.manage_publication).then(|| context.source.publication.clone()),
         ),
         client: prepared.client,
         schemas: producer.partition_slot(&topics.schemas(), 0),

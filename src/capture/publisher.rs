@@ -155,10 +155,6 @@ impl Publisher {
             view.transactions += transactions;
             view.changes += changes;
             view.bytes += closed.bytes as u64;
-            if let Some(sample) = sample {
-                view.leader_flush = Some(sample.flush);
-                view.slot_retained_bytes = sample.slot_retained_bytes;
-            }
         });
         Ok(())
     }

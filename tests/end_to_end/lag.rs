@@ -1,44 +1,11 @@
 //! Lag is never a lie: idle, busy, with a paused follower, with a dead leader.
 
+use crate::support::http::{self, get, scrape};
 use crate::support::{Pipeline, Postgres, until, wait_caught_up};
 
-/// The value of a metric with `sink="a"`, if it is there.
+/// The value of a metric of sink `a`, if it is there.
 async fn metric(pipeline: &Pipeline, name: &str) -> Option<f64> {
-    let text = scrape(pipeline).await.ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with(&format!("{name}{{")) && line.contains("sink=\"a\""))?;
-    line.rsplit(' ').next()?.parse().ok()
-}
-
-/// What `/metrics` says.
-pub async fn scrape(pipeline: &Pipeline) -> Result<String, String> {
-    get(pipeline, "/metrics").await.map(|(_, body)| body)
-}
-
-/// A plain HTTP GET: status and body.
-pub async fn get(pipeline: &Pipeline, path: &str) -> Result<(u16, String), String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", pipeline.http_port))
-        .await
-        .map_err(|e| e.to_string())?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .map_err(|e| e.to_string())?;
-    let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .await
-        .map_err(|e| e.to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no header")?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .ok_or("no status")?;
-    Ok((status, body.to_owned()))
+    http::metric(pipeline, name, Some("a")).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,8 @@
 #![allow(dead_code, unused_imports)] // each test file uses a part of this one
 
 pub mod content;
+pub mod http;
+pub mod kafka;
 pub mod postgres;
 pub mod walferry;
 
@@ -16,6 +18,7 @@ use ::walferry::config::{
 };
 
 pub use content::{assert_equal, wait_caught_up};
+pub use kafka::Kafka;
 pub use postgres::Postgres;
 pub use walferry::{Pipeline, Walferry};
 

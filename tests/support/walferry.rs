@@ -66,6 +66,34 @@ impl Pipeline {
         std::fs::write(self.dir.join(file), text).unwrap();
     }
 
+    /// Uses another Kafka than the run's.
+    pub fn use_kafka(&self, bootstrap: &str) {
+        let file = self.dir.join("config/walferry.toml");
+        let text = std::fs::read_to_string(file).unwrap();
+        self.write("config/walferry.toml", &text.replace(&kafka(), bootstrap));
+    }
+
+    /// The same settings for a second process, which listens on another port.
+    pub fn twin(&self) -> Self {
+        let twin = Pipeline {
+            name: self.name.clone(),
+            dir: directory(&format!("twin-{}", self.name)),
+            http_port: free_port(),
+        };
+        for sub in ["config", "connectors"] {
+            std::fs::create_dir_all(twin.dir.join(sub)).unwrap();
+            for file in std::fs::read_dir(self.dir.join(sub)).unwrap() {
+                let file = file.unwrap();
+                let text = std::fs::read_to_string(file.path()).unwrap();
+                let ports =
+                    [self.http_port, twin.http_port].map(|port| format!("127.0.0.1:{port}\""));
+                let text = text.replace(&ports[0], &ports[1]);
+                std::fs::write(twin.dir.join(sub).join(file.file_name()), text).unwrap();
+            }
+        }
+        twin
+    }
+
     /// A command of walferry's with this pipeline's settings.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
@@ -157,17 +185,20 @@ impl Walferry {
 
     /// Peak resident memory in bytes.
     pub fn peak_memory_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Resident memory now, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|l| l.starts_with("VmHWM:"))
-            .expect("Linux reports VmHWM");
-        line.split_whitespace()
-            .nth(1)
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-            * 1024
+        let line = status.lines().find(|line| line.starts_with(name));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+        let kilobytes = kilobytes.expect("Linux reports a process's memory");
+        kilobytes.parse::<u64>().unwrap() * 1024
     }
 
     /// What it has written so far.

@@ -1,0 +1,63 @@
+//! A Kafka of a test's own, for what must not happen to the run's.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// One broker; stopped when dropped.
+pub struct Kafka {
+    dir: PathBuf,
+    pub bootstrap: String,
+}
+
+impl Kafka {
+    /// Starts a broker.
+    pub fn start(name: &str) -> Self {
+        let mut kafka = Kafka {
+            dir: super::directory(name).join("kafka"),
+            bootstrap: String::new(),
+        };
+        kafka.start_again();
+        kafka
+    }
+
+    /// `kill -9`.
+    pub fn kill(&self) {
+        self.run("stop", &["--mode", "immediate"]);
+    }
+
+    /// Starts it again on its old data and port.
+    pub fn start_again(&mut self) {
+        let said = self.run("start", &[]);
+        let bootstrap = said
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("bootstrap="));
+        self.bootstrap = bootstrap.expect("the script says the address").to_owned();
+    }
+
+    fn run(&self, action: &str, more: &[&str]) -> String {
+        let mut command = Command::new(super::dev());
+        command
+            .args(["server", "kafka", action])
+            .arg(&self.dir)
+            .args(more);
+        let output = command.output().expect("the dev script can be run");
+        assert!(
+            output.status.success(),
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        let stop = Command::new(super::dev())
+            .args(["server", "kafka", "stop"])
+            .arg(&self.dir)
+            .args(["--mode", "immediate"])
+            .output();
+        // The run stops what is left at its end.
+        drop(stop);
+    }
+}
