@@ -11,6 +11,7 @@ mod keys;
 mod lag;
 mod large;
 mod restarts;
+mod secured;
 mod shapes;
 mod truncate;
 mod types;
