@@ -179,10 +179,13 @@ leader_is_quiet() {
   [[ $(sql "$WALFERRY_LEADER_URL" -c "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'") == 0 ]]
 }
 
-# The follower's own checkpoint is the truth about what it has; nothing may still be copying.
+# The follower's own checkpoint is the truth about what it has. It moves on while tables are still copied
+# (which promise nothing until then), so no table may be left to come into effect.
 follower_has() {
   [[ $(sql "$WALFERRY_FOLLOWER_URL" 2>/dev/null -v lsn="$1" <<'SQL'
-SELECT count(*) > 0 AND bool_and(applied >= :'lsn'::pg_lsn) FROM walferry.checkpoint;
+SELECT count(*) > 0 AND bool_and(applied >= :'lsn'::pg_lsn AND state -> 'joins' = '[]'
+       AND jsonb_array_length(state -> 'in_effect') >= jsonb_array_length(state -> 'log' -> 'captured'))
+  FROM walferry.checkpoint;
 SQL
   ) == t ]]
 }

@@ -1,8 +1,11 @@
 # shellcheck shell=bash
 # Kafka in one directory, one to three brokers (each also a controller), without ZooKeeper:
 #   DIR/node-N/{server.properties,data,log,pid}   DIR/bootstrap   DIR/cluster-id
+# With users there is also a secured listener: kafka-secure.sh.
 # Start-up is what costs, so: formatted by copying what Kafka's own formatter wrote once, and with an
 # archive of loaded classes (the JVM's class data sharing), which saves a third.
+
+KAFKA_USERS=() # name:password of the secured listener's users; none: there is no such listener
 
 kafka_classpath() {
   # The order must be the same every time: the class archive is bound to it.
@@ -119,22 +122,32 @@ record_kafka_classes() {
   ) >"$LOG/kafka-classes.log" 2>&1 </dev/null
 }
 
-# Ports and settings of a new cluster.
+# Ports and settings of a new cluster; with users (KAFKA_USERS) also a secured listener.
 create_kafka() {
-  local dir=$1 brokers=$2 node voters='' bootstrap='' cluster
-  local -a ports controllers
-  shift 2
+  local dir=$1 brokers=$2 node voters='' bootstrap='' secure='' cluster
+  local -a ports controllers secures more=()
   cluster=$(random_uuid_for_kafka)
   for ((node = 1; node <= brokers; node++)); do
     ports[node]=$(free_port)
     controllers[node]=$(free_port)
+    secures[node]=$(free_port)
     voters+=${voters:+,}$node@127.0.0.1:${controllers[node]}
     bootstrap+=${bootstrap:+,}127.0.0.1:${ports[node]}
+    secure+=${secure:+,}127.0.0.1:${secures[node]}
   done
+  [[ ${#KAFKA_USERS[@]} -eq 0 ]] || make_kafka_certificates "$dir/tls"
   for ((node = 1; node <= brokers; node++)); do
-    format_broker "$dir/node-$node/data" "$node" "$cluster"
-    kafka_properties "$dir" "$node" "$brokers" "${ports[node]}" "${controllers[node]}" "$voters" >"$dir/node-$node/server.properties"
+    mkdir -p -- "$dir/node-$node"
+    [[ ${#KAFKA_USERS[@]} -eq 0 ]] ||
+      mapfile -t more < <(kafka_secure_properties "$dir" "${ports[node]}" "${controllers[node]}" "${secures[node]}" "${KAFKA_USERS[@]}")
+    kafka_properties "$dir" "$node" "$brokers" "${ports[node]}" "${controllers[node]}" "$voters" "${more[@]}" >"$dir/node-$node/server.properties"
+    if [[ ${#KAFKA_USERS[@]} -eq 0 ]]; then
+      format_broker "$dir/node-$node/data" "$node" "$cluster"
+    else
+      format_secure_broker "$dir/node-$node/server.properties" "$cluster" "${KAFKA_USERS[@]}"
+    fi
   done
+  [[ ${#KAFKA_USERS[@]} -eq 0 ]] || echo "$secure" >"$dir/secure"
   echo "$cluster" >"$dir/cluster-id"
   echo "$bootstrap" >"$dir/bootstrap"
 }

@@ -7,7 +7,8 @@ Usage:
   ./dev server postgres start   DIR [--major M] [--set name=value]…   prints: port=NNNN pid=NNNN
   ./dev server postgres stop    DIR [--mode fast|immediate]
   ./dev server postgres restart DIR [--mode fast|immediate] [--set name=value]…
-  ./dev server kafka start      DIR [--brokers N] [--node N] [--set name=value]…   prints: bootstrap=H:P[,H:P…] pids=N[,N…]
+  ./dev server kafka start      DIR [--brokers N] [--node N] [--user NAME:PASSWORD]… [--set name=value]…
+                                                                     prints: bootstrap=H:P[,H:P…] pids=N[,N…] [secure=H:P[,H:P…]]
   ./dev server kafka stop       DIR [--node N] [--mode fast|immediate]
   ./dev server kafka restart    DIR [--node N] [--mode fast|immediate] [--set name=value]…
   ./dev server list             every server started and not stopped: kind, state, directory
@@ -17,7 +18,8 @@ DIR is made on start and keeps data, log and port over restarts; start on an old
 Postgres: superuser postgres without password, database postgres, 127.0.0.1 only, wal_level=logical, fsync=off
 unless --set fsync=on; log in DIR/log. DIR must be reachable for the user that runs it: below .stack/ it is.
 Kafka: --brokers 1 to 5, each also a controller; replication factors 3 and min.insync.replicas 2 from 3 brokers on;
-logs in DIR/node-N/log. --mode immediate kills.
+logs in DIR/node-N/log. --mode immediate kills. --user, when DIR is made, adds a SASL_SSL listener (secure=) with that
+user for PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512; DIR/tls/ca.pem is the authority that signed its certificate.
 HELP
 }
 
@@ -26,10 +28,10 @@ server_note() { printf '%s\n' "$RUN/servers/${1//\//%}"; }
 remember_server() { printf '%s %s\n' "$2" "$1" >"$(server_note "$1")"; }
 forget_server() { rm -f -- "$(server_note "$(readlink -f -- "$1")")"; }
 
-# Reads the options all actions share into MAJOR, BROKERS, ONLY_NODE, MODE, SETTINGS.
-# shellcheck disable=SC2034 # ONLY_NODE is read in kafka.sh
+# Reads the options all actions share into MAJOR, BROKERS, ONLY_NODE, MODE, SETTINGS, KAFKA_USERS.
+# shellcheck disable=SC2034 # ONLY_NODE and KAFKA_USERS are read in kafka.sh
 read_server_options() {
-  MAJOR='' BROKERS=1 ONLY_NODE='' MODE=fast SETTINGS=()
+  MAJOR='' BROKERS=1 ONLY_NODE='' MODE=fast SETTINGS=() KAFKA_USERS=()
   while [[ $# -gt 0 ]]; do
     [[ $# -ge 2 ]] || die "option $1 needs a value, or is not known" "./dev server help"
     case $1 in
@@ -38,6 +40,10 @@ read_server_options() {
       --node) ONLY_NODE=$2 ;;
       --mode) MODE=$2 ;;
       --set) SETTINGS+=("$2") ;;
+      --user)
+        [[ $2 =~ ^[A-Za-z0-9_-]+:[A-Za-z0-9_-]+$ ]] || die "--user wants NAME:PASSWORD of letters, digits, _ and -, not '$2'"
+        KAFKA_USERS+=("$2")
+        ;;
       *) die "unknown option $1" "./dev server help" ;;
     esac
     shift 2
@@ -76,7 +82,9 @@ server_kafka() {
       [[ -f $(kafka_template)/bootstrap.checkpoint ]] || WALFERRY_KAFKA='' ensure_setup "$(default_major)"
       kafka_start "$dir" "$BROKERS" "${SETTINGS[@]}"
       for node in $(kafka_nodes "$dir"); do pids+=("$(running_process "$dir/node-$node/pid" || echo -)"); done
-      printf 'bootstrap=%s pids=%s\n' "$(<"$dir/bootstrap")" "$(IFS=,; echo "${pids[*]}")"
+      printf 'bootstrap=%s pids=%s' "$(<"$dir/bootstrap")" "$(IFS=,; echo "${pids[*]}")"
+      [[ ! -f $dir/secure ]] || printf ' secure=%s' "$(<"$dir/secure")"
+      printf '\n'
       ;;
     *) die "unknown action '$action'" "./dev server help" ;;
   esac

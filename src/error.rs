@@ -48,6 +48,12 @@ impl Error {
         }
     }
 
+    /// Adds what to do should it not pass by itself.
+    pub fn advising(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
     /// Another worker owns this part now.
     pub fn fenced(what: impl Into<String>) -> Self {
         Error {
@@ -75,7 +81,7 @@ impl Error {
         self.class
     }
 
-    /// The remedy, for halts.
+    /// The remedy: for halts, and for transient errors that often need a person too.
     pub fn remedy(&self) -> Option<&str> {
         self.remedy.as_deref()
     }

@@ -65,7 +65,7 @@ impl State {
 pub struct LastError {
     /// What and where.
     pub what: String,
-    /// What to do, for halts.
+    /// What to do: for halts, and for other errors that often need a person too.
     pub remedy: Option<String>,
     /// When, by this host's clock, seconds since 1970.
     pub at_unix_seconds: u64,

@@ -311,7 +311,9 @@ fn note<V: PartView>(part: &str, view: &Shared<V>, error: &Error, state: State) 
     match error.class() {
         // The same error again is in the metrics; the log says what changed.
         Class::Transient if repeated => tracing::debug!(part, error = %what, "still retrying"),
-        Class::Transient => tracing::warn!(part, error = %what, "retrying"),
+        Class::Transient => {
+            tracing::warn!(part, error = %what, remedy = error.remedy(), "retrying");
+        }
         Class::Halt => {
             tracing::error!(part, error = %what, remedy = error.remedy(), "halted");
         }

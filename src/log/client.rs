@@ -8,6 +8,7 @@ use rdkafka::error::KafkaError;
 
 use crate::config::KafkaSettings;
 use crate::error::Error;
+use crate::log::reports::Reports;
 
 /// Settings for one client: brokers, walferry's defaults, then `own`, then what the operator passes
 /// through (which wins, except over `fixed`: what the protocol depends on).
@@ -61,17 +62,28 @@ pub(crate) fn refused(what: &str, error: KafkaError) -> Error {
 }
 
 /// Writes librdkafka's log lines to `tracing`, one level quieter than it means them: it cries
-/// wolf at every reconnect, and what stops a worker comes back as an error anyway.
-#[derive(Clone, Copy, Debug)]
-pub struct QuietContext;
+/// wolf at every reconnect, and what stops a worker comes back as an error anyway. Keeps why brokers
+/// cannot be reached for whoever asks them something.
+#[derive(Clone, Debug, Default)]
+pub struct QuietContext {
+    reports: Reports,
+}
+
+impl QuietContext {
+    pub(crate) fn reports(&self) -> &Reports {
+        &self.reports
+    }
+}
 
 impl ClientContext for QuietContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
+        self.reports.note_log(facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(error = %error, reason, "Kafka client");
+        self.reports.note(error.rdkafka_error_code(), reason);
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod partition;
 pub mod producer;
 pub mod progress;
 pub mod records;
+pub(crate) mod reports;
 pub mod schemas;
 pub mod tail;
 pub mod takeover;

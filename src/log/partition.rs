@@ -53,8 +53,22 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, own: &[(&str, &str)]) -> Cl
 /// Halt when librdkafka refuses the settings.
 pub(crate) fn consumer(config: &ClientConfig) -> Result<QuietConsumer> {
     config
-        .create_with_context(QuietContext)
+        .create_with_context(QuietContext::default())
         .map_err(|error| refused("Kafka consumer", error))
+}
+
+/// Closing a consumer waits for its threads; that must not happen on a thread that drives tasks.
+pub(crate) fn drop_elsewhere(consumer: Arc<QuietConsumer>) {
+    if Arc::strong_count(&consumer) > 1 {
+        // Its reading thread holds it, and closes it when it ends.
+        return;
+    }
+    let closing = std::thread::Builder::new()
+        .name("walferry-consumer-close".to_owned())
+        .spawn(move || drop(consumer));
+    if let Err(error) = closing {
+        tracing::warn!(%error, "no thread to close a Kafka consumer: closed in place");
+    }
 }
 
 /// A reader of one partition.
@@ -262,6 +276,14 @@ pub(crate) fn read_error(
         ),
         Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Fatal) => {
             Some(Error::transient(place()).caused_by(error.clone()))
+        }
+        // librdkafka would try for ever: say it, and let the next session ask whether others answer.
+        Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) => {
+            let report = consumer.context().reports().report();
+            Some(report.map_or_else(
+                || Error::transient(place()).caused_by(error.clone()),
+                |report| report.transient(),
+            ))
         }
         // Lost connections, elections, throttling: librdkafka goes on by itself.
         Some(_) | None => {

@@ -11,7 +11,9 @@ use tokio::task::spawn_blocking;
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::commit_log::Entry;
-use crate::log::partition::{PartitionReader, QuietConsumer, STOP_CHECK_INTERVAL, watermarks};
+use crate::log::partition::{
+    PartitionReader, QuietConsumer, STOP_CHECK_INTERVAL, drop_elsewhere, watermarks,
+};
 
 /// Entries fetched and parsed ahead of who reads them.
 const AHEAD_MAX_ENTRIES: usize = 1024;
@@ -154,20 +156,6 @@ impl Drop for LogTail {
         if let Some(consumer) = self.consumer.take() {
             drop_elsewhere(consumer);
         }
-    }
-}
-
-/// Closing a consumer waits for its threads; that must not happen on a thread that drives tasks.
-fn drop_elsewhere(consumer: Arc<QuietConsumer>) {
-    if Arc::strong_count(&consumer) > 1 {
-        // Its reading thread holds it, and closes it when it ends.
-        return;
-    }
-    let closing = std::thread::Builder::new()
-        .name("walferry-tail-close".to_owned())
-        .spawn(move || drop(consumer));
-    if let Err(error) = closing {
-        tracing::warn!(%error, "no thread to close a Kafka consumer: closed in place");
     }
 }
 

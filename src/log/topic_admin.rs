@@ -11,6 +11,8 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
     TopicReplication,
 };
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::Offset;
@@ -19,12 +21,24 @@ use tokio::task::spawn_blocking;
 use crate::config::{Durability, KafkaSettings};
 use crate::error::{Error, Result};
 use crate::log::client::{QuietContext, client_config, refused};
-use crate::log::partition::ASK_TIMEOUT;
+use crate::log::partition::{ASK_TIMEOUT, QuietConsumer, consumer, drop_elsewhere};
 use crate::log::topics::{RECORD_MAX_BYTES, Retention, TopicSpec, TopicState};
 
 /// How long brokers may take to know a topic that was just made.
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(10);
 const PROPAGATION_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long an answer is waited for: in steps, between which it is looked why none comes.
+const ASK_STEPS: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(13),
+];
+/// Brokers that are all down for so long are not waited for.
+const ALL_DOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// More than a client has to tell after one step.
+const EVENTS_MAX: usize = 1000;
 
 /// `max.message.bytes` of topics: the largest record with its headers, and what batching adds.
 const MESSAGE_MAX_BYTES: usize = RECORD_MAX_BYTES + 1024 * 1024;
@@ -49,6 +63,9 @@ const SETTINGS: [&str; 6] = [
 /// Administration of topics.
 pub struct TopicAdmin {
     client: Arc<AdminClient<QuietContext>>,
+    /// Asks for metadata. The administration client would do, but nobody could hear why it fails:
+    /// its events are not served.
+    asker: Option<Arc<QuietConsumer>>,
     kafka: KafkaSettings,
 }
 
@@ -58,11 +75,15 @@ impl TopicAdmin {
     /// # Errors
     /// Halt when librdkafka refuses the settings.
     pub fn open(kafka: &KafkaSettings) -> Result<Self> {
+        // A connection that brokers close is told only in the log.
+        let mut asking = client_config(kafka, &[("log.connection.close", "true")], &[]);
+        asking.set_log_level(RDKafkaLogLevel::Info);
         let client = client_config(kafka, &[], &[])
-            .create_with_context(QuietContext)
+            .create_with_context(QuietContext::default())
             .map_err(|error| refused("Kafka client", error))?;
         Ok(TopicAdmin {
             client: Arc::new(client),
+            asker: Some(Arc::new(consumer(&asking)?)),
             kafka: kafka.clone(),
         })
     }
@@ -72,8 +93,8 @@ impl TopicAdmin {
     /// # Errors
     /// Transient when Kafka does not answer in time.
     pub async fn cluster_id(&self) -> Result<String> {
-        let client = Arc::clone(&self.client);
-        let id = spawn_blocking(move || client.inner().fetch_cluster_id(ASK_TIMEOUT));
+        let asker = self.asker();
+        let id = spawn_blocking(move || asker.client().fetch_cluster_id(ASK_TIMEOUT));
         id.await
             .map_err(|error| Error::transient("asking for the cluster's id").caused_by(error))?
             .ok_or_else(|| Error::transient("Kafka cannot be reached or does not answer"))
@@ -196,14 +217,15 @@ impl TopicAdmin {
 
     /// Of all topics: asking for one by name would make it on brokers that create topics by themselves.
     async fn metadata(&self) -> Result<Metadata> {
-        let client = Arc::clone(&self.client);
-        let asked = spawn_blocking(move || client.inner().fetch_metadata(None, ASK_TIMEOUT));
-        asked
+        let asker = self.asker();
+        spawn_blocking(move || ask_metadata(&asker))
             .await
             .map_err(|error| Error::transient("asking for topics").caused_by(error))?
-            .map_err(|error| {
-                Error::transient("Kafka cannot be reached or does not answer").caused_by(error)
-            })
+    }
+
+    fn asker(&self) -> Arc<QuietConsumer> {
+        let asker = self.asker.as_ref();
+        Arc::clone(asker.expect("the asker is there until drop"))
     }
 
     async fn configs(&self, of: &[ResourceSpecifier<'_>]) -> Result<Vec<ConfigResource>> {
@@ -243,6 +265,48 @@ impl TopicAdmin {
         }
         Ok(())
     }
+}
+
+impl Drop for TopicAdmin {
+    fn drop(&mut self) {
+        if let Some(asker) = self.asker.take() {
+            drop_elsewhere(asker);
+        }
+    }
+}
+
+/// # Errors
+/// Halt when every broker refuses login, certificate or TLS; transient when none answers in time.
+fn ask_metadata(asker: &QuietConsumer) -> Result<Metadata> {
+    let reports = asker.context().reports();
+    reports.clear();
+    let begun = Instant::now();
+    let mut failed = None;
+    for step in ASK_STEPS {
+        match asker.fetch_metadata(None, step) {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) => failed = Some(error),
+        }
+        // A log line is an event too, and `poll` returns `None` for it as for an empty queue.
+        for _event in 0..EVENTS_MAX {
+            asker.poll(Duration::ZERO);
+        }
+        match reports.report() {
+            Some(report)
+                if reports.all_down()
+                    && (report.needs_a_person() || begun.elapsed() > ALL_DOWN_TIMEOUT) =>
+            {
+                return Err(report.error());
+            }
+            Some(_) | None => {}
+        }
+    }
+    let silent = Error::transient("Kafka cannot be reached or does not answer");
+    Err(match (reports.report(), failed) {
+        (Some(report), _) => report.transient(),
+        (None, Some(failed)) => silent.caused_by(failed),
+        (None, None) => silent,
+    })
 }
 
 fn options() -> AdminOptions {

@@ -12,6 +12,7 @@ mod lag;
 mod large;
 mod limits;
 mod restarts;
+mod secured;
 mod shapes;
 mod trimming;
 mod truncate;

@@ -7,6 +7,7 @@ pub mod content;
 pub mod http;
 pub mod kafka;
 pub mod postgres;
+pub mod secured_kafka;
 pub mod walferry;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use ::walferry::config::{
 pub use content::{assert_equal, wait_caught_up};
 pub use kafka::Kafka;
 pub use postgres::Postgres;
+pub use secured_kafka::SecuredKafka;
 pub use walferry::{Pipeline, Walferry};
 
 /// How long anything may take before a test gives up. Generous: a machine under load is not a failure.

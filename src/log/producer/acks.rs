@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::{Acked, BatchId, PartitionSlot};
 use crate::error::{Class, Error, Result};
 use crate::log::client::log_line;
+use crate::log::reports::Report;
 
 /// Batches that may be open at a time.
 const CELLS: usize = 4096;
@@ -83,9 +84,10 @@ impl Failure {
     fn error(&self) -> Error {
         match (self.class, &self.remedy) {
             (Class::Halt, Some(remedy)) => Error::halt(&self.what, remedy),
-            (Class::Halt, None) | (Class::Transient | Class::Fenced, _) => {
-                Error::transient(&self.what)
+            (Class::Transient | Class::Fenced, Some(remedy)) => {
+                Error::transient(&self.what).advising(remedy)
             }
+            (Class::Halt | Class::Transient | Class::Fenced, None) => Error::transient(&self.what),
         }
     }
 }
@@ -300,12 +302,17 @@ impl ClientContext for DeliveryContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Others pass by themselves: records are sent again until they are acknowledged.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::Fatal) {
             self.0
                 .fail(&Error::transient(format!("Kafka producer: {reason}")).caused_by(error));
-        } else {
-            tracing::debug!(error = %error, reason, "Kafka producer");
+            return;
+        }
+        match Report::read(code, reason).filter(Report::needs_a_person) {
+            // librdkafka would try for ever: say it, and let the next epoch ask whether others answer.
+            Some(report) => self.0.fail(&report.transient()),
+            // Others pass by themselves: records are sent again until they are acknowledged.
+            None => tracing::debug!(error = %error, reason, "Kafka producer"),
         }
     }
 }
