@@ -43,11 +43,19 @@ fn torn(row: &Row) -> Result<(), String> {
         ("sum of balances", number(2), accounts * OPENING_BALANCE),
         ("accounts", number(3), accounts),
         ("sum of places", number(4), accounts * (accounts + 1) / 2),
-        (&format!("branches of {BRANCHES} that differ from their accounts"), number(5), 0),
+        (
+            &format!("branches of {BRANCHES} that differ from their accounts"),
+            number(5),
+            0,
+        ),
         ("ledger, by totals", number(7), number(6)),
         ("journal, by totals", number(8), number(6)),
         ("documents", number(9), i64::from(DOCUMENTS)),
-        ("sum of documents' ids", number(10), i64::from(DOCUMENTS) * i64::from(DOCUMENTS + 1) / 2),
+        (
+            "sum of documents' ids",
+            number(10),
+            i64::from(DOCUMENTS) * i64::from(DOCUMENTS + 1) / 2,
+        ),
         ("remarks without a document", number(11), 0),
         ("wanderers", number(12), i64::from(WANDERERS)),
         ("wanderers' places less hops", number(13), 0),
@@ -74,20 +82,30 @@ impl Seen {
         let text: String = row.get(0);
         let applied = lsn(&text)?;
         if applied < self.applied {
-            return Err(format!("the applied boundary stepped back from {:X} to {text}", self.applied));
+            return Err(format!(
+                "the applied boundary stepped back from {:X} to {text}",
+                self.applied
+            ));
         }
         let new = applied > self.applied;
         self.applied = applied;
         looks.applied.store(applied, Ordering::Relaxed);
         if row.get::<_, Option<bool>>(1) != Some(true) {
             looks.copying.fetch_add(1, Ordering::Relaxed);
-            return if self.was_whole { Err("it is copying again".to_owned()) } else { Ok(()) };
+            return if self.was_whole {
+                Err("it is copying again".to_owned())
+            } else {
+                Ok(())
+            };
         }
         self.was_whole = true;
         torn(row).map_err(|what| format!("at {text} a torn state: {what}"))?;
         let ledger = row.get(7);
         if ledger < self.ledger {
-            return Err(format!("the ledger shrank from {} to {ledger} rows", self.ledger));
+            return Err(format!(
+                "the ledger shrank from {} to {ledger} rows",
+                self.ledger
+            ));
         }
         self.ledger = ledger;
         looks.whole.fetch_add(1, Ordering::Relaxed);
@@ -99,12 +117,21 @@ impl Seen {
 /// Bytes of an LSN as Postgres prints it.
 pub fn lsn(text: &str) -> Result<u64, String> {
     let parse = |half: &str| u64::from_str_radix(half, 16).map_err(|e| format!("{text}: {e}"));
-    let (high, low) = text.split_once('/').ok_or_else(|| format!("{text} is no LSN"))?;
+    let (high, low) = text
+        .split_once('/')
+        .ok_or_else(|| format!("{text} is no LSN"))?;
     Ok(parse(high)? << 32 | parse(low)?)
 }
 
 /// Looks at a follower until told to stop; lives through its restarts.
-pub async fn watch(world: Arc<World>, side: Side, looks: Arc<[Looks; 2]>, findings: Arc<Findings>, diary: Arc<Diary>, stop: CancellationToken) {
+pub async fn watch(
+    world: Arc<World>,
+    side: Side,
+    looks: Arc<[Looks; 2]>,
+    findings: Arc<Findings>,
+    diary: Arc<Diary>,
+    stop: CancellationToken,
+) {
     let (query, looks) = (look_query(), &looks[side.index()]);
     let mut seen = Seen::default();
     while !stop.is_cancelled() {
@@ -121,7 +148,13 @@ pub async fn watch(world: Arc<World>, side: Side, looks: Arc<[Looks; 2]>, findin
 }
 
 /// Looks until the session fails (`Ok`) or shows what must not be (`Err`).
-async fn look_on(world: &World, side: Side, query: &str, looks: &Looks, seen: &mut Seen) -> Result<(), String> {
+async fn look_on(
+    world: &World,
+    side: Side,
+    query: &str,
+    looks: &Looks,
+    seen: &mut Seen,
+) -> Result<(), String> {
     let Ok(client) = world.follower(side).client().await else {
         looks.failed.fetch_add(1, Ordering::Relaxed);
         return Ok(());
@@ -140,19 +173,33 @@ async fn look_on(world: &World, side: Side, query: &str, looks: &Looks, seen: &m
 }
 
 /// Asks every worker each second; one that has halted, is fenced without a rival, or has ended is a finding.
-pub async fn listen(world: Arc<World>, lag: Arc<[std::sync::Mutex<String>; 2]>, findings: Arc<Findings>, diary: Arc<Diary>, stop: CancellationToken) {
+pub async fn listen(
+    world: Arc<World>,
+    lag: Arc<[std::sync::Mutex<String>; 2]>,
+    findings: Arc<Findings>,
+    diary: Arc<Diary>,
+    stop: CancellationToken,
+) {
     while !stop.is_cancelled() {
         for said in world.workers.ask().await {
             let state = said.state.as_deref().unwrap_or("?");
             if let Role::Sink(side) = said.role {
-                let text = said.lag_seconds.map_or_else(|| state.to_owned(), |s| format!("{s:.1} s"));
+                let text = said
+                    .lag_seconds
+                    .map_or_else(|| state.to_owned(), |s| format!("{s:.1} s"));
                 *lag[side.index()].lock().expect("no panic holds it") = text;
             }
             if let Some(status) = &said.ended {
-                findings.add(&diary, format!("{:?} ({:?}) ended by itself: {status}", said.role, said.id));
+                findings.add(
+                    &diary,
+                    format!("{:?} ({:?}) ended by itself: {status}", said.role, said.id),
+                );
             } else if state == "halted" || (state == "fenced" && !said.may_be_fenced) {
                 let why = said.last_error.unwrap_or_default();
-                findings.add(&diary, format!("{:?} ({:?}) is {state}: {why}", said.role, said.id));
+                findings.add(
+                    &diary,
+                    format!("{:?} ({:?}) is {state}: {why}", said.role, said.id),
+                );
             }
         }
         tokio::select! {
@@ -165,9 +212,13 @@ pub async fn listen(world: Arc<World>, lag: Arc<[std::sync::Mutex<String>; 2]>, 
 /// Where the leader's WAL ends, when it is up again.
 async fn leader_end(world: &World) -> anyhow::Result<String> {
     let client = world.leader.client().await?;
-    let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
+    let row = client
+        .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+        .await?;
     // Something behind it, so that the log gets a boundary beyond it even on an idle leader.
-    client.batch_execute("SELECT pg_logical_emit_message(true, 'torture', 'boundary')").await?;
+    client
+        .batch_execute("SELECT pg_logical_emit_message(true, 'torture', 'boundary')")
+        .await?;
     Ok(row.get(0))
 }
 
@@ -176,9 +227,16 @@ async fn at(world: &World, side: Side, target: &str) -> anyhow::Result<()> {
     let query = format!(
         "SELECT applied::text, applied >= $1::text::pg_lsn, state -> 'joins' = '[]'::jsonb AND jsonb_array_length(state -> 'in_effect') = {}
          FROM walferry.checkpoint", NAMES.len());
-    let row = client.query_opt(&query, &[&target]).await?.context("no checkpoint yet")?;
+    let row = client
+        .query_opt(&query, &[&target])
+        .await?
+        .context("no checkpoint yet")?;
     ensure!(row.get::<_, Option<bool>>(2) == Some(true), "it is copying");
-    ensure!(row.get::<_, bool>(1), "it is at {}", row.get::<_, String>(0));
+    ensure!(
+        row.get::<_, bool>(1),
+        "it is at {}",
+        row.get::<_, String>(0)
+    );
     Ok(())
 }
 
@@ -196,7 +254,10 @@ pub async fn caught_up(world: &World) -> anyhow::Result<Duration> {
     for side in Side::BOTH {
         while let Err(error) = at(world, side, &target).await {
             if Instant::now() > end {
-                bail!("follower {} is not at {target} after {RECOVERY_MAX:?}: {error:#}", side.name());
+                bail!(
+                    "follower {} is not at {target} after {RECOVERY_MAX:?}: {error:#}",
+                    side.name()
+                );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -208,6 +269,9 @@ pub async fn caught_up(world: &World) -> anyhow::Result<Duration> {
 pub async fn rows(client: &Client, table: &str) -> anyhow::Result<Vec<String>> {
     client.batch_execute("SET extra_float_digits = 3").await?;
     let query = format!("SELECT the_row::text FROM {table} the_row ORDER BY 1");
-    let rows = client.query(&query, &[]).await.with_context(|| table.to_owned())?;
+    let rows = client
+        .query(&query, &[])
+        .await
+        .with_context(|| table.to_owned())?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

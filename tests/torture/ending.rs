@@ -17,7 +17,8 @@ pub async fn contents(world: &World) -> anyhow::Result<()> {
     for side in Side::BOTH {
         let follower = world.follower(side).client().await?;
         for table in NAMES {
-            let (on_leader, on_follower) = (rows(&leader, table).await?, rows(&follower, table).await?);
+            let (on_leader, on_follower) =
+                (rows(&leader, table).await?, rows(&follower, table).await?);
             if let Some(difference) = difference(&on_leader, &on_follower) {
                 bail!("follower {}, table {table}: {difference}", side.name());
             }
@@ -36,11 +37,17 @@ pub fn difference(leader: &[String], other: &[String]) -> Option<String> {
     }
     let show = |rows: BTreeMap<&str, usize>| -> Vec<String> {
         let left = rows.into_iter().filter(|(_, n)| *n > 0);
-        left.take(5).map(|(row, n)| format!("{n} x {:.200}", row)).collect()
+        left.take(5)
+            .map(|(row, n)| format!("{n} x {:.200}", row))
+            .collect()
     };
     let (missing, extra) = (show(missing), show(extra));
     (!missing.is_empty() || !extra.is_empty()).then(|| {
-        format!("{} rows on the leader, {} here; missing {missing:?}, too many {extra:?}", leader.len(), other.len())
+        format!(
+            "{} rows on the leader, {} here; missing {missing:?}, too many {extra:?}",
+            leader.len(),
+            other.len()
+        )
     })
 }
 
@@ -57,13 +64,17 @@ fn count(rows: &[String]) -> BTreeMap<&str, usize> {
 pub async fn ledger(world: &World, books: &[Book]) -> anyhow::Result<()> {
     let mut servers = vec![("the leader".to_owned(), world.leader.client().await?)];
     for side in Side::BOTH {
-        servers.push((format!("follower {}", side.name()), world.follower(side).client().await?));
+        servers.push((
+            format!("follower {}", side.name()),
+            world.follower(side).client().await?,
+        ));
     }
     for (name, client) in servers {
         for table in ["ledger", "journal"] {
             for (number, book) in books.iter().enumerate() {
                 let found = sequence(&client, table, i32::try_from(number)?).await?;
-                known(book, &found).map_err(|what| anyhow::anyhow!("{name}, {table}, client {number}: {what}"))?;
+                known(book, &found)
+                    .map_err(|what| anyhow::anyhow!("{name}, {table}, client {number}: {what}"))?;
             }
         }
     }
@@ -75,7 +86,10 @@ async fn sequence(client: &Client, table: &str, number: i32) -> anyhow::Result<B
     let mut found = BTreeSet::new();
     for row in client.query(&query, &[&number]).await? {
         let seq = row.get(0);
-        ensure!(found.insert(seq), "{table}: client {number}'s transaction {seq} stands there twice");
+        ensure!(
+            found.insert(seq),
+            "{table}: client {number}'s transaction {seq} stands there twice"
+        );
     }
     Ok(found)
 }

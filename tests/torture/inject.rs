@@ -111,7 +111,10 @@ async fn disk_full(world: &World, hold: Duration) -> anyhow::Result<String> {
 }
 
 fn fill(ballast: &Path) -> anyhow::Result<()> {
-    let mut file = fs::File::options().create(true).append(true).open(ballast)?;
+    let mut file = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(ballast)?;
     let block = vec![0; 1 << 16];
     // The error is what we are after.
     while file.write_all(&block).is_ok() {}
@@ -151,10 +154,16 @@ async fn lock(world: &World, side: Side, hold: Duration) -> anyhow::Result<()> {
 /// Limits what clients named `walferry` may write and read.
 async fn quota(world: &World, hold: Duration) -> anyhow::Result<()> {
     let rates = "producer_byte_rate=40000,consumer_byte_rate=80000";
-    world.kafka.configure_clients(&["--add-config", rates]).await?;
+    world
+        .kafka
+        .configure_clients(&["--add-config", rates])
+        .await?;
     sleep(hold).await;
     let names = "producer_byte_rate,consumer_byte_rate";
-    world.kafka.configure_clients(&["--delete-config", names]).await
+    world
+        .kafka
+        .configure_clients(&["--delete-config", names])
+        .await
 }
 
 async fn walsender(world: &World, hold: Duration) -> anyhow::Result<String> {

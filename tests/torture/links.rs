@@ -68,10 +68,7 @@ impl Links {
         };
         let end = Instant::now() + Duration::from_secs(60);
         while let Err(error) = http::request(port, "GET", "/version", None).await {
-            anyhow::ensure!(
-                Instant::now() < end,
-                "toxiproxy does not answer: {error:#}"
-            );
+            anyhow::ensure!(Instant::now() < end, "toxiproxy does not answer: {error:#}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for proxy in proxies {

@@ -42,8 +42,19 @@ CREATE TABLE scratch_total (id int PRIMARY KEY, rows bigint NOT NULL, parts bigi
 
 /// Their names.
 pub const NAMES: [&str; 13] = [
-    "branches", "accounts", "ledger", "journal", "totals", "documents", "remarks", "wanderers", "bulk",
-    "bulk_loads", "scratch", "scratch_parts", "scratch_total",
+    "branches",
+    "accounts",
+    "ledger",
+    "journal",
+    "totals",
+    "documents",
+    "remarks",
+    "wanderers",
+    "bulk",
+    "bulk_loads",
+    "scratch",
+    "scratch_parts",
+    "scratch_total",
 ];
 
 /// What an account begins with.
@@ -89,7 +100,13 @@ pub struct Counts {
 }
 
 /// Runs one client until told to stop.
-pub async fn run(world: Arc<World>, seed: u64, client: u32, counts: Arc<Counts>, stop: CancellationToken) -> Book {
+pub async fn run(
+    world: Arc<World>,
+    seed: u64,
+    client: u32,
+    counts: Arc<Counts>,
+    stop: CancellationToken,
+) -> Book {
     let mut random = SmallRng::seed_from_u64(seed ^ (u64::from(client) << 32));
     let (mut book, mut seq) = (Book::default(), 0);
     while !stop.is_cancelled() {
@@ -111,9 +128,18 @@ pub async fn run(world: Arc<World>, seed: u64, client: u32, counts: Arc<Counts>,
 }
 
 /// One transaction; returns whether the session still works.
-async fn one(session: &Client, random: &mut SmallRng, client: u32, seq: i64, book: &mut Book, counts: &Counts) -> bool {
+async fn one(
+    session: &Client,
+    random: &mut SmallRng,
+    client: u32,
+    seq: i64,
+    book: &mut Book,
+    counts: &Counts,
+) -> bool {
     let planned = transaction::plan(random, client, seq);
-    let body = session.batch_execute(&format!("BEGIN; {}", planned.body)).await;
+    let body = session
+        .batch_execute(&format!("BEGIN; {}", planned.body))
+        .await;
     let ended = match &body {
         Ok(()) if planned.commit => session.batch_execute("COMMIT").await,
         Ok(()) | Err(_) => {

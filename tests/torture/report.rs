@@ -176,7 +176,14 @@ impl Report {
 
     /// The command with the same schedule.
     fn again(&self) -> String {
-        let faults: String = self.faults_asked.iter().map(|f| format!(" --fault {f}")).collect();
-        format!("./dev torture --seed {} --minutes {}{faults}", self.seed, self.minutes)
+        let faults: String = self
+            .faults_asked
+            .iter()
+            .map(|f| format!(" --fault {f}"))
+            .collect();
+        format!(
+            "./dev torture --seed {} --minutes {}{faults}",
+            self.seed, self.minutes
+        )
     }
 }

@@ -13,7 +13,10 @@ pub async fn two_sources(world: &World, first_dies: bool, hold: Duration) -> any
     let first = world.workers.of(Role::Source)?;
     let second = world.workers.start(Role::Source, &[])?;
     sleep(hold).await;
-    world.workers.kill(if first_dies { first } else { second }).await
+    world
+        .workers
+        .kill(if first_dies { first } else { second })
+        .await
 }
 
 /// The source stands still until the leader has given it up and another has taken over. What it
@@ -26,7 +29,10 @@ pub async fn stale_source(world: &World, first_dies: bool, hold: Duration) -> an
     sleep(hold).await;
     world.paused.resume(&pids);
     sleep(hold / 4).await;
-    world.workers.kill(if first_dies { first } else { second }).await
+    world
+        .workers
+        .kill(if first_dies { first } else { second })
+        .await
 }
 
 /// The second worker takes the sink over; the first one is fenced.
@@ -58,7 +64,11 @@ fn start_rival(world: &World, side: Side) -> anyhow::Result<(WorkerId, WorkerId)
 async fn end_rival(world: &World, first: WorkerId, second: WorkerId) -> anyhow::Result<()> {
     world.workers.allow_fence(second, true);
     let second_lost = world.workers.state(second).await.as_deref() == Some("fenced");
-    let (lost, stays) = if second_lost { (second, first) } else { (first, second) };
+    let (lost, stays) = if second_lost {
+        (second, first)
+    } else {
+        (first, second)
+    };
     world.workers.kill(lost).await?;
     world.workers.allow_fence(stays, false);
     Ok(())

@@ -38,12 +38,21 @@ pub async fn run(arguments: &Arguments, kinds: Vec<&'static Kind>) -> anyhow::Re
     let (kinds, lacking): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|k| machine.has(k.needs));
     let steps = schedule(arguments.seed, arguments.minutes, &kinds);
     let dir = machine.dir.clone();
-    diary.say(&format!("seed {}, {} minutes, {} steps, in {}", arguments.seed, arguments.minutes, steps.len(), dir.display()));
+    diary.say(&format!(
+        "seed {}, {} minutes, {} steps, in {}",
+        arguments.seed,
+        arguments.minutes,
+        steps.len(),
+        dir.display()
+    ));
     let mut report = Report {
         seed: arguments.seed,
         minutes: arguments.minutes,
         faults_asked: arguments.fault.clone(),
-        skipped: lacking.iter().map(|k| format!("{} (this machine has no {:?})", k.name, k.needs)).collect(),
+        skipped: lacking
+            .iter()
+            .map(|k| format!("{} (this machine has no {:?})", k.name, k.needs))
+            .collect(),
         seconds: 0.0,
         schedule: steps.clone(),
         done: Vec::new(),
@@ -70,7 +79,8 @@ pub async fn run(arguments: &Arguments, kinds: Vec<&'static Kind>) -> anyhow::Re
     report.passed = report.findings.is_empty();
     report.seconds = diary.seconds();
     report.print();
-    let file = std::env::var_os("WALFERRY_TORTURE_REPORT").map_or_else(|| dir.join("report.json"), PathBuf::from);
+    let file = std::env::var_os("WALFERRY_TORTURE_REPORT")
+        .map_or_else(|| dir.join("report.json"), PathBuf::from);
     std::fs::write(&file, serde_json::to_vec_pretty(&report)?)?;
     println!("{}", file.display());
     Ok(report.passed)
@@ -89,7 +99,13 @@ fn interruption() -> anyhow::Result<CancellationToken> {
     Ok(token)
 }
 
-async fn all(arguments: &Arguments, machine: Machine, diary: &Arc<Diary>, steps: Vec<Step>, report: &mut Report) -> anyhow::Result<()> {
+async fn all(
+    arguments: &Arguments,
+    machine: Machine,
+    diary: &Arc<Diary>,
+    steps: Vec<Step>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let world = Arc::new(World::start(machine, diary).await.context("starting")?);
     let run = Run {
         world: world.clone(),
@@ -122,20 +138,36 @@ impl Run {
         let stop = CancellationToken::new();
         let _at_the_end = stop.clone().drop_guard();
         let checkers = self.start_checkers(&stop);
-        checks::caught_up(&self.world).await.context("the first copy")?;
+        checks::caught_up(&self.world)
+            .await
+            .context("the first copy")?;
         self.diary.say("the first copy is done; the load begins");
         let end_of_load = CancellationToken::new();
         let _also = end_of_load.clone().drop_guard();
         let clients: Vec<JoinHandle<Book>> = (0..CLIENTS)
-            .map(|n| tokio::spawn(load::run(self.world.clone(), seed, n, self.counts.clone(), end_of_load.clone())))
+            .map(|n| {
+                tokio::spawn(load::run(
+                    self.world.clone(),
+                    seed,
+                    n,
+                    self.counts.clone(),
+                    end_of_load.clone(),
+                ))
+            })
             .collect();
         let (number, mut last) = (steps.len(), None);
         for (n, step) in steps.into_iter().enumerate() {
-            self.diary.say(&format!("step {} of {number}: {step}", n + 1));
-            self.step(&step).await.with_context(|| format!("step {}: {step}", n + 1))?;
+            self.diary
+                .say(&format!("step {} of {number}: {step}", n + 1));
+            self.step(&step)
+                .await
+                .with_context(|| format!("step {}: {step}", n + 1))?;
             last = Some(n);
         }
-        self.diary.say(&format!("faults have ended after step {}; the load stops", last.map_or(0, |n| n + 1)));
+        self.diary.say(&format!(
+            "faults have ended after step {}; the load stops",
+            last.map_or(0, |n| n + 1)
+        ));
         end_of_load.cancel();
         let mut books = Vec::new();
         for client in clients {
@@ -152,8 +184,11 @@ impl Run {
     async fn compare(&self, books: &[Book]) -> anyhow::Result<String> {
         ending::contents(&self.world).await?;
         ending::ledger(&self.world, books).await?;
-        self.diary.say("followers and books agree with the leader; the independent reader begins");
-        let rebuilt = independent::compare(&self.world).await.context("independent reader")?;
+        self.diary
+            .say("followers and books agree with the leader; the independent reader begins");
+        let rebuilt = independent::compare(&self.world)
+            .await
+            .context("independent reader")?;
         self.diary.say(&format!("independent reader: {rebuilt}"));
         self.world.workers.terminate_all().await?;
         Ok(rebuilt)
@@ -164,10 +199,23 @@ impl Run {
         let mut tasks = Vec::new();
         for side in Side::BOTH {
             let (findings, diary, stop) = shared();
-            tasks.push(tokio::spawn(checks::watch(self.world.clone(), side, self.looks.clone(), findings, diary, stop)));
+            tasks.push(tokio::spawn(checks::watch(
+                self.world.clone(),
+                side,
+                self.looks.clone(),
+                findings,
+                diary,
+                stop,
+            )));
         }
         let (findings, diary, stop_listening) = shared();
-        tasks.push(tokio::spawn(checks::listen(self.world.clone(), self.lag.clone(), findings, diary, stop_listening)));
+        tasks.push(tokio::spawn(checks::listen(
+            self.world.clone(),
+            self.lag.clone(),
+            findings,
+            diary,
+            stop_listening,
+        )));
         let (counts, looks, lag) = (self.counts.clone(), self.looks.clone(), self.lag.clone());
         let (_, diary, stop) = shared();
         tasks.push(tokio::spawn(async move {
@@ -201,9 +249,12 @@ impl Run {
         let at_seconds = self.diary.seconds();
         self.diary.say(&format!("{} begins", planned.name));
         let hold = Duration::from_millis(planned.hold_ms);
-        let note = inject(&self.world, planned.fault, hold).await.with_context(|| planned.name)?;
+        let note = inject(&self.world, planned.fault, hold)
+            .await
+            .with_context(|| planned.name)?;
         let shown = note.as_ref().map_or_else(String::new, |n| format!(": {n}"));
-        self.diary.say(&format!("{} has ended{shown}", planned.name));
+        self.diary
+            .say(&format!("{} has ended{shown}", planned.name));
         self.done.lock().expect("no panic holds it").push(Done {
             name: planned.name,
             what: planned.fault.to_string(),
@@ -215,9 +266,17 @@ impl Run {
     }
 
     async fn caught_up(&self, when: &str) -> anyhow::Result<()> {
-        let took = checks::caught_up(&self.world).await.context(when.to_owned())?;
-        self.diary.say(&format!("{when}: both followers have caught up, after {:.1} s", took.as_secs_f64()));
-        self.recoveries.lock().expect("no panic holds it").push(took);
+        let took = checks::caught_up(&self.world)
+            .await
+            .context(when.to_owned())?;
+        self.diary.say(&format!(
+            "{when}: both followers have caught up, after {:.1} s",
+            took.as_secs_f64()
+        ));
+        self.recoveries
+            .lock()
+            .expect("no panic holds it")
+            .push(took);
         Ok(())
     }
 }

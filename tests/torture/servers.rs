@@ -58,7 +58,13 @@ impl Paused {
 
     /// Lets all go on.
     pub fn resume_all(&self) {
-        let pids: Vec<u32> = self.0.lock().expect("no panic holds it").keys().copied().collect();
+        let pids: Vec<u32> = self
+            .0
+            .lock()
+            .expect("no panic holds it")
+            .keys()
+            .copied()
+            .collect();
         self.resume(&pids);
     }
 
@@ -191,7 +197,12 @@ impl Kafka {
 
     /// Alters the quotas of clients named `walferry`.
     pub async fn configure_clients(&self, change: &[&str]) -> anyhow::Result<()> {
-        let whom = ["kafka-configs", "--bootstrap-server", &self.bootstrap, "--alter"];
+        let whom = [
+            "kafka-configs",
+            "--bootstrap-server",
+            &self.bootstrap,
+            "--alter",
+        ];
         let clients = ["--entity-type", "clients", "--entity-name", "walferry"];
         dev(&[&whom, &clients, change].concat()).await.map(drop)
     }

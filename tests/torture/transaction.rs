@@ -45,7 +45,10 @@ pub fn plan(random: &mut SmallRng, client: u32, seq: i64) -> Planned {
          UPDATE totals SET transactions = transactions + 1 WHERE client = {client}; {more}",
         transfer(from, to, amount)
     );
-    Planned { body, commit: random.random_range(0..25) != 0 }
+    Planned {
+        body,
+        commit: random.random_range(0..25) != 0,
+    }
 }
 
 fn account(random: &mut SmallRng) -> i32 {

@@ -128,7 +128,11 @@ impl Workers {
     /// Its process id.
     pub fn pid(&self, id: WorkerId) -> Vec<u32> {
         let running = self.running();
-        running.get(&id).and_then(|w| w.child.id()).into_iter().collect()
+        running
+            .get(&id)
+            .and_then(|w| w.child.id())
+            .into_iter()
+            .collect()
     }
 
     /// Says that it may be fenced from now on.

@@ -30,8 +30,16 @@ impl Machine {
     /// # Errors
     /// When it was not made by `./dev torture`.
     pub fn of_environment() -> anyhow::Result<Self> {
-        let path = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let needed = |name: &str| path(name).with_context(|| format!("{name} is not set: run the torture test by `./dev torture`"));
+        let path = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        let needed = |name: &str| {
+            path(name).with_context(|| {
+                format!("{name} is not set: run the torture test by `./dev torture`")
+            })
+        };
         Ok(Machine {
             dir: needed("WALFERRY_TORTURE_DIR")?,
             toxiproxy: needed("WALFERRY_TOXIPROXY")?,
@@ -68,7 +76,11 @@ impl World {
         std::fs::create_dir_all(dir.join("pids"))?;
         let (mut listeners, mut proxies) = (Vec::new(), Vec::new());
         plan_ports(&mut listeners, &mut proxies);
-        let settings = ["max_wal_size=128MB", "min_wal_size=32MB", "checkpoint_timeout=30s"];
+        let settings = [
+            "max_wal_size=128MB",
+            "min_wal_size=32MB",
+            "checkpoint_timeout=30s",
+        ];
         let on_b = machine.small_disk.clone().unwrap_or_else(|| dir.clone());
         let (leader, a, b, kafka) = tokio::try_join!(
             Postgres::start(dir.join("leader"), &settings),
@@ -80,7 +92,9 @@ impl World {
         let links = Links::start(&machine.toxiproxy, &dir, &proxies).await?;
         diary.say("servers run");
         let ports = proxies.iter().map(|p| (p.name.clone(), p.listen)).collect();
-        let name = dir.file_name().map_or_else(String::new, |n| n.to_string_lossy().replace('-', "_"));
+        let name = dir
+            .file_name()
+            .map_or_else(String::new, |n| n.to_string_lossy().replace('-', "_"));
         let world = World {
             workers: Workers::new(&dir, &format!("torture_{name}"), ports),
             paused: Paused::new(dir.join("paused")),
@@ -90,9 +104,19 @@ impl World {
             kafka,
             links,
         };
-        world.leader.client().await?.batch_execute(&load::tables_with_rows()).await?;
+        world
+            .leader
+            .client()
+            .await?
+            .batch_execute(&load::tables_with_rows())
+            .await?;
         // Follower a has the leader's constraints; walferry makes b's tables.
-        world.follower(Side::A).client().await?.batch_execute(load::TABLES).await?;
+        world
+            .follower(Side::A)
+            .client()
+            .await?
+            .batch_execute(load::TABLES)
+            .await?;
         for role in Role::ALL {
             world.workers.start(role, &[])?;
         }
@@ -123,7 +147,10 @@ fn plan_ports(listeners: &mut Vec<Listener>, proxies: &mut Vec<Proxy>) {
     for (number, role) in Role::ALL.into_iter().enumerate() {
         for node in NODES {
             let name = links::broker_proxy(role, node);
-            let proxy = proxies.iter_mut().find(|p| p.name == name).expect("all_proxies has every broker");
+            let proxy = proxies
+                .iter_mut()
+                .find(|p| p.name == name)
+                .expect("all_proxies has every broker");
             proxy.upstream = free_port();
             listeners.push(Listener {
                 name: format!("W{number}"),
