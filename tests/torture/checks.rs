@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fault::{Role, Side};
 use crate::load::{BRANCHES, NAMES, OPENING_BALANCE};
+use crate::lsn;
 use crate::report::{Diary, Findings, Looks};
 use crate::transaction::{ACCOUNTS, DOCUMENTS, WANDERERS};
 use crate::world::World;
@@ -80,7 +81,7 @@ struct Seen {
 impl Seen {
     fn take(&mut self, row: &Row, looks: &Looks) -> Result<(), String> {
         let text: String = row.get(0);
-        let applied = lsn(&text)?;
+        let applied = lsn::parse(&text)?;
         if applied < self.applied {
             return Err(format!(
                 "the applied boundary stepped back from {:X} to {text}",
@@ -112,15 +113,6 @@ impl Seen {
         looks.new.fetch_add(u64::from(new), Ordering::Relaxed);
         Ok(())
     }
-}
-
-/// Bytes of an LSN as Postgres prints it.
-pub fn lsn(text: &str) -> Result<u64, String> {
-    let parse = |half: &str| u64::from_str_radix(half, 16).map_err(|e| format!("{text}: {e}"));
-    let (high, low) = text
-        .split_once('/')
-        .ok_or_else(|| format!("{text} is no LSN"))?;
-    Ok(parse(high)? << 32 | parse(low)?)
 }
 
 /// Looks at a follower until told to stop; lives through its restarts.

@@ -120,7 +120,7 @@ pub async fn run(
             if !alive {
                 break;
             }
-            let pause = random.random_range(5..60);
+            let pause = random.random_range(20..150);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
     }

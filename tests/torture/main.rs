@@ -12,6 +12,7 @@ mod independent;
 mod inject;
 mod links;
 mod load;
+mod lsn;
 mod process;
 mod report;
 mod rivals;

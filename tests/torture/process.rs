@@ -41,10 +41,11 @@ pub fn children_of(parent: u32) -> Vec<u32> {
     pids.filter(is_child).collect()
 }
 
-/// Waits until none of the processes is there any more.
+/// Waits until none of the processes is there any more, not even as a zombie: a postmaster takes one
+/// for a rival.
 pub async fn gone(pids: &[u32]) -> anyhow::Result<()> {
-    let end = Instant::now() + Duration::from_secs(30);
-    while pids.iter().any(|pid| lives(*pid)) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while pids.iter().any(|pid| stat(*pid).is_some()) {
         if Instant::now() > end {
             bail!("processes {pids:?} did not end");
         }

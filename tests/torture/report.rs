@@ -93,7 +93,7 @@ pub struct Done {
 }
 
 /// Everything of one run.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Report {
     pub seed: u64,
     pub minutes: f64,

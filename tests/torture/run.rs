@@ -53,20 +53,8 @@ pub async fn run(arguments: &Arguments, kinds: Vec<&'static Kind>) -> anyhow::Re
             .iter()
             .map(|k| format!("{} (this machine has no {:?})", k.name, k.needs))
             .collect(),
-        seconds: 0.0,
         schedule: steps.clone(),
-        done: Vec::new(),
-        committed: 0,
-        unknown: 0,
-        aborted: 0,
-        looks: [0; 2],
-        looks_new: [0; 2],
-        looks_failed: [0; 2],
-        recovered: 0,
-        recovery_max_seconds: 0.0,
-        independent: None,
-        findings: Vec::new(),
-        passed: false,
+        ..Report::default()
     };
     let interrupted = interruption()?;
     let result = tokio::select! {

@@ -243,7 +243,7 @@ impl Workers {
         for side in Side::BOTH {
             // Small batches: the load's large transactions go in chunks.
             let sink = format!(
-                "kind = \"postgres\"\nurl = \"{}\"\nconnect_timeout = \"5s\"\nstatement_timeout = \"5s\"\nbatch_max_bytes = \"1MiB\"\n",
+                "kind = \"postgres\"\nurl = \"{}\"\nconnect_timeout = \"5s\"\nstatement_timeout = \"5s\"\nbatch_max_bytes = \"256KiB\"\n",
                 url(Role::Sink(side))
             );
             fs::write(dir.join(format!("connectors/{}.toml", side.name())), sink)?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use crate::checks::lsn;
+use crate::lsn;
 
 /// By topic and partition.
 pub type ByPartition<T> = BTreeMap<(String, i32), T>;
@@ -177,7 +177,7 @@ impl Log {
 
 fn position(text: &Value) -> anyhow::Result<u64> {
     let text = text.as_str().context("an LSN that is no text")?;
-    lsn(text).map_err(anyhow::Error::msg)
+    lsn::parse(text).map_err(anyhow::Error::msg)
 }
 
 fn extents(topics: &Value) -> anyhow::Result<ByPartition<Extent>> {
