@@ -9,10 +9,12 @@ use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::{Role, Side};
+use crate::lag::Witness;
 use crate::load::{BRANCHES, NAMES, OPENING_BALANCE};
 use crate::lsn;
 use crate::report::{Diary, Findings, Looks};
 use crate::transaction::{ACCOUNTS, DOCUMENTS, WANDERERS};
+use crate::workers::Said;
 use crate::world::World;
 
 /// Longest wait for a follower to catch up after a fault. Generous: nothing is decided by speed.
@@ -164,7 +166,25 @@ async fn look_on(
     }
 }
 
-/// Asks every worker each second; one that has halted, is fenced without a rival, or has ended is a finding.
+/// What is wrong with what a worker says: it has halted, is fenced without a rival, has ended, or says
+/// that nothing is missing when something is.
+fn unwell(said: &Said, must_have: u64) -> Option<String> {
+    let state = said.state.as_deref().unwrap_or("?");
+    if let Some(status) = &said.ended {
+        return Some(format!("ended by itself: {status}"));
+    }
+    if state == "halted" || (state == "fenced" && !said.may_be_fenced) {
+        let why = said.last_error.as_deref().unwrap_or_default();
+        return Some(format!("is {state}: {why}"));
+    }
+    let says_zero = said.lag_seconds == Some(0.0) || said.lag_bytes == Some(0);
+    let lied = said.applied.filter(|a| says_zero && *a < must_have);
+    lied.map(|applied| {
+        format!("says that its lag is 0 at {applied:X}, when the leader had {must_have:X} seconds before")
+    })
+}
+
+/// Asks every worker each second.
 pub async fn listen(
     world: Arc<World>,
     lag: Arc<[std::sync::Mutex<String>; 2]>,
@@ -172,26 +192,20 @@ pub async fn listen(
     diary: Arc<Diary>,
     stop: CancellationToken,
 ) {
+    let mut witness = Witness::default();
     while !stop.is_cancelled() {
+        witness.look(&world).await;
+        let must_have = witness.must_have(Instant::now());
         for said in world.workers.ask().await {
-            let state = said.state.as_deref().unwrap_or("?");
             if let Role::Sink(side) = said.role {
+                let state = said.state.as_deref().unwrap_or("?");
                 let text = said
                     .lag_seconds
                     .map_or_else(|| state.to_owned(), |s| format!("{s:.1} s"));
                 *lag[side.index()].lock().expect("no panic holds it") = text;
             }
-            if let Some(status) = &said.ended {
-                findings.add(
-                    &diary,
-                    format!("{:?} ({:?}) ended by itself: {status}", said.role, said.id),
-                );
-            } else if state == "halted" || (state == "fenced" && !said.may_be_fenced) {
-                let why = said.last_error.unwrap_or_default();
-                findings.add(
-                    &diary,
-                    format!("{:?} ({:?}) is {state}: {why}", said.role, said.id),
-                );
+            if let Some(what) = unwell(&said, must_have) {
+                findings.add(&diary, format!("{:?} ({:?}) {what}", said.role, said.id));
             }
         }
         tokio::select! {

@@ -10,6 +10,7 @@ mod fault;
 mod http;
 mod independent;
 mod inject;
+mod lag;
 mod links;
 mod load;
 mod lsn;

@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use crate::fault::{Role, Side};
 use crate::http;
 use crate::links::{broker_proxy, database_proxy};
+use crate::lsn;
 use crate::process::{free_port, remember};
 use crate::servers::{NODES, Postgres};
 
@@ -38,6 +39,9 @@ pub struct Said {
     pub state: Option<String>,
     pub last_error: Option<String>,
     pub lag_seconds: Option<f64>,
+    pub lag_bytes: Option<u64>,
+    /// A sink's applied boundary.
+    pub applied: Option<u64>,
     pub may_be_fenced: bool,
     /// It ended by itself.
     pub ended: Option<String>,
@@ -195,6 +199,8 @@ impl Workers {
                 state: None,
                 last_error: None,
                 lag_seconds: None,
+                lag_bytes: None,
+                applied: None,
                 may_be_fenced: worker.may_be_fenced,
                 ended: ended.map(|status| status.to_string()),
             });
@@ -209,6 +215,9 @@ impl Workers {
             said.state = part["state"].as_str().map(str::to_owned);
             said.last_error = part["last_error"]["what"].as_str().map(str::to_owned);
             said.lag_seconds = part["lag"]["seconds"].as_f64();
+            said.lag_bytes = part["lag"]["bytes"].as_u64();
+            let applied = part["applied"].as_str();
+            said.applied = applied.and_then(|text| lsn::parse(text).ok());
         }
         said
     }

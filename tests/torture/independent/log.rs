@@ -52,7 +52,8 @@ pub struct Log {
     pub repeats: u64,
     pub epochs: u64,
     epoch: Option<u64>,
-    to: Option<u64>,
+    /// The newest boundary.
+    pub to: Option<u64>,
     last_valid: Option<u64>,
     running: BTreeMap<u64, Begun>,
 }

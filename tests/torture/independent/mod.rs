@@ -15,6 +15,7 @@ use self::records::{Partition, Record, whole};
 use self::table::{Row, Table, print};
 use crate::ending::difference;
 use crate::load::{BRANCHES, NAMES, OPENING_BALANCE};
+use crate::lsn;
 use crate::transaction::ACCOUNTS;
 use crate::world::World;
 
@@ -24,9 +25,14 @@ pub async fn compare(world: &World) -> anyhow::Result<String> {
         world.kafka.bootstrap.clone(),
         world.workers.pipeline.clone(),
     );
-    let rebuilding = tokio::task::spawn_blocking(move || rebuild(&brokers, &pipeline));
-    let (tables, said) = rebuilding.await??;
     let leader = world.leader.client().await?;
+    let confirmed = confirmed(&leader).await?;
+    let rebuilding = tokio::task::spawn_blocking(move || rebuild(&brokers, &pipeline));
+    let (tables, to, said) = rebuilding.await??;
+    ensure!(
+        confirmed <= to,
+        "the slot is confirmed up to {confirmed:X}, the log ends at {to:X}"
+    );
     for name in NAMES {
         let on_leader = leader_rows(&leader, name).await?;
         let rebuilt = tables
@@ -38,6 +44,13 @@ pub async fn compare(world: &World) -> anyhow::Result<String> {
         }
     }
     Ok(said)
+}
+
+/// What the slot no longer keeps.
+async fn confirmed(leader: &Client) -> anyhow::Result<u64> {
+    let query = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE NOT temporary";
+    let row = leader.query_one(query, &[]).await?;
+    lsn::parse(row.get(0)).map_err(anyhow::Error::msg)
 }
 
 async fn leader_rows(client: &Client, name: &str) -> anyhow::Result<Vec<String>> {
@@ -66,7 +79,7 @@ async fn leader_rows(client: &Client, name: &str) -> anyhow::Result<Vec<String>>
 fn rebuild(
     brokers: &str,
     pipeline: &str,
-) -> anyhow::Result<(BTreeMap<&'static str, Table>, String)> {
+) -> anyhow::Result<(BTreeMap<&'static str, Table>, u64, String)> {
     let log = read_log(brokers, pipeline)?;
     let mut reader = Reader {
         brokers: brokers.to_owned(),
@@ -103,7 +116,7 @@ fn rebuild(
         log.batches.len(),
         reader.changes
     );
-    Ok((reader.tables, said))
+    Ok((reader.tables, log.to.unwrap_or(0), said))
 }
 
 fn read_log(brokers: &str, pipeline: &str) -> anyhow::Result<Log> {
