@@ -78,6 +78,7 @@ struct Seen {
     applied: u64,
     ledger: i64,
     was_whole: bool,
+    generation: u32,
 }
 
 impl Seen {
@@ -154,7 +155,16 @@ async fn look_on(
         return Ok(());
     };
     loop {
+        let generation = world.generation(side);
+        if generation != seen.generation {
+            *seen = Seen {
+                generation,
+                ..Seen::default()
+            };
+        }
         match client.query_opt(query, &[]).await {
+            // It may have been emptied while we looked.
+            Ok(Some(_)) if world.generation(side) != generation => {}
             Ok(Some(row)) => seen.take(&row, looks)?,
             Ok(None) => {}
             Err(_down_or_without_tables_yet) => {

@@ -110,6 +110,8 @@ pub enum Fault {
     StaleSink(Side),
     /// The clock of a walferry process jumps forward, then back.
     Clock(Role),
+    /// A follower is emptied and begins with a new copy.
+    Rebuild(Side),
 }
 
 /// What two faults at once must not share.
@@ -123,8 +125,8 @@ pub enum Subject {
 }
 
 impl Fault {
-    pub fn subject(self) -> Subject {
-        match self {
+    pub fn subjects(self) -> Vec<Subject> {
+        let one = match self {
             Fault::Kill(victim) | Fault::Pause(victim) => match victim {
                 Victim::Worker(role) => Subject::Worker(role),
                 Victim::Leader => Subject::Leader,
@@ -139,7 +141,11 @@ impl Fault {
             Fault::TwoSources { .. } | Fault::StaleSource { .. } => Subject::Worker(Role::Source),
             Fault::TwoSinks(side) | Fault::StaleSink(side) => Subject::Worker(Role::Sink(side)),
             Fault::Clock(role) => Subject::Worker(role),
-        }
+            Fault::Rebuild(side) => {
+                return vec![Subject::Worker(Role::Sink(side)), Subject::Follower(side)];
+            }
+        };
+        vec![one]
     }
 }
 
@@ -249,6 +255,7 @@ pub const KINDS: &[Kind] = &[
     kind("two-sinks", "a second worker of a sink is started; the first is fenced", Nothing, 4_000..=8_000, |r| Fault::TwoSinks(side(r))),
     kind("stale-sink", "SIGSTOP of a sink, another takes over, the first goes on", Nothing, 5_000..=10_000, |r| Fault::StaleSink(side(r))),
     kind("clock-source", "the source's clock jumps an hour ahead, then two back", Faketime, 6_000..=10_000, |_| Fault::Clock(Role::Source)),
+    kind("rebuild", "a follower is emptied, its checkpoint dropped; it is copied anew under load", Nothing, 0..=2_000, |r| Fault::Rebuild(side(r))),
     kind("clock-sink", "the same of a sink", Faketime, 6_000..=10_000, |r| Fault::Clock(sink(r))),
 ];
 

@@ -9,6 +9,7 @@ use anyhow::Context;
 use tokio::time::sleep;
 
 use crate::fault::{Fault, Role, Side, Victim};
+use crate::load;
 use crate::rivals;
 use crate::servers::NODES;
 use crate::world::World;
@@ -33,6 +34,7 @@ pub async fn inject(world: &World, fault: Fault, hold: Duration) -> anyhow::Resu
         Fault::TwoSinks(side) => rivals::two_sinks(world, side, hold).await?,
         Fault::StaleSink(side) => rivals::stale_sink(world, side, hold).await?,
         Fault::Clock(role) => clock(world, role, hold).await?,
+        Fault::Rebuild(side) => rebuild(world, side, hold).await?,
     }
     Ok(None)
 }
@@ -202,6 +204,25 @@ async fn clock(world: &World, role: Role, hold: Duration) -> anyhow::Result<()> 
         sleep(hold / 4).await;
     }
     world.workers.kill(id).await?;
+    world.workers.start(role, &[])?;
+    Ok(())
+}
+
+/// What operators are told to do with a follower that cannot be saved: empty its tables, drop the
+/// schema `walferry`, start the sink.
+async fn rebuild(world: &World, side: Side, hold: Duration) -> anyhow::Result<()> {
+    let role = Role::Sink(side);
+    world.workers.kill(world.workers.of(role)?).await?;
+    let client = world.follower(side).client().await?;
+    let emptying = format!(
+        "BEGIN; TRUNCATE {}; DROP SCHEMA walferry CASCADE; COMMIT",
+        load::NAMES.join(", ")
+    );
+    // Twice: what is seen before and after the emptying is not to be compared.
+    world.begin_anew(side);
+    client.batch_execute(&emptying).await?;
+    world.begin_anew(side);
+    sleep(hold).await;
     world.workers.start(role, &[])?;
     Ok(())
 }

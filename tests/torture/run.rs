@@ -126,10 +126,6 @@ impl Run {
         let stop = CancellationToken::new();
         let _at_the_end = stop.clone().drop_guard();
         let checkers = self.start_checkers(&stop);
-        checks::caught_up(&self.world)
-            .await
-            .context("the first copy")?;
-        self.diary.say("the first copy is done; the load begins");
         let end_of_load = CancellationToken::new();
         let _also = end_of_load.clone().drop_guard();
         let clients: Vec<JoinHandle<Book>> = (0..CLIENTS)
@@ -143,6 +139,10 @@ impl Run {
                 ))
             })
             .collect();
+        checks::caught_up(&self.world)
+            .await
+            .context("the first copy")?;
+        self.diary.say("the first copy is done; faults begin");
         let (number, mut last) = (steps.len(), None);
         for (n, step) in steps.into_iter().enumerate() {
             self.diary

@@ -79,7 +79,8 @@ fn next(random: &mut SmallRng, deck: &mut Vec<&'static Kind>, kinds: &[&'static 
     let mut second = None;
     if random.random_range(0..4) == 0 {
         let other = draw(random, deck, kinds);
-        if other.fault.subject() != first.fault.subject() {
+        let taken = first.fault.subjects();
+        if !other.fault.subjects().iter().any(|s| taken.contains(s)) {
             second = Some((random.random_range(0..=first.hold_ms), other));
         }
     }

@@ -1,6 +1,7 @@
 //! The world under torture: a leader, two followers, three brokers, the links, the walferry processes.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -67,6 +68,8 @@ pub struct World {
     pub links: Links,
     pub workers: Workers,
     pub paused: Paused,
+    /// How often each follower has been emptied.
+    generations: [AtomicU32; 2],
 }
 
 impl World {
@@ -99,6 +102,7 @@ impl World {
             workers: Workers::new(&dir, &format!("torture_{name}"), ports),
             paused: Paused::new(dir.join("paused")),
             followers: [a, b],
+            generations: Default::default(),
             machine,
             leader,
             kafka,
@@ -125,6 +129,16 @@ impl World {
 
     pub fn follower(&self, side: Side) -> &Postgres {
         &self.followers[side.index()]
+    }
+
+    /// Says that a follower's content has nothing to do with what it was.
+    pub fn begin_anew(&self, side: Side) {
+        self.generations[side.index()].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Changes when a follower begins anew.
+    pub fn generation(&self, side: Side) -> u32 {
+        self.generations[side.index()].load(Ordering::SeqCst)
     }
 
     /// Ends walferry at once; the servers are `./dev torture`'s to stop.

@@ -28,22 +28,21 @@ pub async fn compare(world: &World) -> anyhow::Result<String> {
     let leader = world.leader.client().await?;
     let confirmed = confirmed(&leader).await?;
     let rebuilding = tokio::task::spawn_blocking(move || rebuild(&brokers, &pipeline));
-    let (tables, to, said) = rebuilding.await??;
+    let rebuilt = rebuilding.await??;
+    let to = rebuilt.to;
     ensure!(
         confirmed <= to,
         "the slot is confirmed up to {confirmed:X}, the log ends at {to:X}"
     );
     for name in NAMES {
         let on_leader = leader_rows(&leader, name).await?;
-        let rebuilt = tables
-            .get(name)
-            .with_context(|| format!("no copy of {name}"))?
-            .rows();
-        if let Some(difference) = difference(&on_leader, &rebuilt) {
-            bail!("table {name}: {difference}");
+        for tables in &rebuilt.tables {
+            if let Some(difference) = difference(&on_leader, &tables[name].rows()) {
+                bail!("table {name}: {difference}");
+            }
         }
     }
-    Ok(said)
+    Ok(rebuilt.said)
 }
 
 /// What the slot no longer keeps.
@@ -76,11 +75,41 @@ async fn leader_rows(client: &Client, name: &str) -> anyhow::Result<Vec<String>>
     Ok(rows)
 }
 
-fn rebuild(
-    brokers: &str,
-    pipeline: &str,
-) -> anyhow::Result<(BTreeMap<&'static str, Table>, u64, String)> {
+/// What Kafka says.
+struct Rebuilt {
+    /// All tables: from the oldest copies, and from the newest.
+    tables: Vec<BTreeMap<&'static str, Table>>,
+    /// Where the log ends.
+    to: u64,
+    said: String,
+}
+
+fn rebuild(brokers: &str, pipeline: &str) -> anyhow::Result<Rebuilt> {
     let log = read_log(brokers, pipeline)?;
+    let from_oldest = replay(brokers, pipeline, &log, false).context("from the oldest copies")?;
+    let mut said = format!(
+        "{} entries ({} epochs, {} void, {} repeats), {} batches, {} copies, {} changes, {} leftovers passed over",
+        log.entries,
+        log.epochs,
+        log.void,
+        log.repeats,
+        log.batches.len(),
+        log.copies.len(),
+        from_oldest.changes,
+        from_oldest.leftovers()
+    );
+    let mut tables = vec![from_oldest.tables];
+    if log.copies.len() > 1 {
+        let from_newest =
+            replay(brokers, pipeline, &log, true).context("from the newest copies")?;
+        tables.push(from_newest.tables);
+        said += "; again from the newest copies";
+    }
+    let to = log.to.unwrap_or(0);
+    Ok(Rebuilt { tables, to, said })
+}
+
+fn replay(brokers: &str, pipeline: &str, log: &Log, newest: bool) -> anyhow::Result<Reader> {
     let mut reader = Reader {
         brokers: brokers.to_owned(),
         pipeline: pipeline.to_owned(),
@@ -90,33 +119,21 @@ fn rebuild(
         changes: 0,
     };
     for name in NAMES {
-        // The oldest: most is rebuilt from changes then.
-        let copy = log.copies.iter().find(|copy| copy.tables.contains(name));
-        reader.load(
-            name,
-            copy.with_context(|| format!("no complete copy of {name}"))?,
-        )?;
+        let mut copies = log.copies.iter().filter(|copy| copy.tables.contains(name));
+        let copy = if newest {
+            copies.next_back()
+        } else {
+            copies.next()
+        };
+        let copy = copy.with_context(|| format!("no complete copy of {name}"))?;
+        reader.load(name, copy)?;
     }
     for batch in &log.batches {
-        let at = || {
-            format!(
-                "batch {:X} to {:X} of epoch {}",
-                batch.from, batch.to, batch.epoch
-            )
-        };
+        let (from, to, epoch) = (batch.from, batch.to, batch.epoch);
+        let at = || format!("batch {from:X} to {to:X} of epoch {epoch}");
         reader.take(batch).with_context(at)?;
     }
-    let leftovers: u64 = reader.partitions.values().map(|p| p.leftovers).sum();
-    let said = format!(
-        "{} entries ({} epochs, {} void, {} repeats), {} batches, {} changes, {leftovers} leftovers passed over",
-        log.entries,
-        log.epochs,
-        log.void,
-        log.repeats,
-        log.batches.len(),
-        reader.changes
-    );
-    Ok((reader.tables, log.to.unwrap_or(0), said))
+    Ok(reader)
 }
 
 fn read_log(brokers: &str, pipeline: &str) -> anyhow::Result<Log> {
@@ -144,6 +161,10 @@ struct Reader {
 }
 
 impl Reader {
+    fn leftovers(&self) -> u64 {
+        self.partitions.values().map(|p| p.leftovers).sum()
+    }
+
     /// Begins a table with its copy.
     fn load(&mut self, name: &'static str, copy: &Copy) -> anyhow::Result<()> {
         let topic = format!("{}.copy.public.{name}", self.pipeline);
