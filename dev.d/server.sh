@@ -7,6 +7,7 @@ Usage:
   ./dev server postgres start   DIR [--major M] [--set name=value]…   prints: port=NNNN pid=NNNN
   ./dev server postgres stop    DIR [--mode fast|immediate]
   ./dev server postgres restart DIR [--mode fast|immediate] [--set name=value]…
+  ./dev server kafka create     DIR [--brokers N]               ports and settings only, to be changed before the first start
   ./dev server kafka start      DIR [--brokers N] [--node N] [--user NAME:PASSWORD]… [--set name=value]…
                                                                      prints: bootstrap=H:P[,H:P…] pids=N[,N…] [secure=H:P[,H:P…]]
   ./dev server kafka stop       DIR [--node N] [--mode fast|immediate]
@@ -77,6 +78,12 @@ server_kafka() {
   read_server_options "$@"
   case $action in
     stop) [[ ! -d $dir ]] || kafka_stop "$dir" "$MODE" ;;
+    create)
+      [[ -f $(kafka_template)/bootstrap.checkpoint ]] || WALFERRY_KAFKA='' ensure_setup "$(default_major)"
+      mkdir -p -- "$dir"
+      create_kafka "$(readlink -f -- "$dir")" "$BROKERS"
+      printf 'bootstrap=%s\n' "$(<"$dir/bootstrap")"
+      ;;
     start | restart)
       [[ $action == start ]] || kafka_stop "$dir" "$MODE"
       [[ -f $(kafka_template)/bootstrap.checkpoint ]] || WALFERRY_KAFKA='' ensure_setup "$(default_major)"

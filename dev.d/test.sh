@@ -2,6 +2,8 @@
 # ./dev test: everything CI runs. cargo test comes last, so that the output ends with its summary.
 
 readonly CARGO_DENY_VERSION=0.20.2
+# Short runs of the torture test: each seed has other faults.
+readonly TORTURE_SEEDS=(1 2) TORTURE_MINUTES=1.5
 
 test_lints() {
   local -a scripts
@@ -84,7 +86,7 @@ begin_test_run() {
 }
 
 cmd_test() {
-  local quick=no newest=${PG_VERSION:-$PG_NEWEST}
+  local seed quick=no newest=${PG_VERSION:-$PG_NEWEST}
   if [[ ${1:-} == --quick ]]; then
     quick=yes
     shift
@@ -105,6 +107,12 @@ cmd_test() {
     else
       say "end-to-end tests on Postgres $PG_OLDEST skipped: there is no tests/end_to_end.rs"
     fi
+  fi
+  if [[ $quick == no && $# -eq 0 ]]; then
+    for seed in "${TORTURE_SEEDS[@]}"; do
+      say "torture test, seed $seed"
+      (cmd_torture --seed "$seed" --minutes "$TORTURE_MINUTES")
+    done
   fi
   say "all tests on Postgres $newest"
   WALFERRY_TEST_PG=$newest cargo test --locked "$@"

@@ -22,6 +22,7 @@ use crate::error::{Class, Error, Result};
 use crate::http;
 use crate::lag::{HostClock, LagFeed, SharedTracker, run_feed};
 use crate::log::topics::Topics;
+use crate::model::Lsn;
 use crate::status::{
     ErrorCounts, LastError, ProcessStatus, Shared, SinkHandle, SinkView, SourceView, State,
 };
@@ -30,7 +31,7 @@ use crate::status::{
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 /// Longest wait between two attempts.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A session that lasted this long was a success: the next wait is the first again.
+/// A session that lasted this long was a success, as is one that got on: the next wait is the first again.
 const SUCCESS_AFTER: Duration = Duration::from_secs(60);
 /// Longest wait for the parts to finish what is in flight.
 const STOP_MAX: Duration = Duration::from_secs(15);
@@ -192,6 +193,8 @@ trait PartView: Clone + Send + 'static {
     fn last_error(&mut self) -> &mut Option<LastError>;
     fn errors(&mut self) -> &mut ErrorCounts;
     fn count_retry(&mut self);
+    /// The boundary that moves when the part gets on.
+    fn boundary(&self) -> Option<Lsn>;
 }
 
 impl PartView for SourceView {
@@ -205,6 +208,9 @@ impl PartView for SourceView {
         &mut self.errors
     }
     fn count_retry(&mut self) {} // a source counts epochs
+    fn boundary(&self) -> Option<Lsn> {
+        self.published
+    }
 }
 
 impl PartView for SinkView {
@@ -220,6 +226,9 @@ impl PartView for SinkView {
     fn count_retry(&mut self) {
         self.retries += 1;
     }
+    fn boundary(&self) -> Option<Lsn> {
+        self.applied
+    }
 }
 
 /// Runs `session` again and again until it is asked to stop, halts or is fenced.
@@ -231,7 +240,7 @@ async fn supervise<V: PartView, F: Future<Output = Result<()>> + Send>(
 ) {
     let mut failures = 0;
     while !stop.is_cancelled() {
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), view.get().boundary());
         let Err(error) = caught(session()).await else {
             break;
         };
@@ -240,11 +249,9 @@ async fn supervise<V: PartView, F: Future<Output = Result<()>> + Send>(
             tracing::warn!(part, error = %error.what(), "stopped with an error");
             break;
         }
-        failures = if begun.elapsed() >= SUCCESS_AFTER {
-            1
-        } else {
-            failures + 1
-        };
+        // The first boundary of all is what was there before, not what the session has done.
+        let got_on = before.is_some() && view.get().boundary() > before;
+        failures = failures_after(failures, begun.elapsed(), got_on);
         let state = state_after(error.class());
         note(&part, &view, &error, state);
         match error.class() {
@@ -285,6 +292,15 @@ fn state_after(class: Class) -> State {
         Class::Transient => State::Retrying,
         Class::Halt => State::Halted,
         Class::Fenced => State::Fenced,
+    }
+}
+
+/// Failures in a row, when a session has failed after so many of them.
+fn failures_after(failures: u32, lasted: Duration, got_on: bool) -> u32 {
+    if got_on || lasted >= SUCCESS_AFTER {
+        1
+    } else {
+        failures + 1
     }
 }
 
@@ -345,6 +361,14 @@ mod tests {
             .map(|failures| backoff(failures).as_millis() as u64)
             .to_vec();
         assert_eq!(waits, [250, 500, 1000, 16000, 30000, 30000, 30000, 30000]);
+    }
+
+    #[test]
+    fn waits_begin_anew_after_a_session_that_got_on() {
+        let second = Duration::from_secs(1);
+        assert_eq!(failures_after(7, second, false), 8);
+        assert_eq!(failures_after(7, second, true), 1);
+        assert_eq!(failures_after(7, 60 * second, false), 1);
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //! hands planned chunks to the applier.
 //!
 //! Batches grow with backlog: a chunk collects entries while the applier is busy, until the log has
-//! none ready or the budget is used up. An entry that finds the applier idle goes at once.
+//! none ready or the budget is used up. An entry that finds the applier idle goes at once, and one in
+//! whose middle the budget is used up is the batch's last.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -245,6 +246,17 @@ struct Batch {
     commit_time_us: Option<i64>,
     transactions: u64,
     leftovers: u64,
+    /// A chunk of it has been handed on before its end.
+    in_chunks: bool,
+}
+
+impl Batch {
+    /// Whether it ends behind the entry just taken. One that needed a second chunk always does: under a
+    /// lasting backlog the budget is used up in the middle of entries again and again, and a batch that
+    /// went on would be a follower transaction without end.
+    fn is_due(&self, chunk_is_full: bool) -> bool {
+        chunk_is_full || self.in_chunks || self.entries >= BATCH_MAX_ENTRIES
+    }
 }
 
 struct Reader {
@@ -276,7 +288,7 @@ impl Reader {
                 Next::Room => self.send_batch()?,
                 Next::Entry(offset, entry) => {
                     self.take_entry(offset, *entry)?;
-                    if self.builder.is_full() || self.batch.entries >= BATCH_MAX_ENTRIES {
+                    if self.batch.is_due(self.builder.is_full()) {
                         self.send_batch()?;
                     }
                 }
@@ -361,6 +373,7 @@ impl Reader {
         )? == Filled::Full
         {
             let planned = planned(self.wants, self.builder.take())?;
+            self.batch.in_chunks = true;
             self.send(Part {
                 planned: Some(planned),
                 end: None,
@@ -446,6 +459,18 @@ mod tests {
         let stop = CancellationToken::new();
         let place = Place::Between;
         (MainReader { parts, place, stop }, sender)
+    }
+
+    #[test]
+    fn a_batch_that_outgrew_its_budget_ends_with_the_entry_it_happened_in() {
+        let mut batch = Batch {
+            entries: 2,
+            ..Batch::default()
+        };
+        assert!(!batch.is_due(false), "it grows with the backlog");
+        assert!(batch.is_due(true));
+        batch.in_chunks = true;
+        assert!(batch.is_due(false));
     }
 
     #[tokio::test]

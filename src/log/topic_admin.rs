@@ -150,19 +150,16 @@ impl TopicAdmin {
             .collect();
         if !missing.is_empty() {
             self.create(&missing).await?;
-            let begun = Instant::now();
-            while states.len()
-                < names
-                    .iter()
-                    .collect::<std::collections::BTreeSet<_>>()
-                    .len()
-            {
-                if begun.elapsed() > PROPAGATION_TIMEOUT {
-                    return Err(Error::transient("Kafka made topics but does not show them"));
-                }
-                tokio::time::sleep(PROPAGATION_CHECK_INTERVAL).await;
-                states = self.describe(&names).await?;
+        }
+        let begun = Instant::now();
+        while let Some(unknown) = unknown_yet(specs, &states) {
+            if begun.elapsed() > PROPAGATION_TIMEOUT {
+                return Err(Error::transient(format!(
+                    "Kafka does not show topic {unknown} and its settings (a topic that is new, or DESCRIBE_CONFIGS not granted)"
+                )));
             }
+            tokio::time::sleep(PROPAGATION_CHECK_INTERVAL).await;
+            states = self.describe(&names).await?;
         }
         for spec in specs {
             if let Some(state) = states.get(&spec.name) {
@@ -355,6 +352,22 @@ fn min_insync(kafka: &KafkaSettings) -> i64 {
         Durability::Replicated => 2,
         Durability::SingleBroker => 1,
     }
+}
+
+/// A topic that a broker asked did not know. Metadata and settings may come from two brokers, of which
+/// one hears of a new topic later; its answer is then a topic without settings (the rdkafka crate
+/// passes over the error that Kafka says beside it).
+fn unknown_yet<'a>(
+    specs: &'a [TopicSpec],
+    states: &BTreeMap<String, TopicState>,
+) -> Option<&'a str> {
+    let shown = |name: &str| {
+        states
+            .get(name)
+            .is_some_and(|state| !state.config.is_empty())
+    };
+    let mut names = specs.iter().map(|spec| spec.name.as_str());
+    names.find(|name| !shown(name))
 }
 
 /// The explicit settings of a new topic.

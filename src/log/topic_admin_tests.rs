@@ -31,6 +31,19 @@ fn as_made(retention: Retention, kafka: &KafkaSettings) -> TopicState {
 }
 
 #[test]
+fn a_topic_without_settings_is_one_that_a_broker_does_not_know_yet() {
+    let (specs, kafka) = ([spec(Retention::Settings)], kafka(Durability::Replicated));
+    let mut states = BTreeMap::new();
+    assert_eq!(unknown_yet(&specs, &states), Some("p.s.t"));
+    let mut state = as_made(Retention::Settings, &kafka);
+    let settings = std::mem::take(&mut state.config);
+    states.insert("p.s.t".to_owned(), state);
+    assert_eq!(unknown_yet(&specs, &states), Some("p.s.t"));
+    states.get_mut("p.s.t").unwrap().config = settings;
+    assert_eq!(unknown_yet(&specs, &states), None);
+}
+
+#[test]
 fn what_is_made_fits() {
     for durability in [Durability::Replicated, Durability::SingleBroker] {
         let kafka = kafka(durability);

@@ -1,6 +1,6 @@
 //! Lag is never a lie: idle, busy, with a paused follower, with a dead leader.
 
-use crate::support::http::{self, get, scrape};
+use crate::support::http::{self, get};
 use crate::support::{Pipeline, Postgres, until, wait_caught_up};
 
 /// The value of a metric of sink `a`, if it is there.
