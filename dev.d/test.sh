@@ -3,7 +3,7 @@
 
 readonly CARGO_DENY_VERSION=0.20.2
 # Short runs of the torture test: each seed has other faults.
-readonly TORTURE_SEEDS=(1 2) TORTURE_MINUTES=1.5
+readonly TORTURE_SEEDS=(1 2) TORTURE_MINUTES=0.75
 
 test_lints() {
   local -a scripts
