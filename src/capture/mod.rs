@@ -6,7 +6,7 @@
 pub mod batches;
 pub mod captured_set;
 pub mod copy;
-mod copy_choice;
+pub mod copy_choice;
 mod copy_rows;
 pub mod encode_tx;
 pub mod feedback;
@@ -142,6 +142,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         producer: producer.clone(),
         confirmations: taken.confirmations,
         lower_bounds,
+        copies_begun: 0,
         samples,
         published: publish,
     };
@@ -185,6 +186,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         orders: orders.clone(),
         published: published.clone(),
         ledger: taken.ledger,
+        leader: taken.leader,
         copying,
     };
     tasks.spawn(copier.run());
