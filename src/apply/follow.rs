@@ -140,6 +140,55 @@ impl Standing {
     }
 }
 
+/// The checkpoint behind a batch that the main reader has read up to `standing`.
+///
+/// # Panics
+/// When the boundary would step back: a bug.
+pub fn advanced(
+    checkpoint: &Checkpoint,
+    standing: Standing,
+    commit_time_us: Option<i64>,
+) -> Checkpoint {
+    let next = next_version(checkpoint);
+    let next = Checkpoint {
+        applied: standing.place.to.unwrap_or(next.applied),
+        commit_time_us: commit_time_us.or(next.commit_time_us),
+        log: standing.place,
+        cursors: standing.cursors,
+        in_effect: standing.in_effect,
+        system_id: standing.system_id,
+        timeline: standing.timeline,
+        ..next
+    };
+    assert!(
+        next.applied >= checkpoint.applied,
+        "the boundary would step back from {} to {}",
+        checkpoint.applied,
+        next.applied
+    );
+    next
+}
+
+/// The same checkpoint as the next durable step will write it.
+pub fn next_version(checkpoint: &Checkpoint) -> Checkpoint {
+    Checkpoint {
+        version: checkpoint.version + 1,
+        ..checkpoint.clone()
+    }
+}
+
+/// A checkpoint without tables in effect, fit for a log that begins at `low`: where entries that it
+/// has not read were trimmed it begins again at the oldest one, and a copy that it loads is dropped.
+/// Nobody knew of it when the log was trimmed, for a sink is known by its first progress only; it
+/// promises nothing yet.
+pub fn begun_again(mut checkpoint: Checkpoint, low: i64) -> Checkpoint {
+    if checkpoint.in_effect.is_empty() && checkpoint.log.next_offset < low {
+        checkpoint.log = LogPlace::at_low_end(low);
+        checkpoint.joins.clear();
+    }
+    checkpoint
+}
+
 /// The checkpoint with only those tables in effect that the sink takes by its settings now. A table
 /// that is excluded is no longer read: it leaves, and begins with a copy when it is taken again.
 pub fn only_taken(mut checkpoint: Checkpoint, terms: &Terms) -> Checkpoint {
@@ -170,7 +219,7 @@ pub fn lacking(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Lsn;
+    use crate::model::{Join, Lsn};
 
     fn terms(exclude: &[&str]) -> Terms {
         let exclude: Vec<String> = exclude.iter().map(|pattern| (*pattern).into()).collect();
@@ -216,5 +265,39 @@ mod tests {
 
         let again = only_taken(left, &all);
         assert_eq!(lacking(&again.log, &again.in_effect, &all), [b].into());
+    }
+
+    #[test]
+    fn a_checkpoint_that_promises_nothing_begins_again_behind_a_trim() {
+        let a = TableName::new("public", "a");
+        let mut checkpoint = Checkpoint {
+            version: 4,
+            applied: Lsn(7),
+            commit_time_us: None,
+            log: LogPlace::at_low_end(0),
+            cursors: Cursors::new(),
+            in_effect: BTreeSet::new(),
+            joins: vec![Join {
+                copy: 3,
+                tables: [a.clone()].into(),
+                point: None,
+                rows: BTreeMap::new(),
+                complete: false,
+                log: LogPlace::at_low_end(0),
+                cursors: Cursors::new(),
+            }],
+            refused: BTreeMap::new(),
+            system_id: None,
+            timeline: None,
+            cluster_id: None,
+        };
+        checkpoint.log.next_offset = 5;
+        assert_eq!(begun_again(checkpoint.clone(), 5), checkpoint);
+        let again = begun_again(checkpoint.clone(), 6);
+        assert_eq!((again.log.next_offset, again.log.fresh), (6, true));
+        assert!(again.joins.is_empty(), "its copy was trimmed away");
+        assert_eq!((again.version, again.applied), (4, Lsn(7)));
+        checkpoint.in_effect.insert(a);
+        assert_eq!(begun_again(checkpoint.clone(), 6), checkpoint);
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::follow::{Terms, lacking};
+use super::follow::{Terms, lacking, next_version};
 use crate::log::copies::{CopyLedger, KnownCopy};
 use crate::log::progress::Want;
 use crate::model::checkpoint::LogPlace;
@@ -156,6 +156,47 @@ pub fn with_join(checkpoint: &Checkpoint, join: Join) -> Checkpoint {
     next
 }
 
+/// Rows of a table that a join has loaded.
+pub fn rows_loaded(terms: &Terms, join: &Join, table: &TableName) -> u64 {
+    let rows = join.rows.get(&terms.topics.copy(table));
+    rows.into_iter()
+        .flat_map(|rows| rows.values())
+        .map(|rows| rows.count)
+        .sum()
+}
+
+/// Tables to empty in the transaction that loads a part of a copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Emptied {
+    /// Those whose first rows are in the part.
+    pub first_rows: BTreeSet<TableName>,
+    /// Those without any row, once all rows are there.
+    pub without_rows: BTreeSet<TableName>,
+}
+
+/// What is to be emptied with a part that leads from the join `durable` to the join `loaded` and has
+/// rows of the tables `with_rows`: a table that is half loaded from another copy is never added to.
+pub fn to_empty<'a>(
+    durable: &Join,
+    loaded: &Join,
+    with_rows: impl Iterator<Item = &'a TableName>,
+    terms: &Terms,
+) -> Emptied {
+    let begun = |table: &TableName| rows_loaded(terms, durable, table) > 0;
+    let mut emptied = Emptied {
+        first_rows: with_rows.filter(|table| !begun(table)).cloned().collect(),
+        without_rows: BTreeSet::new(),
+    };
+    if loaded.complete && !durable.complete {
+        let all = loaded.tables.iter();
+        emptied.without_rows = all
+            .filter(|table| rows_loaded(terms, loaded, table) == 0)
+            .cloned()
+            .collect();
+    }
+    emptied
+}
+
 /// The checkpoint without these tables in its join; this copy is not tried again for them.
 pub fn given_up(
     checkpoint: &Checkpoint,
@@ -199,14 +240,6 @@ pub fn taken_effect(checkpoint: &Checkpoint) -> Checkpoint {
         next.in_effect.extend(join.tables);
     }
     next
-}
-
-/// The same checkpoint as the next durable step will write it.
-pub fn next_version(checkpoint: &Checkpoint) -> Checkpoint {
-    Checkpoint {
-        version: checkpoint.version + 1,
-        ..checkpoint.clone()
-    }
 }
 
 /// The copies to ask for: of tables that are lacking and for which no complete copy is at hand.

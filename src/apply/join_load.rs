@@ -11,13 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::chunk::{ChunkBuilder, Decoders, Held, Slot};
 use super::follow::Terms;
-use super::pull::{Cut, EntryPull, Filled, Partitions};
+use super::pull::{Cut, EntryPull, Filled, Partitions, Records};
 use super::reader::{Planned, planned};
 use super::take::{RowsState, Taken, offer_row, rows_state};
 use crate::config::KafkaSettings;
 use crate::error::{Class, Error, Result};
 use crate::log::commit_log::{BatchEntry, CopyEnd, Entry, Extent, Verdict, judge};
-use crate::log::records::RecordReader;
 use crate::log::tail::{From, LogTail};
 use crate::model::{Join, JoinRows, TableChanges, TableName};
 use crate::sink::Wants;
@@ -27,12 +26,77 @@ const ROWS_SLICE: Duration = Duration::from_millis(100);
 /// How long rows that `copy_end` counts may stay away before the copy is given up.
 const MISSING_AFTER: Duration = Duration::from_secs(30);
 
+/// The commit log as the second reader reads it: [`CommitsReader`], and in tests entries in memory.
+pub trait Entries {
+    /// The entry at offset `from`, or the first one behind it; waits for it. Asked in log order.
+    ///
+    /// # Errors
+    /// [`Cut::Lost`] when the log was trimmed beyond `from`.
+    fn next(&mut self, from: i64, stop: &CancellationToken) -> Result<(i64, Entry), Cut>;
+}
+
+/// Reads `P.commits` from a blocking thread.
+pub struct CommitsReader {
+    handle: Handle,
+    kafka: KafkaSettings,
+    topic: String,
+    tail: Option<LogTail>,
+}
+
+impl CommitsReader {
+    /// Opened with the first entry asked for.
+    pub fn new(handle: Handle, kafka: KafkaSettings, topic: String) -> Self {
+        CommitsReader {
+            handle,
+            kafka,
+            topic,
+            tail: None,
+        }
+    }
+}
+
+impl Entries for CommitsReader {
+    fn next(&mut self, from: i64, stop: &CancellationToken) -> Result<(i64, Entry), Cut> {
+        let (tail, kafka, topic) = (&mut self.tail, &self.kafka, &self.topic);
+        self.handle.block_on(async {
+            let read = async {
+                let tail = match tail {
+                    Some(tail) => tail,
+                    None => {
+                        let opened = LogTail::open(kafka, topic, From::OffsetOrLow(from)).await?;
+                        if opened.low() > from {
+                            return Err(trimmed(topic, from, opened.low()));
+                        }
+                        tail.insert(opened)
+                    }
+                };
+                Ok(tail.next().await?)
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(Cut::Stopped),
+                entry = read => entry,
+            }
+        })
+    }
+}
+
+/// What the second reader needs is no longer in the log; the caller names the table.
+fn trimmed(topic: &str, from: i64, low: i64) -> Cut {
+    Cut::Lost {
+        table: TableName::new("", ""),
+        what: format!("{topic} was trimmed to offset {low}, and the copy needs it from {from} on"),
+    }
+}
+
 /// What the loader is made of.
-pub struct LoaderParts {
+pub struct LoaderParts<R, E> {
     /// Where to go on.
     pub join: Join,
     /// The consumer of copy and table topics.
-    pub records: RecordReader,
+    pub records: R,
+    /// The second reader's own view of the commit log.
+    pub entries: E,
     /// Decoders of schema versions.
     pub decoders: Decoders,
     /// What the sink takes.
@@ -41,8 +105,6 @@ pub struct LoaderParts {
     pub wants: Wants,
     /// Budget of a chunk.
     pub batch_max_bytes: usize,
-    /// For the second reader.
-    pub kafka: KafkaSettings,
     /// Asks to stop.
     pub stop: CancellationToken,
 }
@@ -79,28 +141,25 @@ enum Reads {
 }
 
 /// Loads one join.
-pub struct Loader {
-    handle: Handle,
+pub struct Loader<R, E> {
     join: Join,
-    source: Partitions<RecordReader>,
+    source: Partitions<R>,
+    entries: E,
     decoders: Decoders,
     builder: ChunkBuilder,
     rows: Vec<RowPartition>,
     topics: BTreeMap<String, TableName>,
-    tail: Option<LogTail>,
     reads: Reads,
     /// An entry read from the log and not yet wanted.
     ahead: Option<(i64, Entry)>,
     pull: Option<EntryPull>,
-    terms: Terms,
     wants: Wants,
-    kafka: KafkaSettings,
     stop: CancellationToken,
 }
 
-impl Loader {
+impl<R: Records, E: Entries> Loader<R, E> {
     /// Goes on where the durable join is.
-    pub fn new(parts: LoaderParts) -> Self {
+    pub fn new(parts: LoaderParts<R, E>) -> Self {
         let mut builder = ChunkBuilder::new(parts.batch_max_bytes);
         let mut rows = Vec::new();
         for table in &parts.join.tables {
@@ -120,22 +179,19 @@ impl Loader {
         }
         let tables = parts.join.tables.iter();
         Loader {
-            handle: Handle::current(),
             topics: tables
                 .map(|t| (parts.terms.topics.table(t), t.clone()))
                 .collect(),
             source: Partitions::new(parts.records, parts.stop.clone()),
+            entries: parts.entries,
             join: parts.join,
             decoders: parts.decoders,
             builder,
             rows,
-            tail: None,
             reads: Reads::Nothing,
             ahead: None,
             pull: None,
-            terms: parts.terms,
             wants: parts.wants,
-            kafka: parts.kafka,
             stop: parts.stop,
         }
     }
@@ -375,22 +431,14 @@ impl Loader {
         if let Some(ahead) = self.ahead.take() {
             return Ok(ahead);
         }
-        let commits = self.terms.topics.commits();
-        let (kafka, from) = (&self.kafka, From::Offset(self.join.log.next_offset));
-        let (tail, stop) = (&mut self.tail, &self.stop);
-        self.handle.block_on(async {
-            let read = async {
-                let tail = match tail {
-                    Some(tail) => tail,
-                    None => tail.insert(LogTail::open(kafka, &commits, from).await?),
-                };
-                tail.next().await
-            };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => Err(Cut::Stopped),
-                entry = read => Ok(entry?),
-            }
+        let next = self.entries.next(self.join.log.next_offset, &self.stop);
+        next.map_err(|cut| match cut {
+            // All tables of the join are without it; they are given up one after the other.
+            Cut::Lost { what, .. } => Cut::Lost {
+                table: self.join.tables.first().expect("a join has tables").clone(),
+                what,
+            },
+            Cut::Stopped | Cut::Failed(_) => cut,
         })
     }
 }

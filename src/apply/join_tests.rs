@@ -40,6 +40,7 @@ fn begin(epoch: u64, at: Option<Lsn>, tables: &[&str]) -> Entry {
         .flat_map(|name| [topics.table(&table(name)), topics.copy(&table(name))]);
     Entry::CopyBegin(CopyBegin {
         epoch: Epoch(epoch),
+        number: 0,
         tables: tables.iter().map(|name| table(name)).collect(),
         at,
         offsets: all.map(|topic| (topic, [(0, 7)].into())).collect(),

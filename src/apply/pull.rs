@@ -209,11 +209,39 @@ impl<R: Records> Partitions<R> {
             while !trial.done() && !trial.lost() {
                 self.offer(topic, partition, &mut trial, |_, _| Ok(()))?;
             }
-            if trial.done() || start == low {
+            if trial.done() {
                 return Ok(start);
+            }
+            if start == low {
+                return Err(lost_records(topic, partition, &trial));
             }
             window = window.saturating_mul(4).max(64);
         }
+    }
+
+    /// Where an entry's first record may lie, read from a cursor on. Where retention has passed the
+    /// cursor the entry is counted first: nothing of one that is no longer whole is handed on, for a
+    /// part of it can contradict what the follower has before the count says why.
+    fn start(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        cursor: i64,
+        taker: &Taker,
+    ) -> Result<i64, Cut> {
+        let start = self.seek(topic, partition, cursor)?;
+        if start == cursor {
+            return Ok(start);
+        }
+        let mut trial = taker.restarted(start);
+        while !trial.done() {
+            if trial.lost()
+                || self.offer(topic, partition, &mut trial, |_, _| Ok(()))? == Taken::Lost
+            {
+                return Err(lost_records(topic, partition, &trial));
+            }
+        }
+        Ok(self.reseek(topic, partition, start)?)
     }
 
     /// Offers the next record to the taker and hands it on when it is taken. Waits for it.
@@ -355,7 +383,9 @@ impl EntryPull {
                 let cursor = cursors.get(topic).and_then(|p| p.get(&partition));
                 let taker = Taker::new(batch.epoch, (batch.from, batch.to), extent, 0);
                 let start = match cursor {
-                    Some(&cursor) => source.seek(topic, partition, cursor)?,
+                    Some(&cursor) => source
+                        .start(topic, partition, cursor, &taker)
+                        .map_err(|cut| of_table(cut, table))?,
                     None => {
                         let found = source.locate(topic, partition, &taker);
                         let start = found.map_err(|cut| of_table(cut, table))?;

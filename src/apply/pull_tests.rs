@@ -121,7 +121,7 @@ fn in_pieces(record: &Stored, count: u32) -> Vec<Stored> {
     (0..).zip(value.chunks(size)).map(cut).collect()
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Memory {
     partitions: HashMap<i32, Vec<Stored>>,
     low: i64,
@@ -422,4 +422,31 @@ fn what_retention_took_below_the_entry_does_not_matter() {
     passed.low = 3;
     let cut = pull(passed, &[(0, 2, 1)], from_start(1), LARGE, Lsn::ZERO).err();
     assert!(matches!(cut, Some(Cut::Lost { .. })), "{cut:?}");
+}
+
+#[test]
+fn nothing_of_an_entry_that_retention_has_cut_is_handed_on() {
+    let mut partitions = memory(&[(0..6).map(|n| stored(7, 150, n)).collect()]);
+    partitions.low = 2;
+    let batch = BatchEntry {
+        epoch: Epoch(7),
+        from: Lsn(100),
+        to: Lsn(200),
+        last_commit: None,
+        transactions: 0,
+        changes: 0,
+        offsets: [(TOPIC.to_owned(), [(0, Extent { last: 5, count: 6 })].into())].into(),
+        sample: None,
+    };
+    let tables = [(TOPIC.to_owned(), TableName::new("public", "a"))].into();
+    for cursors in [from_start(1), Cursors::new()] {
+        let mut source = Partitions::new(partitions.clone(), CancellationToken::new());
+        let mut builder = ChunkBuilder::new(1);
+        let into = (&mut source, &mut builder);
+        let pull = EntryPull::new(&batch, &tables, Lsn::ZERO, &cursors, into);
+        assert!(
+            matches!(pull, Err(Cut::Lost { .. })),
+            "known before a chunk is full"
+        );
+    }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::follow::{Standing, Terms, lacking, only_taken};
-use super::join::{holds_main, next_version, oldest_needed, wants};
+use super::follow::{Standing, Terms, advanced, lacking, only_taken};
+use super::join::{holds_main, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas};
@@ -333,24 +333,7 @@ impl<'a> Session<'a> {
     }
 
     async fn commit_end(&mut self, end: BatchEnd) -> Result<()> {
-        let standing = *end.standing;
-        let next = next_version(&self.checkpoint);
-        let next = Checkpoint {
-            applied: standing.place.to.unwrap_or(next.applied),
-            commit_time_us: end.commit_time_us.or(next.commit_time_us),
-            log: standing.place,
-            cursors: standing.cursors,
-            in_effect: standing.in_effect,
-            system_id: standing.system_id,
-            timeline: standing.timeline,
-            ..next
-        };
-        assert!(
-            next.applied >= self.checkpoint.applied,
-            "the boundary would step back from {} to {}",
-            self.checkpoint.applied,
-            next.applied
-        );
+        let next = advanced(&self.checkpoint, *end.standing, end.commit_time_us);
         self.commit(next).await?;
         self.committed_at = Instant::now();
         for (offset, event) in &end.events {

@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::follow::Terms;
-use super::join::{JoinStep, given_up, next_join_step, taken_effect, with_join};
-use super::join_load::{Loaded, Loader, LoaderParts};
+use super::join::{
+    Emptied, JoinStep, given_up, next_join_step, rows_loaded, taken_effect, to_empty, with_join,
+};
+use super::join_load::{CommitsReader, Loaded, Loader, LoaderParts};
 use super::pull::Cut;
 use super::session::Session;
 use super::start;
@@ -31,7 +32,7 @@ const EXPLAIN_AFTER: Duration = Duration::from_secs(30);
 pub(super) type LoaderStep = (OwnedLoader, Result<Loaded, Cut>);
 
 /// A loader. Closing its consumers blocks, so it is closed where that may be, wherever it is dropped.
-pub(super) struct OwnedLoader(Option<Box<Loader>>);
+pub(super) struct OwnedLoader(Option<Box<Loader<RecordReader, CommitsReader>>>);
 
 impl OwnedLoader {
     fn step(&mut self, end: Option<&CopyEnd>, limit: i64) -> Result<Loaded, Cut> {
@@ -164,11 +165,15 @@ impl Session<'_> {
                         &self.context.kafka,
                         self.context.sink.fetch_max_bytes,
                     )?,
+                    entries: CommitsReader::new(
+                        Handle::current(),
+                        self.context.kafka.clone(),
+                        self.terms.topics.commits(),
+                    ),
                     decoders: start::decoders(&self.schemas),
                     terms: self.terms.clone(),
                     wants: self.sink.wants(),
                     batch_max_bytes: self.context.sink.batch_max_bytes,
-                    kafka: self.context.kafka.clone(),
                     stop: self.join.stop.clone(),
                 });
                 self.start_step(OwnedLoader(Some(Box::new(loader))));
@@ -313,25 +318,17 @@ impl Session<'_> {
         self.restart_reader().await
     }
 
-    /// Tables to empty in the transaction that loads this part: those whose first rows are in it,
-    /// and once all rows are there, those without any. A table that is half loaded from another
-    /// copy is so never added to, and one that does not exist yet is made before.
+    /// Tables to empty in the transaction that loads this part; one that does not exist yet is made before.
     async fn tables_to_empty(&mut self, loaded: &Loaded) -> Result<BTreeSet<TableName>> {
         let Some(durable) = self.checkpoint.joins.first() else {
             return Ok(BTreeSet::new());
         };
-        let terms = &self.terms;
-        let begun = |table: &TableName| rows_loaded(terms, durable, table) > 0;
-        let first_rows = loaded.rows.iter().map(|rows| &rows.schema.table);
-        let mut tables: BTreeSet<TableName> = first_rows.filter(|t| !begun(t)).cloned().collect();
-        if loaded.join.complete && !durable.complete {
-            let all = loaded.join.tables.iter();
-            let empty: BTreeSet<TableName> = all
-                .filter(|table| rows_loaded(terms, &loaded.join, table) == 0)
-                .cloned()
-                .collect();
-            tables.extend(self.prepare_without_rows(empty).await?);
-        }
+        let with_rows = loaded.rows.iter().map(|rows| &rows.schema.table);
+        let Emptied {
+            first_rows: mut tables,
+            without_rows,
+        } = to_empty(durable, &loaded.join, with_rows, &self.terms);
+        tables.extend(self.prepare_without_rows(without_rows).await?);
         Ok(tables)
     }
 
@@ -408,14 +405,6 @@ impl Session<'_> {
             .status
             .update(|view| view.last_error = Some(LastError::now(&waiting)));
     }
-}
-
-fn rows_loaded(terms: &Terms, join: &Join, table: &TableName) -> u64 {
-    let rows = join.rows.get(&terms.topics.copy(table));
-    rows.into_iter()
-        .flat_map(|rows| rows.values())
-        .map(|rows| rows.count)
-        .sum()
 }
 
 fn schemas_of(loaded: &Loaded) -> Vec<Arc<TableSchema>> {

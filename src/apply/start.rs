@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::SinkContext;
 use super::chunk::Decoders;
-use super::follow::{Standing, Terms, lacking};
+use super::follow::{Standing, Terms, begun_again, lacking};
 use crate::config::{StdoutFrom, StoreSettings};
 use crate::error::{Error, Result};
 use crate::log::commit_log::{Entry, Verdict, judge};
@@ -122,24 +122,20 @@ fn begins_at_end(context: &SinkContext) -> bool {
     }
 }
 
-/// A checkpoint that promises nothing yet (no table in effect, none being loaded), fit for a log
-/// whose entries it has not read were trimmed: it begins again at the log's oldest entry. Nobody
-/// knew of it when the log was trimmed, for a sink is known by its first progress only.
+/// The checkpoint, fit for a log that was trimmed meanwhile; see [`begun_again`].
 ///
 /// # Errors
 /// Those of the log.
 pub async fn behind_trim(
     context: &SinkContext,
     terms: &Terms,
-    mut checkpoint: Checkpoint,
+    checkpoint: Checkpoint,
 ) -> Result<Checkpoint> {
-    if checkpoint.in_effect.is_empty() && checkpoint.joins.is_empty() {
-        let tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
-        if checkpoint.log.next_offset < tail.low() {
-            checkpoint.log = LogPlace::at_low_end(tail.low());
-        }
+    if !checkpoint.in_effect.is_empty() {
+        return Ok(checkpoint);
     }
-    Ok(checkpoint)
+    let tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
+    Ok(begun_again(checkpoint, tail.low()))
 }
 
 /// The copies that the log before a checkpoint shows. When every table is in effect no copy is

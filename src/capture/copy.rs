@@ -50,6 +50,8 @@ pub struct Copier {
     pub published: watch::Receiver<Published>,
     /// Copies in the log.
     pub ledger: CopyLedger,
+    /// System identifier and timeline of the epoch's leader.
+    pub leader: (String, u32),
     /// Whether a copy is under way: a new epoch would void it.
     pub copying: watch::Sender<bool>,
 }
@@ -93,7 +95,11 @@ impl Copier {
         let mut made = BTreeMap::new();
         let mut failures = Failures::default();
         loop {
-            let needed = needed(&captured, &self.ledger, &progress.newest(), &made);
+            let newest = progress.newest();
+            if newest.values().any(|progress| !progress.wants.is_empty()) {
+                self.forget_trimmed().await;
+            }
+            let needed = needed(&captured, &self.ledger, &newest, &made);
             let due = match failures.next(&needed, Instant::now()) {
                 Next::Copy(tables) => {
                     self.copying.send_replace(true);
@@ -151,6 +157,16 @@ impl Copier {
         ended
     }
 
+    /// A sink that asks for a copy does not see those that were trimmed from the log, by this source
+    /// or another one. It asks again when this fails.
+    async fn forget_trimmed(&mut self) {
+        let commits = self.producer.partition_slot(&self.topics.commits(), 0);
+        match self.producer.watermarks(commits).await {
+            Ok((low, _high)) => self.ledger.cut(low),
+            Err(error) => tracing::debug!(%error, "where the commit log begins is not known"),
+        }
+    }
+
     /// A failed copy does not stop the stream, but it is said.
     fn said(&self, error: &Error) {
         tracing::warn!(%error, "the copy failed and will be begun again");
@@ -174,6 +190,7 @@ impl Copier {
         )
         .await?;
         killpoint::pass(Point::CopySnapshot);
+        self.check_leader(&snapshot)?;
         let point = snapshot.point;
         tracing::info!(copy, %point, tables = names.len(), "copying tables");
         let rows = self.rows(copy, snapshot, tables).await?;
@@ -320,6 +337,19 @@ impl Copier {
         Ok(rows)
     }
 
+    /// The copy's sessions are new ones: after a fail-over they may be on another leader than the
+    /// stream, and rows of one history must not be joined with changes of another.
+    fn check_leader(&self, snapshot: &Snapshot) -> Result<()> {
+        let found = &snapshot.identity;
+        if (&found.system_id, found.timeline) == (&self.leader.0, self.leader.1) {
+            return Ok(());
+        }
+        Err(Error::transient(format!(
+            "the copy is connected to a leader on timeline {}, the stream to one on timeline {}",
+            found.timeline, self.leader.1
+        )))
+    }
+
     /// The rows are limited as the epoch says, changes from the point on as the catalog said at the
     /// point: both must be the same.
     async fn check_limits(&self, snapshot: &Snapshot, tables: &[CatalogTable]) -> Result<()> {
@@ -396,6 +426,7 @@ impl Copier {
     fn note(&mut self, copy: i64, tables: &[TableName], point: Lsn, rows: Extents) {
         let begin = CopyBegin {
             epoch: self.epoch,
+            number: 0,
             tables: tables.to_vec(),
             at: None,
             offsets: BTreeMap::new(),

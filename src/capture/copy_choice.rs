@@ -154,6 +154,7 @@ mod tests {
         for &(name, id) in complete {
             let begin = CopyBegin {
                 epoch: Epoch(0),
+                number: 0,
                 tables: vec![table(name)],
                 at: None,
                 offsets: BTreeMap::new(),

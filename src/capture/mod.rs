@@ -6,7 +6,7 @@
 pub mod batches;
 pub mod captured_set;
 pub mod copy;
-mod copy_choice;
+pub mod copy_choice;
 mod copy_rows;
 pub mod encode_tx;
 mod existing;
@@ -167,6 +167,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         producer: producer.clone(),
         confirmations: taken.confirmations,
         lower_bounds,
+        copies_begun: 0,
         samples: context.samples.clone(),
         published: publish,
     };
@@ -200,6 +201,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         orders: orders.clone(),
         published: published.clone(),
         ledger: taken.ledger,
+        leader: taken.leader,
         copying,
     };
     tasks.spawn(copier.run());

@@ -38,6 +38,7 @@ impl KeptLog {
     pub fn cut(&self, offset: i64) {
         if let Some(log) = self.place().as_mut() {
             log.points.cut(offset);
+            log.ledger.cut(offset);
         }
     }
 
@@ -80,16 +81,21 @@ impl OwnLog {
         let end = producer.high_watermark(slot).await?;
         let from = match &self.place {
             Some(place) if place.next_offset == end => return Ok(end),
-            Some(place) => From::Offset(place.next_offset),
+            Some(place) => From::OffsetOrLow(place.next_offset),
             None => From::Low,
         };
         let mut tail = LogTail::open(&self.kafka, &self.topic, from).await?;
-        if self.place.is_none() {
-            self.ledger = CopyLedger::at_low_end(tail.low());
-        }
-        let place = self
-            .place
-            .get_or_insert_with(|| LogPlace::at_low_end(tail.low()));
+        let low = tail.low();
+        // Another source may have trimmed the log beyond what was read here: it begins anew then.
+        let place = match &mut self.place {
+            Some(place) if place.next_offset >= low => place,
+            trimmed_or_none => {
+                self.ledger = CopyLedger::at_low_end(low);
+                self.points = TrimPoints::default();
+                self.leader = None;
+                trimmed_or_none.insert(LogPlace::at_low_end(low))
+            }
+        };
         while place.next_offset < end {
             let (offset, entry) = tokio::time::timeout(ENTRY_TIMEOUT, tail.next())
                 .await
@@ -111,13 +117,14 @@ impl OwnLog {
         Ok(end)
     }
 
-    /// Reads the log from `from` to its end now.
+    /// Reads the log from `from` to its end now, or from its low end where another source has
+    /// trimmed it beyond that: what follows is then a later epoch than the own one.
     pub async fn read_from(
         kafka: &KafkaSettings,
         topic: &str,
         from: i64,
     ) -> Result<Vec<(i64, Entry)>> {
-        let mut tail = LogTail::open(kafka, topic, From::Offset(from)).await?;
+        let mut tail = LogTail::open(kafka, topic, From::OffsetOrLow(from)).await?;
         let (entries, _end) = tail.read_to_end().await?;
         Ok(entries)
     }

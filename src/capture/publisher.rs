@@ -81,6 +81,8 @@ pub struct Publisher {
     /// Watermarks of the captured tables' partitions, read before this epoch's first record: below
     /// them lies nothing of this epoch. Raised to what acknowledgements name.
     pub lower_bounds: HashMap<PartitionSlot, i64>,
+    /// Copies begun in this epoch.
+    pub copies_begun: u64,
     /// The newest sample.
     pub samples: watch::Receiver<Option<LeaderSample>>,
     /// Told after each entry.
@@ -170,6 +172,7 @@ impl Publisher {
         changes: &[PartitionSlot],
         rows: BTreeMap<String, BTreeMap<i32, i64>>,
     ) -> Result<i64> {
+        self.copies_begun += 1;
         let mut offsets = rows;
         for &slot in changes {
             let bound = self.lower_bounds.get(&slot).copied().unwrap_or(0);
@@ -178,6 +181,7 @@ impl Publisher {
         }
         let begin = CopyBegin {
             epoch: self.confirmations.epoch(),
+            number: self.copies_begun,
             tables,
             at: self.published.borrow().to,
             offsets,

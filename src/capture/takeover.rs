@@ -1,7 +1,8 @@
 //! Becoming the source: the steps in the one order that loses nothing and halts nobody falsely.
 //!
-//! Read the log's end (X, a) → START_REPLICATION at X → read the slot and the leader → append the
-//! epoch entry → see it valid → judge what was read → stream. Until judged, feedback confirms nothing.
+//! Read the log's end (X, a) → START_REPLICATION at X → read the slot and the leader → judge the
+//! leader → append the epoch entry → see it valid → judge the slot → stream. Until then feedback
+//! confirms nothing.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,8 @@ use crate::log::confirm::Confirmations;
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot, Sent};
 use crate::log::takeover::{
-    EpochFate, FoundLeader, TimelineSwitch, epoch_fate, may_resume, parse_timeline_history,
+    EpochFate, FoundLeader, TimelineSwitch, epoch_fate, may_lead, may_resume,
+    parse_timeline_history,
 };
 use crate::log::topics::Topics;
 use crate::model::{Epoch, Lsn};
@@ -43,6 +45,8 @@ pub struct Taken {
     pub confirmations: Confirmations,
     /// Copies known from the log.
     pub ledger: CopyLedger,
+    /// The leader's system identifier and timeline, as the epoch entry says.
+    pub leader: (String, u32),
     /// Where the log ends; none: it has no boundary yet.
     pub logged: Option<Lsn>,
     /// Transactions before it are dropped; the first entry begins here.
@@ -140,6 +144,7 @@ async fn attempt(
         find_leader(context, prepared, identity, history),
     )
     .await?;
+    may_lead(&end, &found)?;
     let own = EpochEntry {
         after,
         instance: instance_of_attempt(context),
@@ -177,6 +182,7 @@ async fn attempt(
     };
 
     let resume = may_resume(&end, &found)?;
+    let leader = (own.system_id.clone(), own.timeline);
     let mut ledger = prepared.log.ledger().clone();
     let at = i64::try_from(epoch.0).expect("an epoch is an offset");
     for table in ledger.valid(at, &Entry::Epoch(own)) {
@@ -187,6 +193,7 @@ async fn attempt(
         stream,
         confirmations: Confirmations::new(place),
         ledger,
+        leader,
         logged: end.to,
         resume,
     }))

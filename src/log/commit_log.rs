@@ -128,6 +128,10 @@ pub struct BatchEntry {
 pub struct CopyBegin {
     /// Epoch of its source.
     pub epoch: Epoch,
+    /// Number of the copy in its epoch, from 1: a producer that repeats an entry repeats its number.
+    /// 0 in entries of earlier versions.
+    #[serde(default)]
+    pub number: u64,
     /// Tables copied.
     pub tables: Vec<TableName>,
     /// `to` of the newest own entry sent before it: must be the log's `to`, else it is a repeat.

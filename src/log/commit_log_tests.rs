@@ -37,6 +37,7 @@ fn batch(epoch: u64, from: u64, to: u64) -> Entry {
 fn copy_begin(epoch: u64, at: Option<u64>) -> Entry {
     Entry::CopyBegin(CopyBegin {
         epoch: Epoch(epoch),
+        number: 0,
         tables: vec![table("t")],
         at: at.map(Lsn),
         offsets: BTreeMap::new(),

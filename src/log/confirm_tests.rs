@@ -29,6 +29,7 @@ fn batch(epoch: Epoch, from: Lsn, to: Lsn) -> Entry {
 fn copy_begin(epoch: Epoch, at: Option<Lsn>) -> Entry {
     Entry::CopyBegin(CopyBegin {
         epoch,
+        number: 0,
         tables: vec![],
         at,
         offsets: BTreeMap::new(),

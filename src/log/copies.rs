@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::log::commit_log::{Captured, CopyBegin, CopyEnd, Entry};
-use crate::model::TableName;
+use crate::model::{Epoch, TableName};
 
 /// A copy that is complete or may become so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct KnownCopy {
 pub struct CopyLedger {
     captured: BTreeMap<TableName, Captured>,
     copies: BTreeMap<i64, KnownCopy>,
+    /// The newest copy begun, by epoch and number in it.
+    newest: Option<(Epoch, u64)>,
     /// Whether the log's first entries were trimmed, and with them perhaps copies.
     is_trimmed: bool,
     /// Tables captured where a trimmed log begins: they have had their first copy.
@@ -104,6 +106,16 @@ impl CopyLedger {
         !self.had_copies.contains(table) && !self.has(table, -1)
     }
 
+    /// Forgets copies whose begin entry was trimmed: the log now begins at `low`. A sink that reads it
+    /// from there does not see them, so its wish for any copy is not fulfilled by them.
+    pub fn cut(&mut self, low: i64) {
+        let kept = self.copies.split_off(&low);
+        let gone = std::mem::replace(&mut self.copies, kept);
+        for copy in gone.into_values() {
+            self.had_copies.extend(copy.tables);
+        }
+    }
+
     fn new_epoch(&mut self, captured: &[Captured]) -> BTreeSet<TableName> {
         let captured: BTreeMap<TableName, Captured> = captured
             .iter()
@@ -136,6 +148,15 @@ impl CopyLedger {
     }
 
     fn begin(&mut self, offset: i64, begin: &CopyBegin) {
+        // A repeat with no batch in between has the log's `to` as its `at`, too. Its source goes on
+        // under the first one's id.
+        let known = self.newest.filter(|(epoch, _)| *epoch == begin.epoch);
+        if begin.number > 0 {
+            if known.is_some_and(|(_, newest)| begin.number <= newest) {
+                return;
+            }
+            self.newest = Some((begin.epoch, begin.number));
+        }
         for copy in self.copies.values_mut().filter(|copy| copy.end.is_none()) {
             copy.tables.retain(|table| !begin.tables.contains(table));
         }

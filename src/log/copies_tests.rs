@@ -26,6 +26,7 @@ fn epoch(tables: &[(&str, u32)]) -> Entry {
 fn begin(tables: &[&str]) -> Entry {
     Entry::CopyBegin(CopyBegin {
         epoch: Epoch(0),
+        number: 0,
         tables: tables.iter().map(|name| table(name)).collect(),
         at: None,
         offsets: BTreeMap::new(),
@@ -229,5 +230,30 @@ fn a_trimmed_log_does_not_ask_for_first_copies_again() {
         lacking(&trimmed),
         ["a", "b", "c"],
         "what left returns by a copy"
+    );
+}
+
+#[test]
+fn a_repeated_begin_beside_the_first_changes_nothing() {
+    let numbered = |number| match begin(&["a"]) {
+        Entry::CopyBegin(begin) => Entry::CopyBegin(CopyBegin { number, ..begin }),
+        other => other,
+    };
+    let mut ledger = ledger(&[epoch(&[("a", 1)]), numbered(1), numbered(1)]);
+    assert_eq!(chosen(&ledger, "a", &[]), Some(1), "the id of its source");
+    ledger.valid(3, &numbered(2));
+    assert_eq!(chosen(&ledger, "a", &[]), Some(3));
+}
+
+#[test]
+fn a_copy_that_was_trimmed_fulfils_no_wish() {
+    let mut ledger = ledger(&[epoch(&[("a", 1)]), begin(&["a"]), end(1)]);
+    ledger.cut(1);
+    assert!(ledger.has(&table("a"), -1));
+    ledger.cut(2);
+    assert!(!ledger.has(&table("a"), -1), "a new sink does not see it");
+    assert!(
+        !ledger.lacks_first(&table("a")),
+        "it is made when it is asked for"
     );
 }

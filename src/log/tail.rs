@@ -40,6 +40,8 @@ pub enum From {
     Low,
     /// This offset. If the log no longer has it, or does not reach it, opening fails (halt).
     Offset(i64),
+    /// This offset, or the oldest entry where the log was trimmed beyond it: [`LogTail::low`] tells.
+    OffsetOrLow(i64),
     /// The log's end now.
     End,
 }
@@ -171,7 +173,8 @@ fn begin(topic: &str, from: From, low: i64, high: i64) -> Result<i64> {
             "rebuild the follower (it then takes a copy); if the topic was deleted, begin a new \
              pipeline (new name, new slot)",
         )),
-        From::Offset(wanted) if wanted > high => Err(Error::halt(
+        From::OffsetOrLow(wanted) if wanted < low => Ok(low),
+        From::Offset(wanted) | From::OffsetOrLow(wanted) if wanted > high => Err(Error::halt(
             format!(
                 "entry {wanted} of {topic} comes next, but the log ends at {high}: Kafka lost entries \
                  that it had acknowledged, or the topic was made anew"
@@ -179,7 +182,7 @@ fn begin(topic: &str, from: From, low: i64, high: i64) -> Result<i64> {
             "restore the commits topic, or begin a new pipeline (new name, new slot), which copies \
              every table again",
         )),
-        From::Offset(wanted) => Ok(wanted),
+        From::Offset(wanted) | From::OffsetOrLow(wanted) => Ok(wanted),
     }
 }
 
@@ -209,4 +212,20 @@ fn parse(topic: &str, message: &BorrowedMessage<'_>) -> Result<(i64, Entry)> {
     let value = message.payload().ok_or_else(foreign)?;
     let entry = serde_json::from_slice(value).map_err(|error| foreign().caused_by(error))?;
     Ok((offset, entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_begins_where_it_is_asked_or_says_why_not() {
+        let begin = |from| begin("p.commits", from, 10, 20);
+        assert_eq!(begin(From::Low).expect("low"), 10);
+        assert_eq!(begin(From::Offset(10)).expect("there"), 10);
+        assert_eq!(begin(From::OffsetOrLow(15)).expect("there"), 15);
+        assert_eq!(begin(From::OffsetOrLow(9)).expect("trimmed"), 10);
+        assert!(begin(From::Offset(9)).is_err(), "trimmed");
+        assert!(begin(From::Offset(21)).is_err() && begin(From::OffsetOrLow(21)).is_err());
+    }
 }

@@ -1,8 +1,9 @@
 //! Taking over as the source: what became of the own epoch entry, and where streaming may resume.
 //!
 //! The order is fixed (other orders lose data): read the log (X = its `to`), START_REPLICATION at
-//! X, then read the slot's confirmed position, append the epoch entry, find out whether it counts,
-//! and only then judge what was read. Read later or judged earlier, it halts falsely.
+//! X, then read the leader and the slot's confirmed position, judge the leader, append the epoch
+//! entry, find out whether it counts, and only then judge the slot. Read later or judged earlier, the
+//! slot halts falsely; judged later, a leader that halts the source has taken over nevertheless.
 
 use crate::error::{Error, Result};
 use crate::log::commit_log::{Entry, EpochEntry, Verdict, judge};
@@ -111,11 +112,14 @@ pub struct FoundLeader {
     pub slot_confirmed: Lsn,
 }
 
-/// Where streaming may resume: transactions that end at or before it are dropped.
+/// Whether this leader has all that the log was written from. To be judged *before* the epoch entry
+/// is appended: once an entry that names another leader or timeline counts, the log itself says that
+/// this is its leader, and the next source would resume on it. It is judged from what was read of
+/// the log before, and halts nobody falsely, for the log only grows.
 ///
 /// # Errors
-/// Halt, each with its remedy, when continuity between the log and this leader cannot be shown.
-pub fn may_resume(log: &LogEnd, leader: &FoundLeader) -> Result<Lsn> {
+/// Halt, each with its remedy: another system, a timeline that left before the log's end, WAL lost.
+pub fn may_lead(log: &LogEnd, leader: &FoundLeader) -> Result<()> {
     if let Some((known, _)) = &log.leader
         && *known != leader.system_id
     {
@@ -129,30 +133,40 @@ pub fn may_resume(log: &LogEnd, leader: &FoundLeader) -> Result<Lsn> {
         ));
     }
     let Some(resume) = log.to else {
-        return reachable(
-            leader.slot_confirmed,
-            "the slot's confirmed position",
-            leader,
-        );
+        return Ok(());
     };
-    if leader.slot_confirmed > resume {
-        return Err(Error::halt(
-            format!(
-                "the slot is confirmed to {}, but the commit log ends at {resume}: the changes between \
-                 are no longer available",
-                leader.slot_confirmed
-            ),
-            "somebody else moved the slot, or Kafka lost acknowledged entries: restore the commits \
-             topic, or begin a new pipeline (new name, new slot), which copies every table again",
-        ));
-    }
     if let Some((_, known)) = log.leader {
         check_timeline(resume, known, leader)?;
     }
     reachable(resume, "the commit log's end", leader)
 }
 
-fn reachable(resume: Lsn, what: &str, leader: &FoundLeader) -> Result<Lsn> {
+/// Where streaming may resume: transactions that end at or before it are dropped. To be judged only
+/// once the epoch entry is known to count: before, another source may have confirmed more.
+///
+/// # Errors
+/// Halt, each with its remedy, when continuity between the log and this leader cannot be shown.
+pub fn may_resume(log: &LogEnd, leader: &FoundLeader) -> Result<Lsn> {
+    may_lead(log, leader)?;
+    let confirmed = leader.slot_confirmed;
+    let Some(resume) = log.to else {
+        reachable(confirmed, "the slot's confirmed position", leader)?;
+        return Ok(confirmed);
+    };
+    if confirmed > resume {
+        return Err(Error::halt(
+            format!(
+                "the slot is confirmed to {confirmed}, but the commit log ends at {resume}: the changes \
+                 between are no longer available"
+            ),
+            "somebody else moved the slot, or Kafka lost acknowledged entries: restore the commits \
+             topic, or begin a new pipeline (new name, new slot), which copies every table again",
+        ));
+    }
+    Ok(resume)
+}
+
+fn reachable(resume: Lsn, what: &str, leader: &FoundLeader) -> Result<()> {
     if leader.flush < resume {
         return Err(Error::halt(
             format!(
@@ -164,7 +178,7 @@ fn reachable(resume: Lsn, what: &str, leader: &FoundLeader) -> Result<Lsn> {
              which copies every table again",
         ));
     }
-    Ok(resume)
+    Ok(())
 }
 
 fn check_timeline(resume: Lsn, known: u32, leader: &FoundLeader) -> Result<()> {

@@ -114,6 +114,37 @@ fn timeline_history_is_read_as_postgres_writes_it() {
     );
 }
 
+#[test]
+fn a_leader_that_does_not_fit_takes_over_nothing_and_the_slot_is_judged_later() {
+    let leader = leader();
+    let end = log(Some(X));
+    let moved = FoundLeader {
+        slot_confirmed: Lsn(0x101),
+        ..leader.clone()
+    };
+    may_lead(&end, &moved).expect("another source may have confirmed more");
+    let other = FoundLeader {
+        system_id: "8".to_owned(),
+        ..leader.clone()
+    };
+    let promoted = FoundLeader {
+        timeline: 3,
+        history: Some(vec![TimelineSwitch {
+            timeline: 2,
+            end: Lsn(0xFF),
+        }]),
+        ..leader.clone()
+    };
+    let short = FoundLeader {
+        flush: Lsn(0xFF),
+        ..leader
+    };
+    for misfit in [other, promoted, short] {
+        let error = may_lead(&end, &misfit).expect_err("it must not append its epoch entry");
+        assert_eq!(error.class(), Class::Halt);
+    }
+}
+
 fn own(instance: &str, after: i64) -> EpochEntry {
     EpochEntry {
         after,

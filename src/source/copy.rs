@@ -18,7 +18,7 @@ use crate::model::relation::{quote_identifier, quote_literal};
 use crate::model::{Lsn, Oid, TableName, TableSchema};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable};
-use crate::source::connection::ReplicationConnection;
+use crate::source::connection::{ReplicationConnection, SystemIdentity};
 
 /// Blocks that one COPY reads: small enough to share the work evenly.
 const CHUNK_BLOCKS: u64 = 4096;
@@ -30,6 +30,8 @@ const SIZE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Snapshot {
     /// The point C.
     pub point: Lsn,
+    /// The server that it is a point of.
+    pub identity: SystemIdentity,
     /// One session a reader, each in a transaction with the snapshot.
     pub readers: Vec<Client>,
 }
@@ -46,6 +48,7 @@ pub async fn open_snapshot(
     readers: u32,
 ) -> Result<Snapshot> {
     let mut exporter = ReplicationConnection::open(settings, application_name, &[]).await?;
+    let identity = exporter.identify_system().await?;
     let created = exporter.create_slot(slot, true, true).await?;
     let snapshot = created
         .snapshot
@@ -69,6 +72,7 @@ pub async fn open_snapshot(
     drop(exporter);
     Ok(Snapshot {
         point: created.consistent_point,
+        identity,
         readers: sessions,
     })
 }

@@ -201,6 +201,15 @@ impl EpochProducer {
     /// # Errors
     /// Transient when the broker does not answer in time.
     pub async fn high_watermark(&self, slot: PartitionSlot) -> Result<i64> {
+        let (_low, high) = self.watermarks(slot).await?;
+        Ok(high)
+    }
+
+    /// Low and high watermark of a partition, asked from the broker now.
+    ///
+    /// # Errors
+    /// Transient when the broker does not answer in time.
+    pub async fn watermarks(&self, slot: PartitionSlot) -> Result<(i64, i64)> {
         let (topic, partition) = self.topics.name(slot);
         let producer = Arc::clone(self.producer());
         let asked = tokio::task::spawn_blocking(move || {
@@ -214,16 +223,15 @@ impl EpochProducer {
                         std::thread::sleep(LEADER_INTERVAL);
                     }
                     Err(error) => {
-                        let what = format!("high watermark of {topic} {partition}");
+                        let what = format!("watermarks of {topic} {partition}");
                         return Err(Error::transient(what).caused_by(error));
                     }
                 }
             }
         });
-        let (_low, high) = asked
+        asked
             .await
-            .map_err(|error| Error::transient("asking for a high watermark").caused_by(error))??;
-        Ok(high)
+            .map_err(|error| Error::transient("asking for watermarks").caused_by(error))?
     }
 
     /// Waits until the epoch is over through an error of the producer; for `select!`.
