@@ -156,7 +156,7 @@ async fn the_largest_rows_arrive_whole_or_are_refused_with_their_name() {
     wait_caught_up(&from, &to, "a").await;
     let content = "(SELECT id, md5(b), md5(t1), md5(t6), length(t1) + length(t6) FROM huge)";
     assert_equal(&from, &to, &[content]).await;
-    figure("largest row", 6 * bytes >> 20, "MiB");
+    figure("largest row", (6 * bytes) >> 20, "MiB");
     figure(
         "peak memory of the source",
         source.peak_memory_bytes() >> 20,

@@ -79,7 +79,7 @@ async fn proven(client: &Client, slot: &str, relations: &[Oid]) -> Result<HashSe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Limits, TableName, TableSchema};
+    use crate::model::TableName;
     use crate::source::catalog::Leaf;
 
     #[test]
@@ -93,21 +93,9 @@ mod tests {
             unlogged: false,
         };
         let table = |identities: &[ReplicaIdentity]| CatalogTable {
-            schema: TableSchema {
-                table: TableName::new("public", "t"),
-                relation: Oid(1),
-                columns: Vec::new(),
-                key: Vec::new(),
-                primary_key: Vec::new(),
-                identity: ReplicaIdentity::Full,
-                partitions: 1,
-                types: Vec::new(),
-            },
             leaves: identities.iter().map(|&identity| leaf(identity)).collect(),
             partitioned: true,
-            rows_estimate: None,
-            limits: Limits::default(),
-            missing_key_columns: Vec::new(),
+            ..CatalogTable::bare("t", 1)
         };
         let full = table(&[ReplicaIdentity::Full, ReplicaIdentity::Full]);
         assert!(counts(&full, true) && !counts(&full, false));

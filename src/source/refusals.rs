@@ -127,7 +127,6 @@ fn identity_problem(table: &CatalogTable, leaf: &Leaf, key_names: &[String]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Limits;
 
     /// A table with partitions of these names, foreign or not, unlogged or not.
     fn table(relation: u32, leaves: &[(&str, bool, bool)]) -> CatalogTable {
@@ -139,23 +138,11 @@ mod tests {
             foreign,
             unlogged,
         };
-        CatalogTable {
-            schema: TableSchema {
-                table: TableName::new("public", format!("t{relation}")),
-                relation: Oid(relation),
-                columns: Vec::new(),
-                key: Vec::new(),
-                primary_key: Vec::new(),
-                identity: ReplicaIdentity::Full,
-                partitions: 1,
-                types: Vec::new(),
-            },
-            leaves: leaves.iter().map(leaf).collect(),
-            partitioned: true,
-            rows_estimate: None,
-            limits: Limits::default(),
-            missing_key_columns: Vec::new(),
-        }
+        let mut table = CatalogTable::bare(&format!("t{relation}"), relation);
+        table.schema.identity = ReplicaIdentity::Full;
+        table.leaves = leaves.iter().map(leaf).collect();
+        table.partitioned = true;
+        table
     }
 
     #[test]

@@ -5,19 +5,24 @@ use std::process::Command;
 
 /// One broker; stopped when dropped.
 pub struct Kafka {
-    dir: PathBuf,
+    pub dir: PathBuf,
     pub bootstrap: String,
 }
 
 impl Kafka {
     /// Starts a broker.
     pub fn start(name: &str) -> Self {
-        let mut kafka = Kafka {
-            dir: super::directory(name).join("kafka"),
-            bootstrap: String::new(),
-        };
+        let mut kafka = Kafka::new(name);
         kafka.start_again();
         kafka
+    }
+
+    /// A broker that is not started yet.
+    pub fn new(name: &str) -> Self {
+        Kafka {
+            dir: super::directory(name).join("kafka"),
+            bootstrap: String::new(),
+        }
     }
 
     /// `kill -9`.
@@ -28,13 +33,11 @@ impl Kafka {
     /// Starts it again on its old data and port.
     pub fn start_again(&mut self) {
         let said = self.run("start", &[]);
-        let bootstrap = said
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("bootstrap="));
-        self.bootstrap = bootstrap.expect("the script says the address").to_owned();
+        self.bootstrap = named(&said, "bootstrap=");
     }
 
-    fn run(&self, action: &str, more: &[&str]) -> String {
+    /// Runs a command of `./dev server kafka` on this broker.
+    pub fn run(&self, action: &str, more: &[&str]) -> String {
         let mut command = Command::new(super::dev());
         command
             .args(["server", "kafka", action])
@@ -48,6 +51,15 @@ impl Kafka {
         );
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
+}
+
+/// The word behind a prefix in what the script says.
+pub fn named(said: &str, prefix: &str) -> String {
+    let word = said
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(prefix));
+    word.unwrap_or_else(|| panic!("the script says no {prefix}: {said}"))
+        .to_owned()
 }
 
 impl Drop for Kafka {
