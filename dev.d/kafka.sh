@@ -234,6 +234,7 @@ cmd_kafka_tool() {
   else
     bootstrap=(--bootstrap-server "$(stack_kafka_address)")
   fi
+  ensure_kafka_tools
   kafka_jvm_flags tool
   JVM_FLAGS+=(-Dorg.slf4j.simpleLogger.defaultLogLevel=warn)
   exec "$(java_program)" -Xmx256m "${JVM_FLAGS[@]}" -cp "$(kafka_classpath)" "$class" "${bootstrap[@]}" "$@"
