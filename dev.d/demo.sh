@@ -45,6 +45,7 @@ interrupted() {
 
 build_walferry() {
   [[ -z ${WALFERRY_BIN:-} ]] || return 0 # a binary built elsewhere
+  ensure_rust
   say "building walferry (the first time takes some minutes)"
   (cd "$ROOT" && cargo build --release --locked)
   WALFERRY_BIN=${CARGO_TARGET_DIR:-$ROOT/target}/release/walferry

@@ -79,6 +79,7 @@ cmd_test() {
     shift
   fi
   cd "$ROOT" || exit
+  ensure_rust
   ensure_setup "$newest" "$PG_OLDEST"
   find "$STACK/test" -mindepth 1 -maxdepth 1 -name 'run-*' -mtime +1 -exec rm -rf {} + 2>/dev/null || true
   TEST_DIR=$STACK/test/run-$$
