@@ -45,6 +45,7 @@ interrupted() {
 
 build_walferry() {
   [[ -z ${WALFERRY_BIN:-} ]] || return 0 # a binary built elsewhere
+  ensure_rust
   say "building walferry (the first time takes some minutes)"
   (cd "$ROOT" && cargo build --release --locked)
   WALFERRY_BIN=${CARGO_TARGET_DIR:-$ROOT/target}/release/walferry
@@ -52,9 +53,10 @@ build_walferry() {
 
 # An own broker is empty. On a foreign one, topics of an earlier run would belong to a database that is gone.
 refuse_old_topics() {
-  local old
+  local topics old
   [[ -n ${WALFERRY_KAFKA:-} && ! -f $DEMO/kafka/bootstrap ]] || return 0
-  old=$("$ROOT/dev" kafka-topics --list | grep "^$STACK_DATABASE\." || true)
+  topics=$("$ROOT/dev" kafka-topics --list) || die "the broker $WALFERRY_KAFKA does not tell its topics"
+  old=$(grep "^$STACK_DATABASE\." <<<"$topics" || true)
   [[ -z $old ]] || die "the broker $WALFERRY_KAFKA holds topics of an earlier pipeline '$STACK_DATABASE'" \
     "delete them first: ./dev kafka-topics --delete --topic '$STACK_DATABASE\\..*'"
 }

@@ -37,6 +37,19 @@ with_fetch_lock() {
   exec 9>&-
 }
 
+# What the environment names must be there: told before anything is fetched in its place.
+refuse_wrong_places() {
+  local program
+  for program in postgres initdb pg_ctl; do
+    [[ -z ${PG_BIN:-} || -x $PG_BIN/$program ]] ||
+      die "PG_BIN=$PG_BIN holds no program $program" "name the directory with postgres, initdb and pg_ctl, or leave PG_BIN out"
+  done
+  [[ -z ${KAFKA_HOME:-} ]] || compgen -G "$KAFKA_HOME/libs/kafka-clients-*.jar" >/dev/null ||
+    die "KAFKA_HOME=$KAFKA_HOME holds no libs/kafka-clients-*.jar" "name an unpacked Kafka, or leave KAFKA_HOME out"
+  [[ -z ${WALFERRY_KAFKA:-} || $WALFERRY_KAFKA == *?:[0-9]* ]] ||
+    die "WALFERRY_KAFKA=$WALFERRY_KAFKA is not HOST:PORT"
+}
+
 # The major of the programs in PG_BIN.
 pg_bin_major() { "$PG_BIN/postgres" --version | sed -n 's/^postgres (PostgreSQL) \([0-9]*\).*/\1/p'; }
 

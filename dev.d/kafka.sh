@@ -80,7 +80,14 @@ format_broker() {
   printf '%s\n' version=1 "node.id=$node" "directory.id=$(random_uuid_for_kafka)" "cluster.id=$cluster" >"$data/meta.properties"
 }
 
-kafka_template() { if [[ -n ${KAFKA_HOME:-} ]]; then echo "$DIST/kafka-home"; else echo "$DIST/kafka-$KAFKA_VERSION"; fi; }
+# Where that is kept; one for each Kafka, as the format goes with its version.
+kafka_template() {
+  if [[ -n ${KAFKA_HOME:-} ]]; then
+    printf '%s/kafka-home-%s\n' "$DIST" "$(cksum <<<"$(echo "$KAFKA_HOME"/libs/kafka-clients-*.jar)" | cut -d' ' -f1)"
+  else
+    echo "$DIST/kafka-$KAFKA_VERSION"
+  fi
+}
 
 # Formats once and, for a fetched Kafka, records the classes a broker and a tool load.
 make_kafka_template() {
@@ -234,6 +241,7 @@ cmd_kafka_tool() {
   else
     bootstrap=(--bootstrap-server "$(stack_kafka_address)")
   fi
+  ensure_kafka_tools
   kafka_jvm_flags tool
   JVM_FLAGS+=(-Dorg.slf4j.simpleLogger.defaultLogLevel=warn)
   exec "$(java_program)" -Xmx256m "${JVM_FLAGS[@]}" -cp "$(kafka_classpath)" "$class" "${bootstrap[@]}" "$@"

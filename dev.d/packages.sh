@@ -1,6 +1,11 @@
 # shellcheck shell=bash
 # What must come from the distribution: compilers, Java, Maven. Only what is missing, only by apt.
 
+# Rust comes from its own installer: distributions' are too old.
+ensure_rust() {
+  command -v cargo >/dev/null || die "Rust is missing (no cargo in PATH)" "install it as https://rustup.rs says, then open a new shell"
+}
+
 # Prints the packages whose programs or headers are not there.
 missing_packages() {
   local need_fetch=$1
@@ -12,6 +17,7 @@ missing_packages() {
   [[ -e /usr/include/zlib.h ]] || echo zlib1g-dev
   command -v unzip >/dev/null || echo unzip
   command -v xz >/dev/null || echo xz-utils
+  command -v openssl >/dev/null || echo openssl # certificates of a secured Kafka
   if [[ -z ${WALFERRY_KAFKA:-} || $need_fetch == yes ]]; then
     [[ -n ${JAVA_HOME:-} ]] || command -v java >/dev/null || echo default-jre-headless
   fi
@@ -21,13 +27,12 @@ missing_packages() {
   fi
 }
 
-# Runs apt as root, by sudo if need be.
+# Whether this user can become root: is it, or has a sudo that needs no password or can ask for one.
+may_install() { [[ $EUID -eq 0 ]] || { command -v sudo >/dev/null && { [[ -t 2 ]] || sudo -n true 2>/dev/null; }; }; }
+
 apt_as_root() {
   local -a sudo=()
-  if [[ $EUID -ne 0 ]]; then
-    command -v sudo >/dev/null || die "need root to install packages, and there is no sudo" "install them yourself, then run ./dev setup again"
-    sudo=(sudo)
-  fi
+  [[ $EUID -eq 0 ]] || sudo=(sudo)
   "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends "$@"
 }
 
@@ -37,7 +42,10 @@ ensure_packages() {
   read -ra missing <<<"$(missing_packages "$1" | tr '\n' ' ')"
   [[ ${#missing[@]} -gt 0 ]] || return 0
   command -v apt-get >/dev/null ||
-    die "missing: ${missing[*]} (names of Debian packages), and this system has no apt-get" "install their equivalents, then run ./dev setup again"
+    die "missing: ${missing[*]} (names of Debian packages), and this system has no apt-get" "install their equivalents, then run ./dev again"
+  may_install ||
+    die "missing: ${missing[*]}, and $(id -un) can install nothing (is not root and has no sudo)" \
+      "have root run: apt-get install --no-install-recommends ${missing[*]}"
   say "installing by apt: ${missing[*]}"
   quietly "apt-get update" "$LOG/apt.log" apt_as_root update
   quietly "apt-get install" "$LOG/apt.log" apt_as_root install "${missing[@]}"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # One Postgres server in one directory:
 #   DIR/data  the cluster     DIR/log  its log     DIR/port, DIR/major  chosen once, kept over restarts
+#   DIR/bin   where the programs are that it was started with
 # A cluster is a copy of a template (initdb takes up to 1.4 s, the copy 0.05 s) with a system identifier of its own.
 
 # Makes the template cluster of a major.
@@ -143,6 +144,7 @@ pg_start() {
     return 0
   fi
   bin=$(pg_bin "$major")
+  echo "$bin" >"$dir/bin"
   [[ ! -f $dir/port ]] || fixed_port=$(<"$dir/port")
   for try in 1 2 3; do
     port=${fixed_port:-$(free_port)}
@@ -163,7 +165,7 @@ pg_start() {
 pg_stop() {
   local dir=$1 mode=${2:-fast} bin
   if pg_pid "$dir" >/dev/null; then
-    bin=$(pg_bin "$(<"$dir/major")")
+    bin=$(<"$dir/bin") # PG_BIN may be another by now
     as_server_user "$bin/pg_ctl" -D "$(readlink -f -- "$dir/data")" -m "$mode" -t 60 -w stop >"$dir/pg_ctl.log" 2>&1 || {
       show_log_end "$dir/log"
       die "Postgres in $dir did not stop (mode $mode) within 60 s" "its log: $dir/log" \

@@ -37,6 +37,14 @@ ensure_setup() {
   fi
 }
 
+# Kafka's own tools are a part of it: needed also where WALFERRY_KAFKA names somebody else's broker.
+ensure_kafka_tools() {
+  ! compgen -G "$(kafka_libs)/kafka-tools-*.jar" >/dev/null || return 0
+  WALFERRY_KAFKA='' with_fetch_lock ensure_packages yes
+  ensure_java_is_new_enough
+  with_fetch_lock fetch_kafka
+}
+
 cmd_setup() {
   [[ $# -gt 0 ]] || set -- "$(default_major)"
   ensure_setup "$@"

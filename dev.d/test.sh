@@ -92,6 +92,7 @@ cmd_test() {
     shift
   fi
   cd "$ROOT" || exit
+  ensure_rust
   ensure_setup "$newest" "$PG_OLDEST"
   begin_test_run
   if [[ $quick == no ]]; then
@@ -121,6 +122,7 @@ cmd_test() {
 # The tests of bounds at the sizes the promises are stated for; prints the figures.
 cmd_bounds() {
   cd "$ROOT" || exit
+  ensure_rust
   ensure_setup "$(default_major)"
   begin_test_run
   start_test_kafka
