@@ -197,6 +197,14 @@ impl LogPlace {
         }
     }
 
+    /// The place of a reader that meets the entry at `offset` next. Where entries before it are
+    /// missing the log was trimmed, for it has no other gaps: it is read anew from there.
+    pub fn behind_trim(&mut self, offset: i64) {
+        if offset > self.next_offset {
+            *self = LogPlace::at_low_end(offset);
+        }
+    }
+
     /// A second reader that begins behind the valid `copy_begin` at offset `copy`. `captured` is
     /// the captured set of the epoch it stands in.
     pub fn behind_copy_begin(copy: i64, begin: &CopyBegin, captured: BTreeSet<TableName>) -> Self {

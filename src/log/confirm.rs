@@ -109,7 +109,8 @@ impl Confirmations {
     }
 
     /// Notes entries read from the log, in order and without omissions from [`Decision::ReadGap`]'s
-    /// `from` on; more than were asked for are welcome.
+    /// `from` on; more than were asked for are welcome. Where the log was trimmed beyond `from`, from
+    /// its low end on: it then begins with the epoch of another source.
     ///
     /// # Errors
     /// Halt as [`judge`].
@@ -119,6 +120,7 @@ impl Confirmations {
     ) -> Result<Decision> {
         for (offset, entry) in entries {
             if *offset >= self.place.next_offset {
+                self.place.behind_trim(*offset);
                 self.step(*offset, entry)?;
             }
         }

@@ -163,3 +163,16 @@ fn a_copy_gets_the_offset_of_its_valid_entry_as_id() {
 
 #[path = "confirm_walks.rs"]
 mod walks;
+
+#[test]
+fn a_gap_that_was_trimmed_means_another_source_and_no_hole() {
+    let mut own = three_sent();
+    let from = 1;
+    let to = Some(21);
+    assert_eq!(own.acked(Some(20)).unwrap(), Decision::ReadGap { from, to });
+    let trimmed = [
+        (13, Entry::Epoch(epoch(1, 13))),
+        (14, batch(Epoch(13), Lsn(7), Lsn(9))),
+    ];
+    assert_eq!(own.read(&trimmed).unwrap(), Decision::Superseded);
+}

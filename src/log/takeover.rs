@@ -22,7 +22,8 @@ pub enum EpochFate {
 }
 
 /// Judges the log from `place` (a reader at the offset `own.after`) on, up to and including the
-/// own epoch entry, and says what became of it. The producer may have repeated the entry: the first
+/// own epoch entry, and says what became of it. Where the log was trimmed meanwhile it is judged from
+/// its low end on. The producer may have repeated the entry: the first
 /// valid one gives the epoch, whatever offset the acknowledgement named.
 ///
 /// `place` ends behind the last entry, fit for `Confirmations::new` when the epoch is current.
@@ -39,6 +40,7 @@ pub fn epoch_fate<'a>(
         if *offset < place.next_offset {
             continue;
         }
+        place.behind_trim(*offset);
         let verdict = judge(place, *offset, entry)?;
         if matches!(entry, Entry::Epoch(epoch) if epoch == own) {
             seen = true;

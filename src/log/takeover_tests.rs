@@ -178,3 +178,24 @@ fn the_first_valid_one_of_repeated_epoch_entries_is_the_epoch() {
     assert_eq!(fate(&[(0, b.clone()), (1, a.clone())], &a), EpochFate::Void);
     assert_eq!(fate(&[(0, b)], &a), EpochFate::NotSeen);
 }
+
+#[test]
+fn an_epoch_entry_that_was_trimmed_away_is_not_seen_and_nobody_halts() {
+    let later = Entry::Epoch(own("b", 13));
+    let batch = Entry::Batch(crate::log::commit_log::BatchEntry {
+        epoch: Epoch(13),
+        from: Lsn(0x2D),
+        to: Lsn(0x38),
+        last_commit: None,
+        transactions: 0,
+        changes: 0,
+        offsets: Default::default(),
+        sample: None,
+    });
+    let mut place = LogPlace::at_low_end(0);
+    place.next_offset = 3;
+    place.to = Some(Lsn(0x12));
+    let fate = epoch_fate(&mut place, &[(13, later), (14, batch)], &own("a", 3));
+    assert_eq!(fate.expect("no hole"), EpochFate::NotSeen);
+    assert_eq!(place.to, Some(Lsn(0x38)));
+}
