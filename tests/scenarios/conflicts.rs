@@ -99,6 +99,7 @@ async fn a_large_transaction_with_one_refused_row_leaves_nothing_until_it_can_be
     s.follower("ALTER TABLE t ADD CONSTRAINT small CHECK (a < 5000)")
         .await;
     s.start();
+    s.caught_up().await;
     s.leader("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i")
         .await;
     s.leader("INSERT INTO t VALUES (-1, 'later')").await;

@@ -70,7 +70,7 @@ async fn a_replica_trigger_that_drops_rows_is_said_and_not_taken_for_success() {
     s.leader("INSERT INTO t VALUES (1, 'x')").await;
     s.equal(&["t"]).await;
     s.leader("INSERT INTO t VALUES (10, 'y')").await;
-    s.halts(&["public.t", "too few"]).await;
+    s.halts(&["public.t", "diverged"]).await;
     s.stop_halted();
     s.follower("ALTER TABLE t DISABLE TRIGGER filter").await;
     s.start();

@@ -58,28 +58,49 @@ const THEIRS: &str = "publication = \"theirs\"\nmanage_publication = false";
 /// The leader computes `b` as twice `a`.
 const COMPUTES: &str =
     "CREATE TABLE t (a int PRIMARY KEY, b int GENERATED ALWAYS AS (a * 2) STORED, c int);
-     INSERT INTO t (a, c) VALUES (1, 1), (2, 2);";
+     INSERT INTO t (a, c) VALUES (1, 1), (2, 2), (3, 3);";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn generated_columns_that_a_publication_has_arrive_by_copy_and_by_stream() {
-    for publication in [
-        "CREATE PUBLICATION theirs FOR TABLE t WITH (publish_generated_columns = stored)",
-        "CREATE PUBLICATION theirs FOR TABLE t (a, b)",
+async fn a_publication_with_generated_columns_is_refused_before_a_copy_without_them() {
+    let stored = "ALTER PUBLICATION theirs SET (publish_generated_columns = stored)";
+    let listed = "ALTER PUBLICATION theirs SET TABLE t (a, b)";
+    for (add, take_out) in [
+        (
+            stored,
+            "ALTER PUBLICATION theirs SET (publish_generated_columns = none)",
+        ),
+        (listed, "ALTER PUBLICATION theirs SET TABLE t (a, c)"),
     ] {
         let Some(mut s) = Scenario::since(18, "generated columns in publications", THEIRS).await
         else {
             return;
         };
         s.leader(COMPUTES).await;
-        s.leader(publication).await;
-        s.follower("CREATE TABLE t (a int PRIMARY KEY, b int, c int)")
+        s.leader(&format!("CREATE PUBLICATION theirs FOR TABLE t; {add}"))
             .await;
+        s.follower(
+            "CREATE TABLE t (a int PRIMARY KEY, b int GENERATED ALWAYS AS (a * 2) STORED, c int)",
+        )
+        .await;
+        let check = s.pipeline.command(&["check"]).output().unwrap();
+        assert_eq!(check.status.code(), Some(3), "{check:?}");
         s.start();
-        s.caught_up().await;
-        s.leader("INSERT INTO t (a) VALUES (3); UPDATE t SET c = 7 WHERE a = 2; UPDATE t SET a = 11 WHERE a = 1")
+        s.halts(&["generated columns"]).await;
+        s.stop_halted();
+        s.leader(take_out).await;
+        s.start();
+        s.leader("INSERT INTO t (a) VALUES (4); UPDATE t SET c = 7 WHERE a = 2; UPDATE t SET a = 11 WHERE a = 1")
             .await;
-        s.caught_up().await;
-        assert_equal(&s.from, &s.to, &["(SELECT a, b FROM t)"]).await;
+        s.equal(&["t"]).await;
+        // And while changes go on: what was written under it is not taken for a new column.
+        s.leader(add).await;
+        s.leader("INSERT INTO t (a) VALUES (5)").await;
+        s.halts(&["generated columns"]).await;
+        s.stop_halted();
+        s.leader(take_out).await;
+        s.start();
+        s.leader("INSERT INTO t (a) VALUES (6)").await;
+        s.equal(&["t"]).await;
         s.end().await;
     }
 }

@@ -117,7 +117,7 @@ async fn partitions_published_by_their_own_names_are_tables_of_their_own() {
     let source = "publication = \"leaves\"\nmanage_publication = false";
     let mut s = Scenario::with(source, "").await;
     s.leader(PARTED).await;
-    s.leader("INSERT INTO t (a) VALUES (1), (5), (50); CREATE PUBLICATION leaves FOR TABLE t")
+    s.leader("INSERT INTO t (a) VALUES (50), (51); CREATE PUBLICATION leaves FOR TABLE t")
         .await;
     s.start();
     let leaves = ["t_1", "t_2", "t_def_1"];
