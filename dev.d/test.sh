@@ -97,6 +97,11 @@ cmd_test() {
     else
       say "end-to-end tests on Postgres $PG_OLDEST skipped: there is no tests/end_to_end.rs"
     fi
+    if [[ $newest != "$PG_SCENARIOS" ]]; then
+      say "scenarios on Postgres $PG_SCENARIOS"
+      ensure_setup "$PG_SCENARIOS"
+      WALFERRY_TEST_PG=$PG_SCENARIOS cargo test --locked --test scenarios
+    fi
   fi
   say "all tests on Postgres $newest"
   WALFERRY_TEST_PG=$newest cargo test --locked "$@"
