@@ -108,6 +108,11 @@ cmd_test() {
     else
       say "end-to-end tests on Postgres $PG_OLDEST skipped: there is no tests/end_to_end.rs"
     fi
+    if [[ $newest != "$PG_SCENARIOS" ]]; then
+      say "scenarios on Postgres $PG_SCENARIOS"
+      ensure_setup "$PG_SCENARIOS"
+      WALFERRY_TEST_PG=$PG_SCENARIOS cargo test --locked --test scenarios
+    fi
   fi
   if [[ $quick == no && $# -eq 0 ]]; then
     for seed in "${TORTURE_SEEDS[@]}"; do

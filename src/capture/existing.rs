@@ -139,7 +139,11 @@ impl Places<'_> {
                 slot: found.slot.is_some(),
             },
             self.context.source.manage_publication,
-        )?;
+        )
+        .map_err(|error| {
+            let (slot, publication) = (&self.context.source.slot, &self.context.source.publication);
+            error.at(format!("slot {slot}, publication {publication}"))
+        })?;
         if log.has_entries() {
             let mut needed = vec![self.topics.schemas()];
             needed.extend(log.ledger().captured().keys().filter_map(|table| {

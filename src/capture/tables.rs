@@ -27,7 +27,7 @@ use crate::model::{
 use crate::pgoutput::message::Relation;
 use crate::postgres::classify;
 use crate::source::catalog::{self, CatalogTable};
-use crate::source::{full_identity, published, user_types};
+use crate::source::{full_identity, publication, published, user_types};
 
 /// How long an epoch waits in all for ALTER PUBLICATION to become visible. Without a wait for a
 /// synchronous standby it does within moments; somebody may also hold it open for hours.
@@ -306,6 +306,9 @@ impl Tables {
         };
         if let Some(publication) = &self.limited_by {
             published::await_alter(client, publication, &mut self.patience).await?;
+            if let Some(found) = publication::read(client, publication).await? {
+                publication::check(&found, publication, false)?;
+            }
             let now = published::memberships(client, publication, &[relation]).await?;
             if now.get(&relation) != membership.as_ref() {
                 return Err(limits_changed(&schema.table));

@@ -260,7 +260,8 @@ async fn rights(
             "SELECT n.nspname, c.relname,
                     pg_catalog.has_table_privilege(c.oid, 'SELECT')
                       AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
-                    pg_catalog.pg_has_role(c.relowner, 'USAGE')
+                    pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+                    NOT pg_catalog.row_security_active(c.oid)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = ANY($1) ORDER BY 1, 2",
             &[&oids],
@@ -279,6 +280,12 @@ async fn rights(
             "GRANT SELECT ON them (and USAGE on their schemas) to the role",
         );
         part.add("right to copy tables", verdict);
+        let verdict = judge_rights(
+            &lacking(4),
+            "BYPASSRLS, without which a table with row security cannot be copied whole,",
+            "give the role BYPASSRLS (ALTER ROLE … BYPASSRLS)",
+        );
+        part.add("row security", verdict);
     }
     if source.manage_publication {
         let verdict = judge_rights(

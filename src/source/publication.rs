@@ -17,6 +17,8 @@ use crate::postgres::classify;
 pub struct Publication {
     /// Whether all four kinds of change are published.
     pub all_changes: bool,
+    /// `publish_generated_columns` is not `none` (from version 18).
+    pub generated_columns: bool,
     /// `publish_via_partition_root`.
     pub via_root: bool,
     /// FOR ALL TABLES, or with schemas: its tables cannot be managed one by one.
@@ -32,7 +34,8 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>> {
     let row = client
         .query_opt(
             "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate, p.pubviaroot,
-                    p.puballtables, pg_catalog.to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL
+                    p.puballtables, pg_catalog.to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL,
+                    coalesce(to_jsonb(p)->>'pubgencols', 'n') <> 'n'
              FROM pg_catalog.pg_publication p WHERE p.pubname = $1",
             &[&name],
         )
@@ -65,6 +68,7 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>> {
         .map_err(|error| classify(&error, doing))?;
     Ok(Some(Publication {
         all_changes: row.get(0),
+        generated_columns: row.get(4),
         via_root: row.get(1),
         open_ended,
         tables: tables
@@ -87,6 +91,17 @@ pub fn check(publication: &Publication, name: &str, managed: bool) -> Result<()>
             ),
             format!(
                 "run ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')"
+            ),
+        ));
+    }
+    // The catalog's columns are those of the records: rows of a copy would lack what changes carry.
+    if publication.generated_columns {
+        return Err(Error::halt(
+            format!(
+                "publication {name} publishes generated columns, which walferry does not carry"
+            ),
+            format!(
+                "run ALTER PUBLICATION {quoted} SET (publish_generated_columns = none), and have followers generate them"
             ),
         ));
     }
@@ -218,6 +233,7 @@ mod tests {
     fn a_publication_that_leaves_changes_out_is_refused() {
         let good = Publication {
             all_changes: true,
+            generated_columns: false,
             via_root: true,
             open_ended: false,
             tables: BTreeSet::new(),
@@ -227,6 +243,13 @@ mod tests {
             (
                 Publication {
                     all_changes: false,
+                    ..good.clone()
+                },
+                false,
+            ),
+            (
+                Publication {
+                    generated_columns: true,
                     ..good.clone()
                 },
                 false,

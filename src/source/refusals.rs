@@ -41,6 +41,18 @@ pub fn refusals(tables: &[CatalogTable]) -> Vec<Refusal> {
             );
             continue;
         }
+        let generated = listed_generated_columns(table);
+        if !generated.is_empty() {
+            refuse(
+                format!(
+                    "its column list names generated columns, which walferry does not carry: {}",
+                    generated.join(", ")
+                ),
+                "take them out of the publication's column list, and have followers generate them"
+                    .to_owned(),
+            );
+            continue;
+        }
         let key_names = sorted_key_names(&table.schema);
         for leaf in &table.leaves {
             if leaf.foreign {
@@ -89,6 +101,23 @@ fn identity_remedy(table: &TableName) -> String {
         "add a primary key, or run ALTER TABLE {} REPLICA IDENTITY FULL, or exclude the table in the source's settings",
         table.quoted()
     )
+}
+
+/// Columns that the publication's list names and the schema has not: generated ones, since a listed
+/// column cannot be dropped. Rows of a copy would lack what changes carry.
+fn listed_generated_columns(table: &CatalogTable) -> Vec<&str> {
+    let listed = table.limits.columns.iter().flatten();
+    let known = |name: &str| {
+        table
+            .schema
+            .columns
+            .iter()
+            .any(|column| column.name == name)
+    };
+    listed
+        .map(String::as_str)
+        .filter(|name| !known(name))
+        .collect()
 }
 
 fn sorted_key_names(schema: &TableSchema) -> Vec<String> {
@@ -163,6 +192,14 @@ mod tests {
                 "its partition public.fast is unlogged"
             ]
         );
+    }
+
+    #[test]
+    fn a_column_list_with_generated_columns_is_refused() {
+        let mut listed = table(1, &[]);
+        listed.limits.columns = Some(vec!["computed".to_owned()]);
+        let found = refusals(&[listed]);
+        assert!(found[0].what.contains("computed"), "{found:?}");
     }
 
     #[test]

@@ -22,6 +22,12 @@ impl Pipeline {
 
     /// The same with more lines in the source's and in each sink's file.
     pub fn with(leader: &Postgres, followers: &[&Postgres], source: &str, sink: &str) -> Self {
+        let followers: Vec<String> = followers.iter().map(|f| f.url("postgres")).collect();
+        Self::between(&leader.url("postgres"), &followers, source, sink)
+    }
+
+    /// The same for any databases.
+    pub fn between(leader: &str, followers: &[String], source: &str, sink: &str) -> Self {
         let name = format!("t{}", unique());
         let dir = directory(&format!("pipeline-{name}"));
         let http_port = free_port();
@@ -44,18 +50,12 @@ impl Pipeline {
         );
         pipeline.write(
             "connectors/leader.toml",
-            &format!(
-                "kind = \"postgres-source\"\nurl = \"{}\"\n{source}\n",
-                leader.url("postgres")
-            ),
+            &format!("kind = \"postgres-source\"\nurl = \"{leader}\"\n{source}\n"),
         );
         for (follower, name) in followers.iter().zip('a'..) {
             pipeline.write(
                 &format!("connectors/{name}.toml"),
-                &format!(
-                    "kind = \"postgres\"\nurl = \"{}\"\n{sink}\n",
-                    follower.url("postgres")
-                ),
+                &format!("kind = \"postgres\"\nurl = \"{follower}\"\n{sink}\n"),
             );
         }
         pipeline

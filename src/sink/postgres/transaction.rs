@@ -382,13 +382,14 @@ async fn empty_if_ours(
     let of: [&(dyn ToSql + Sync); 4] = [&me.pipeline, &me.sink, &table.schema, &table.name];
     let ours = "SELECT EXISTS (SELECT FROM walferry.tables \
         WHERE pipeline = $1 AND sink = $2 AND schema = $3 AND name = $4)";
-    if !client.query_one(ours, &of).await?.try_get(0)? {
-        let holds = format!("SELECT EXISTS (SELECT FROM {})", table.quoted());
-        if client.query_one(&holds, &[]).await?.try_get(0)? {
+    let holds = format!("SELECT EXISTS (SELECT FROM {})", table.quoted());
+    // An empty table is left alone: a TRUNCATE would lock it, and reach whoever follows this follower.
+    if client.query_one(&holds, &[]).await?.try_get(0)? {
+        if !client.query_one(ours, &of).await?.try_get(0)? {
             return Ok(false);
         }
+        client.batch_execute(sql).await?;
     }
-    client.batch_execute(sql).await?;
     let filled = "INSERT INTO walferry.tables (pipeline, sink, schema, name) VALUES ($1, $2, $3, $4) \
         ON CONFLICT DO NOTHING";
     client.execute(filled, &of).await?;
