@@ -1,6 +1,6 @@
 //! The source worker: one epoch is one replication connection and one producer.
 //!
-//! [`run_epoch`] prepares, takes over, and then runs side by side: the stream's loop, the writer of
+//! `run_epoch` prepares, takes over, and then runs side by side: the stream's loop, the writer of
 //! entries, the sampler, the maker of copies, and the watch on the captured set. The first of them that fails ends all.
 
 pub mod batches;
