@@ -1,6 +1,7 @@
 //! One scenario: a database on the leader and one on the follower that all scenarios share, and a
 //! pipeline between them.
 
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio_postgres::Client;
@@ -92,10 +93,10 @@ impl Scenario {
     pub async fn since(major: i32, what: &str, source: &str) -> Option<Self> {
         let scenario = Self::with(source, "").await;
         if scenario.major < major {
-            eprintln!(
-                "skipped: {what} came with Postgres {major}, this is {}",
+            skipped(&format!(
+                "{what} came with Postgres {major}, this is {}",
                 scenario.major
-            );
+            ));
             return None;
         }
         Some(scenario)
@@ -236,6 +237,11 @@ impl Scenario {
         );
         self.servers.leader.sql(&drop).await;
     }
+}
+
+/// Says that a scenario is skipped, in the output of the run: what a test prints is shown only when it fails.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 fn is_halt(line: &str) -> bool {

@@ -1,6 +1,6 @@
 //! 002 types, 005 encodings, 012 collations, 014 types without a binary format.
 
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, skipped};
 use crate::support::assert_equal;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,7 +82,7 @@ async fn keys_that_are_equal_under_the_followers_collation_only_find_their_rows(
     let mut s = Scenario::new().await;
     let collation = "CREATE COLLATION nondeterministic (provider = icu, locale = 'und', deterministic = false);";
     if let Err(error) = s.from.batch_execute(collation).await {
-        eprintln!("skipped: these servers have no ICU: {error}");
+        skipped(&format!("these servers have no ICU: {error}"));
         return;
     }
     s.follower(collation).await;
@@ -120,7 +120,7 @@ async fn a_follower_with_another_collation_as_its_default_is_equal() {
         .await;
     let posix = "CREATE TABLE t (a text COLLATE \"en-x-icu\" PRIMARY KEY, b text)";
     if let Err(error) = s.to.batch_execute(posix).await {
-        eprintln!("skipped: these servers have no ICU: {error}");
+        skipped(&format!("these servers have no ICU: {error}"));
         return;
     }
     let letters = "INSERT INTO t SELECT c || n, n FROM unnest('{a,B,b,A,ä,Z,_}'::text[]) c, generate_series(1, 30) n";
