@@ -6,7 +6,10 @@
 //! clock is known through its samples, so this host's clock may be wrong. [`run_feed`] tails the
 //! commit log for it.
 //!
-//! What is not known is absent. Nothing here is used to decide what is applied or confirmed.
+//! What is not known is absent, or an upper bound. Samples are missing while the source is down, cannot
+//! ask the leader, or writes no entries because a large transaction is under way; the first one after
+//! such a gap does not say since when the leader has had more. Nothing here is used to decide what is
+//! applied or confirmed.
 
 mod feed;
 
@@ -30,12 +33,17 @@ const OFFSETS_MAX: usize = 120;
 /// A newest sample older than this says nothing about the leader now.
 const FRESH_MAX_US: i64 = 3_000_000;
 
+/// Samples further apart than this are not neighbours: nobody looked in between. Sampler and heartbeats
+/// beat once a second each, so that up to two seconds are usual.
+const GAP_MAX_US: i64 = 3_000_000;
+
 /// How far behind a follower is; what is not known is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lag {
     /// WAL bytes between the applied boundary and the leader's newest sampled flush LSN.
     pub bytes: Option<u64>,
-    /// Seconds since the leader first was known to have more than is applied; 0 when it has no more.
+    /// Seconds since the leader first had more than is applied, to within the samples' distance; an upper
+    /// bound where samples are missing; 0 when it has no more.
     pub seconds: Option<f64>,
     /// Upper bound: seconds since the newest moment whose state is known to be fully applied.
     pub staleness_seconds: Option<f64>,
@@ -83,8 +91,6 @@ pub struct LagTracker {
     offsets_us: VecDeque<i64>,
     /// Whether the log has been read to its end since the last [`LagTracker::behind`].
     caught_up: bool,
-    /// Offset in the log of the first entry whose sample would be known.
-    begins_at: i64,
 }
 
 impl LagTracker {
@@ -98,12 +104,6 @@ impl LagTracker {
     pub fn behind(&mut self) {
         self.samples.clear();
         self.caught_up = false;
-    }
-
-    /// The samples begin at this offset of the log: since when the leader has had more than a sink
-    /// that stands before it is unknown.
-    pub fn begins_at(&mut self, offset: i64) {
-        self.begins_at = offset;
     }
 
     /// The log has been read to its end.
@@ -181,30 +181,35 @@ impl LagTracker {
         fresh.then_some(newest.flush)
     }
 
-    /// The lag of a follower with this applied boundary at this host's time. `commit_time_us`, the
-    /// leader's clock at the last applied commit, bounds the staleness of a follower that is behind
-    /// every sample kept.
+    /// The lag of a follower with this applied boundary at this host's time. `commit_time_us` is the
+    /// leader's clock at the last applied commit, taken before the commit was in the WAL: at that moment
+    /// the leader had no more than is applied now.
     pub fn lag(&self, applied: Lsn, commit_time_us: Option<i64>, now_us: i64) -> Lag {
         let newest = self.newest_fresh(now_us);
         let leader_now_us = self.leader_now_us(now_us);
         let above = self.samples.partition_point(|s| s.flush <= applied);
-        let seconds = match (self.samples.get(above), leader_now_us) {
-            (Some(first), Some(leader)) => self
-                .caught_up
-                .then(|| seconds_between(first.clock_us, leader)),
+        let first = self.samples.get(above);
+        let below_us = above.checked_sub(1).map(|at| self.samples[at].clock_us);
+        // Where the leader's clock was set back, a commit may seem later than what came after it.
+        let had_no_more_us = match first {
+            Some(first) => below_us
+                .max(commit_time_us)
+                .map(|at| at.min(first.clock_us)),
+            None => below_us.or(commit_time_us),
+        };
+        let seconds = match (first, leader_now_us) {
+            (Some(first), Some(leader)) => behind_since(first.clock_us, below_us, had_no_more_us)
+                .filter(|_| self.caught_up)
+                .map(|since| seconds_between(since, leader)),
             (Some(_), None) => None,
             (None, _) => newest.map(|_| 0.0),
         };
-        let known_applied_us = above
-            .checked_sub(1)
-            .map(|last| self.samples[last].clock_us)
-            .or(commit_time_us);
         // Without a live sample the best guess of the leader's clock is this host's.
         let leader_us = leader_now_us.unwrap_or(now_us);
         Lag {
             bytes: newest.map(|flush| flush.bytes_since(applied)),
             seconds,
-            staleness_seconds: known_applied_us.map(|known| seconds_between(known, leader_us)),
+            staleness_seconds: had_no_more_us.map(|at| seconds_between(at, leader_us)),
         }
     }
 
@@ -212,16 +217,18 @@ impl LagTracker {
     pub fn sink_lag(&self, view: &SinkView, now_us: i64) -> Lag {
         match (view.applied, view.state) {
             (None, _) | (_, State::Copying) => Lag::default(),
-            (Some(applied), _) => {
-                let lag = self.lag(applied, view.commit_time_us, now_us);
-                let unseen = view.log_offset.is_some_and(|at| at < self.begins_at);
-                let is_behind = self.samples.back().is_some_and(|s| s.flush > applied);
-                Lag {
-                    seconds: lag.seconds.filter(|_| !(unseen && is_behind)),
-                    ..lag
-                }
-            }
+            (Some(applied), _) => self.lag(applied, view.commit_time_us, now_us),
         }
+    }
+}
+
+/// Since when the leader has had more than is applied: the first sample that has more, if the one
+/// before it (`below_us`) is its neighbour; else the newest moment at which it is known to have had no
+/// more, which is no later than the truth; `None` when no such moment is known.
+fn behind_since(first_us: i64, below_us: Option<i64>, had_no_more_us: Option<i64>) -> Option<i64> {
+    match below_us {
+        Some(below) if first_us - below <= GAP_MAX_US => Some(first_us),
+        Some(_) | None => had_no_more_us,
     }
 }
 
@@ -392,23 +399,92 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_stands_before_the_first_sample_is_behind_by_unknown_seconds() {
-        let mut tracker = live(&[(500, 100), (600, 101)], 0, 0);
-        tracker.begins_at(40);
-        let mut view = SinkView {
-            applied: Some(Lsn(100)),
-            log_offset: Some(39),
-            commit_time_us: Some(10 * S),
-            state: State::Streaming,
-            ..SinkView::default()
-        };
-        let lag = tracker.sink_lag(&view, 102 * S);
-        assert_eq!((lag.bytes, lag.seconds), (Some(500), None));
-        assert_eq!(lag.staleness_seconds, Some(92.0));
-        view.applied = Some(Lsn(600));
-        assert_eq!(tracker.sink_lag(&view, 102 * S).seconds, Some(0.0));
-        view.applied = Some(Lsn(100));
-        view.log_offset = Some(40);
-        assert_eq!(tracker.sink_lag(&view, 102 * S).seconds, Some(2.0));
+    fn behind_every_sample_the_last_applied_commit_is_the_bound_or_seconds_are_absent() {
+        let tracker = live(&[(500, 100), (600, 101)], 0, 0);
+        let unknown = tracker.lag(Lsn(100), None, 102 * S);
+        assert_eq!((unknown.bytes, unknown.seconds), (Some(500), None));
+        assert_eq!(unknown.staleness_seconds, None);
+        let bound = tracker.lag(Lsn(100), Some(10 * S), 102 * S);
+        assert_eq!(bound.seconds, Some(92.0), "it had no more at 10");
+        assert_eq!(bound.staleness_seconds, Some(92.0));
+        let caught_up = tracker.lag(Lsn(600), Some(10 * S), 102 * S);
+        assert_eq!(caught_up.seconds, Some(0.0));
+    }
+
+    #[test]
+    fn an_hour_without_a_source_is_not_forgotten_when_it_is_back() {
+        // The leader was written all the time; nobody sampled it from 11 to 3611.
+        let mut tracker = live(&[(100, 10), (200, 11)], 0, 0);
+        for at in 3611..3620 {
+            tracker.take(sample(9000 + at as u64, at), at * S);
+        }
+        let before = tracker.lag(Lsn(200), None, 3620 * S);
+        assert_eq!(before.seconds, Some(3609.0), "perhaps since 11, not 3611");
+        assert_eq!(before.staleness_seconds, Some(3609.0));
+        // In the gap the commits that are applied say more.
+        let within = tracker.lag(Lsn(5000), Some(1800 * S), 3620 * S);
+        assert_eq!(within.seconds, Some(1820.0));
+        let behind_it = tracker.lag(Lsn(9000 + 3611), Some(3600 * S), 3620 * S);
+        assert_eq!(
+            behind_it.seconds,
+            Some(8.0),
+            "the samples are neighbours again"
+        );
+    }
+
+    #[test]
+    fn a_transaction_that_keeps_entries_from_being_written_counts_from_its_beginning() {
+        // No entry from 11 to 611; the one after it brings the newest sample only.
+        let tracker = live(&[(100, 10), (100, 11), (9000, 611)], 0, 0);
+        let lag = tracker.lag(Lsn(100), Some(5 * S), 612 * S);
+        assert_eq!(lag.seconds, Some(601.0));
+        // An idle leader in the same time has a sample of the same LSN at the end of it.
+        let idle = live(&[(100, 10), (100, 610), (9000, 611)], 0, 0);
+        assert_eq!(idle.lag(Lsn(100), Some(5 * S), 612 * S).seconds, Some(1.0));
+    }
+
+    #[test]
+    fn a_commit_time_beyond_the_first_sample_above_does_not_lower_the_lag() {
+        // The leader's clock was set back in between.
+        let tracker = live(&[(500, 100)], 0, 0);
+        let lag = tracker.lag(Lsn(100), Some(150 * S), 102 * S);
+        assert_eq!((lag.seconds, lag.staleness_seconds), (Some(2.0), Some(2.0)));
+    }
+
+    proptest::proptest! {
+        /// A leader that writes at all times or not, sampled now and then, a follower somewhere:
+        /// whatever is missing, seconds are never lower than the truth by more than samples lie apart.
+        #[test]
+        fn seconds_are_never_lower_than_the_truth(
+            written in proptest::collection::vec(0u64..3, 2..200),
+            gaps in proptest::collection::vec(1usize..12, 1..200),
+            (applied_at, commit_ago) in (0usize..200, proptest::option::of(0usize..40)),
+        ) {
+            // flush[s]: the leader's flush LSN at second s.
+            let flush: Vec<u64> = written
+                .iter()
+                .scan(100, |lsn, more| { *lsn += more; Some(*lsn) })
+                .collect();
+            let end = flush.len() - 1;
+            let mut tracker = LagTracker::new();
+            tracker.caught_up();
+            let mut at = gaps[0] - 1;
+            for gap in gaps.iter().cycle() {
+                if at > end { break; }
+                tracker.take(sample(flush[at], at as i64), at as i64 * S);
+                at += gap;
+            }
+            let applied_at = applied_at.min(end);
+            let applied = flush[applied_at];
+            let commit = commit_ago.map(|ago| applied_at.saturating_sub(ago) as i64 * S);
+            let lag = tracker.lag(Lsn(applied), commit, end as i64 * S);
+            let truth = flush.iter().position(|lsn| *lsn > applied).map_or(0, |since| end - since);
+            if let Some(seconds) = lag.seconds {
+                proptest::prop_assert!(seconds + 3.0 >= truth as f64, "{} {} {:?}", seconds, truth, flush);
+                let staleness = lag.staleness_seconds.unwrap_or(f64::MAX);
+                proptest::prop_assert!(seconds <= staleness);
+                proptest::prop_assert!(staleness >= truth as f64);
+            }
+        }
     }
 }

@@ -80,7 +80,7 @@ pub const SINK_LAG_SECONDS: Metric = gauge_of(
     "walferry_sink_lag_seconds",
     Unit::Seconds,
     SINK,
-    "Seconds since the leader first was known to have more than the follower has applied; 0 only when it is known to have no more. Absent when unknown.",
+    "Seconds since the leader first had more than the follower has applied, to within the samples' distance (3 s at most); an upper bound where samples are missing, as after an outage of the source; 0 only when it is known to have no more. Absent when unknown.",
 );
 /// Upper bound of the age of what a follower shows.
 pub const SINK_STALENESS_SECONDS: Metric = gauge_of(

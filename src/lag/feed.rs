@@ -19,6 +19,10 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked whether a sink turned out to be further back than the feed began.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// Entries that are read before a sink's place: a sample that the sink has passed says since when the
+/// leader has more.
+const LOOK_BACK: i64 = 512;
+
 /// A tracker with one writer and any number of readers.
 #[derive(Clone, Debug, Default)]
 pub struct SharedTracker(Arc<Mutex<LagTracker>>);
@@ -37,7 +41,7 @@ pub struct LagFeed {
     pub kafka: KafkaSettings,
     /// Name of the commit log's topic.
     pub commits: String,
-    /// Sinks whose lag is asked for: the feed begins where the furthest back of them stands.
+    /// Sinks whose lag is asked for: the feed begins shortly before the furthest back of them.
     pub sinks: Vec<SinkHandle>,
     /// What is fed.
     pub tracker: SharedTracker,
@@ -80,10 +84,10 @@ impl LagFeed {
         let mut probe = LogTail::open(&self.kafka, &self.commits, From::End).await?;
         let (low, (_, high)) = (probe.low(), probe.read_to_end().await?);
         drop(probe);
-        let begin = self.furthest_back(low).map_or(high, |back| back.min(high));
+        let wanted = self.furthest_back(low).map_or(high, |back| back.min(high));
+        let begin = wanted.saturating_sub(LOOK_BACK).max(low);
         let from = From::Offset(begin);
         let mut tail = LogTail::open(&self.kafka, &self.commits, from).await?;
-        self.tracker.lock().begins_at(begin);
         *wait = Duration::from_millis(500);
         let mut place = LogPlace::at_low_end(begin);
         if begin >= high {
@@ -94,7 +98,7 @@ impl LagFeed {
             let (offset, entry) = tokio::select! {
                 next = tail.next() => next?,
                 _ = look.tick() => {
-                    if self.furthest_back(low).is_some_and(|back| back < begin) {
+                    if self.furthest_back(low).is_some_and(|back| back < wanted) {
                         return Ok(());
                     }
                     continue;
