@@ -2,7 +2,8 @@
 //! hands planned chunks to the applier.
 //!
 //! Batches grow with backlog: a chunk collects entries while the applier is busy, until the log has
-//! none ready or the budget is used up. An entry that finds the applier idle goes at once.
+//! none ready or the budget is used up. An entry that finds the applier idle goes at once. After a halt
+//! batches are smaller (`careful`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::bug;
+use super::careful::Careful;
 use super::chunk::{ChunkBuilder, Decoders};
 use super::follow::{Standing, Step, Terms};
 use super::plan::plan;
@@ -20,19 +22,37 @@ use crate::error::{Error, Result};
 use crate::log::commit_log::{BatchEntry, Entry};
 use crate::log::records::RecordReader;
 use crate::log::tail::LogTail;
-use crate::model::{Chunk, Lsn, NetChange, TableChanges, TableName, TablePlan, TableSchema};
+use crate::model::{
+    Chunk, Lsn, NetChange, Position, TableChanges, TableName, TablePlan, TableSchema,
+};
 use crate::sink::{Wants, Work};
 
-/// Entries in one batch at most: bounds what is held of a log without records for this sink.
-const BATCH_MAX_ENTRIES: usize = 20_000;
+/// A schema version that records need.
+#[derive(Clone, Debug)]
+pub struct NeededSchema {
+    /// The version.
+    pub schema: Arc<TableSchema>,
+    /// The first of the records; `None`: it is needed for the table's shape only.
+    pub first: Option<Position>,
+}
+
+impl NeededSchema {
+    /// What these changes need.
+    pub fn of(changes: &TableChanges) -> Self {
+        NeededSchema {
+            schema: changes.schema.clone(),
+            first: changes.changes.first().map(|change| change.position),
+        }
+    }
+}
 
 /// A planned chunk.
 #[derive(Debug)]
 pub struct Planned {
     /// What the store is handed.
     pub work: Work,
-    /// Schema versions in it.
-    pub schemas: Vec<Arc<TableSchema>>,
+    /// Schema versions in it, a table's in order.
+    pub schemas: Vec<NeededSchema>,
     /// Records in it.
     pub changes: u64,
     /// Rows to be written, after netting.
@@ -44,7 +64,7 @@ pub struct Planned {
 /// # Errors
 /// As [`plan`].
 pub fn planned(wants: Wants, tables: Vec<TableChanges>) -> Result<Planned> {
-    let schemas = tables.iter().map(|table| table.schema.clone()).collect();
+    let schemas = tables.iter().map(NeededSchema::of).collect();
     let changes: usize = tables.iter().map(|table| table.changes.len()).sum();
     let changes = u64::try_from(changes).expect("a count of things in memory");
     let (work, rows_written) = match wants {
@@ -125,6 +145,8 @@ pub struct ReaderParts {
     pub wants: Wants,
     /// Budget of a chunk.
     pub batch_max_bytes: usize,
+    /// How many entries go into a batch.
+    pub careful: Careful,
 }
 
 /// Where in its batches a reader was last asked.
@@ -174,6 +196,7 @@ impl MainReader {
             standing: parts.standing,
             terms: parts.terms,
             wants: parts.wants,
+            careful: parts.careful,
         };
         let run = move || {
             if let Err(error) = reader
@@ -258,6 +281,7 @@ struct Reader {
     terms: Terms,
     wants: Wants,
     batch: Batch,
+    careful: Careful,
     parts: mpsc::Sender<Result<Part>>,
     stop: CancellationToken,
 }
@@ -276,7 +300,8 @@ impl Reader {
                 Next::Room => self.send_batch()?,
                 Next::Entry(offset, entry) => {
                     self.take_entry(offset, *entry)?;
-                    if self.builder.is_full() || self.batch.entries >= BATCH_MAX_ENTRIES {
+                    let max_entries = self.careful.max_entries_at(offset);
+                    if self.builder.is_full() || self.batch.entries >= max_entries {
                         self.send_batch()?;
                     }
                 }

@@ -14,6 +14,7 @@ use super::follow::Terms;
 use super::join::{JoinStep, given_up, next_join_step, taken_effect, with_join};
 use super::join_load::{Loaded, Loader, LoaderParts};
 use super::pull::Cut;
+use super::reader::NeededSchema;
 use super::session::Session;
 use super::start;
 use super::unfinished;
@@ -360,7 +361,12 @@ impl Session<'_> {
         let chosen = read
             .await
             .map_err(|error| unfinished("reading the schema versions", error))??;
-        self.prepare(&chosen).await?;
+        let needed = |schema: &Arc<TableSchema>| NeededSchema {
+            schema: schema.clone(),
+            first: None,
+        };
+        let needed: Vec<NeededSchema> = chosen.iter().map(needed).collect();
+        self.prepare(&needed).await?;
         Ok(chosen.iter().map(|schema| schema.table.clone()).collect())
     }
 
@@ -414,8 +420,8 @@ fn rows_loaded(terms: &Terms, join: &Join, table: &TableName) -> u64 {
         .sum()
 }
 
-fn schemas_of(loaded: &Loaded) -> Vec<Arc<TableSchema>> {
-    let rows = loaded.rows.iter().map(|table| table.schema.clone());
+fn schemas_of(loaded: &Loaded) -> Vec<NeededSchema> {
+    let rows = loaded.rows.iter().map(NeededSchema::of);
     let planned = loaded
         .planned
         .iter()

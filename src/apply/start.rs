@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::SinkContext;
 use super::chunk::Decoders;
 use super::follow::{Standing, Terms, lacking};
+use super::{Shown, SinkContext};
 use crate::config::{StdoutFrom, StoreSettings};
 use crate::error::{Error, Result};
 use crate::log::commit_log::{Entry, Verdict, judge};
@@ -119,6 +119,25 @@ fn begins_at_end(context: &SinkContext) -> bool {
             StdoutFrom::Now => true,
             StdoutFrom::Earliest => false,
         },
+    }
+}
+
+/// Where a store that keeps no checkpoint goes on after an error: what it has shown it does not show
+/// again, and what came meanwhile is not passed over.
+pub(super) fn shown(shown: &Shown, terms: &Terms) -> Option<Checkpoint> {
+    if terms.takes_copies {
+        return None;
+    }
+    // A whole checkpoint or none is assigned: a panic elsewhere leaves nothing half-done.
+    let shown = shown.lock();
+    shown.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Keeps it for the next session of such a store.
+pub(super) fn note_shown(shown: &Shown, terms: &Terms, checkpoint: &Checkpoint) {
+    if !terms.takes_copies {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Some(checkpoint.clone());
     }
 }
 
