@@ -70,10 +70,13 @@ pub async fn open_snapshot(
 }
 
 impl Snapshot {
-    /// The tables as they were at the point, locked against what a snapshot does not protect from.
+    /// The tables as they were at the point, locked against what a snapshot does not protect from, by
+    /// every reader: one that had to lock a table later could meet a TRUNCATE that waits for another
+    /// reader, and Postgres cannot see that they wait for each other.
     ///
     /// # Errors
-    /// Transient when a table was dropped, renamed, truncated or rewritten since: copy again.
+    /// Transient when a table was dropped, renamed, truncated or rewritten since, or when somebody waits
+    /// to do so right now: copy again.
     pub async fn lock(&self, relations: &[Oid]) -> Result<Vec<CatalogTable>> {
         let session = self
             .readers
@@ -95,13 +98,16 @@ impl Snapshot {
             .iter()
             .map(|(_, name)| format!("ONLY {name}"))
             .collect();
-        session
-            .batch_execute(&format!(
-                "LOCK TABLE {} IN ACCESS SHARE MODE",
-                list.join(", ")
-            ))
-            .await
-            .map_err(|error| classify(&error, "locking tables for their copy"))?;
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", "));
+        for (number, reader) in self.readers.iter().enumerate() {
+            // The first may wait. With its locks held, whatever another one would wait for waits for the
+            // first itself (a TRUNCATE in the queue): all would stand still for as long as the copy lasts.
+            let waits = if number == 0 { "" } else { " NOWAIT" };
+            reader
+                .batch_execute(&format!("{lock}{waits}"))
+                .await
+                .map_err(|error| classify(&error, "locking tables for their copy"))?;
+        }
         let (oids, names): (Vec<u32>, Vec<String>) = leaves.into_iter().unzip();
         // pg_class is read under the snapshot, the functions look at the catalog as it is now.
         let row = session

@@ -1,6 +1,9 @@
 //! First copies while writes go on, and followers that join later.
 
-use crate::support::{Pipeline, Postgres, assert_equal, wait_caught_up};
+use walferry::model::Oid;
+use walferry::source::copy::open_snapshot;
+
+use crate::support::{self, Pipeline, Postgres, assert_equal, wait_caught_up};
 
 const TABLES: &[&str] = &["items", "events"];
 
@@ -133,4 +136,43 @@ async fn a_follower_table_with_rows_of_its_own_is_never_emptied() {
     .await;
     let rows = crate::support::content::rows(&follower.client().await, "items").await;
     assert_eq!(rows, ["(1,1,mine)"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncate_that_waits_for_a_copy_does_not_stop_the_copys_readers() {
+    let leader = Postgres::start("leader");
+    leader
+        .sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10)")
+        .await;
+    let client = leader.client().await;
+    let oid: u32 = client
+        .query_one("SELECT 't'::regclass::oid", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let settings = support::postgres_settings(&leader.url("postgres"));
+    let snapshot = open_snapshot(&settings, "copy", "a_copy", 2).await.unwrap();
+    snapshot.lock(&[Oid(oid)]).await.unwrap();
+    let truncating = leader.client().await;
+    tokio::spawn(async move { truncating.batch_execute("TRUNCATE t").await });
+    support::until("the TRUNCATE waits", || async {
+        let waiting = "SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+        match client.query(waiting, &[]).await {
+            Ok(rows) if !rows.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    for reader in &snapshot.readers {
+        let read = tokio::time::timeout(
+            support::DEADLINE,
+            reader.query_one("SELECT count(*) FROM public.t", &[]),
+        );
+        let rows: i64 = read
+            .await
+            .expect("the reader waits for the TRUNCATE")
+            .unwrap()
+            .get(0);
+        assert_eq!(rows, 10);
+    }
 }
