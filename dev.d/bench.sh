@@ -3,6 +3,7 @@
 
 cmd_bench() {
   local dir=$STACK/bench-$$
+  ensure_rust
   ensure_setup "$(default_major)"
   cd "$ROOT" || die "cannot enter $ROOT"
   mkdir -p -- "$dir"
