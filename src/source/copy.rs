@@ -78,10 +78,13 @@ pub async fn open_snapshot(
 }
 
 impl Snapshot {
-    /// The tables as they were at the point, locked against what a snapshot does not protect from.
+    /// The tables as they were at the point, locked against what a snapshot does not protect from, by
+    /// every reader: one that had to lock a table later could meet a TRUNCATE that waits for another
+    /// reader, and Postgres cannot see that they wait for each other.
     ///
     /// # Errors
-    /// Transient when a table was dropped, renamed, truncated or rewritten since: copy again.
+    /// Transient when a table was dropped, renamed, truncated or rewritten since, or when somebody waits
+    /// to do so right now: copy again.
     pub async fn lock(&self, relations: &[Oid]) -> Result<Vec<CatalogTable>> {
         let session = self
             .readers
@@ -104,11 +107,12 @@ impl Snapshot {
             .map(|(_, name)| format!("ONLY {name}"))
             .collect();
         let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", "));
-        // In every session: one that came to a table later would wait behind an ALTER TABLE that
-        // waits for the others.
-        for reader in &self.readers {
+        for (number, reader) in self.readers.iter().enumerate() {
+            // The first may wait. With its locks held, whatever another one would wait for waits for the
+            // first itself (a TRUNCATE in the queue).
+            let waits = if number == 0 { "" } else { " NOWAIT" };
             reader
-                .batch_execute(&lock)
+                .batch_execute(&format!("{lock}{waits}"))
                 .await
                 .map_err(|error| classify(&error, "locking tables for their copy"))?;
         }

@@ -2,8 +2,12 @@
 
 use walferry::log::commit_log::Entry;
 use walferry::log::tail::{From, LogTail};
+use walferry::model::Oid;
+use walferry::source::copy::open_snapshot;
 
-use crate::support::{Pipeline, Postgres, assert_equal, kafka_settings, until, wait_caught_up};
+use crate::support::{
+    self, Pipeline, Postgres, assert_equal, kafka_settings, until, wait_caught_up,
+};
 
 const TABLES: &[&str] = &["items", "events"];
 
@@ -190,4 +194,43 @@ async fn a_source_killed_between_two_groups_of_tables_repeats_only_what_was_unfi
     assert_equal(&from, &to, &tables).await;
     assert_eq!(copies_of(&pipeline, &tables).await, [1, 1, 1]);
     assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncate_that_waits_for_a_copy_does_not_stop_the_copys_readers() {
+    let leader = Postgres::start("leader");
+    leader
+        .sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10)")
+        .await;
+    let client = leader.client().await;
+    let oid: u32 = client
+        .query_one("SELECT 't'::regclass::oid", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let settings = support::postgres_settings(&leader.url("postgres"));
+    let snapshot = open_snapshot(&settings, "copy", "a_copy", 2).await.unwrap();
+    snapshot.lock(&[Oid(oid)]).await.unwrap();
+    let truncating = leader.client().await;
+    tokio::spawn(async move { truncating.batch_execute("TRUNCATE t").await });
+    support::until("the TRUNCATE waits", || async {
+        let waiting = "SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+        match client.query(waiting, &[]).await {
+            Ok(rows) if !rows.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    for reader in &snapshot.readers {
+        let read = tokio::time::timeout(
+            support::DEADLINE,
+            reader.query_one("SELECT count(*) FROM public.t", &[]),
+        );
+        let rows: i64 = read
+            .await
+            .expect("the reader waits for the TRUNCATE")
+            .unwrap()
+            .get(0);
+        assert_eq!(rows, 10);
+    }
 }

@@ -1,10 +1,12 @@
 //! Processes by id: signals, children, and notes of what was started, so that `./dev torture` can
 //! stop it even when this program is killed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -71,12 +73,15 @@ pub fn remembered(file: &Path) -> Option<u32> {
         .ok()
 }
 
-/// A port that nobody listens on, below the range of outgoing connections, so that it can be taken
-/// again after a restart.
+/// A port that nobody listens on and that was not given out before. Below the range of outgoing
+/// connections, so that it can be taken again after a restart, and below that of `./dev`'s servers,
+/// which are started at the same time.
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
-        let port = rand::rng().random_range(15_000..30_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let port = rand::rng().random_range(9_000..15_000);
+        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free && GIVEN.lock().expect("no panic holds it").insert(port) {
             return port;
         }
     }

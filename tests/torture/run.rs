@@ -34,6 +34,7 @@ struct Run {
 /// Runs it; returns whether it passed.
 pub async fn run(arguments: &Arguments, kinds: Vec<&'static Kind>) -> anyhow::Result<bool> {
     let machine = Machine::of_environment()?;
+    let interrupted = Interruption::listen()?;
     let diary = Arc::new(Diary::open(&machine.dir.join("diary.log"))?);
     let (kinds, lacking): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|k| machine.has(k.needs));
     let steps = schedule(arguments.seed, arguments.minutes, &kinds);
@@ -53,13 +54,16 @@ pub async fn run(arguments: &Arguments, kinds: Vec<&'static Kind>) -> anyhow::Re
             .iter()
             .map(|k| format!("{} (this machine has no {:?})", k.name, k.needs))
             .collect(),
-        schedule: steps.clone(),
+        schedule: steps,
         ..Report::default()
     };
-    let interrupted = interruption()?;
-    let result = tokio::select! {
-        result = all(arguments, machine, &diary, steps, &mut report) => result,
-        () = interrupted.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    let started = tokio::select! {
+        world = World::start(machine, &diary) => world.context("starting"),
+        interrupted = interrupted.until() => Err(interrupted),
+    };
+    let result = match started {
+        Ok(world) => all(arguments.seed, world, &diary, &interrupted, &mut report).await,
+        Err(error) => Err(error),
     };
     if let Err(error) = result {
         report.findings.push(format!("{error:#}"));
@@ -74,27 +78,37 @@ pub async fn run(arguments: &Arguments, kinds: Vec<&'static Kind>) -> anyhow::Re
     Ok(report.passed)
 }
 
-/// Cancelled by the first SIGINT or SIGTERM.
-fn interruption() -> anyhow::Result<CancellationToken> {
-    let token = CancellationToken::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-        let (mut signals, token) = (signal(kind)?, token.clone());
-        tokio::spawn(async move {
-            signals.recv().await;
-            token.cancel();
-        });
+/// The first SIGINT or SIGTERM.
+struct Interruption(CancellationToken);
+
+impl Interruption {
+    fn listen() -> anyhow::Result<Self> {
+        let token = CancellationToken::new();
+        for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+            let (mut signals, token) = (signal(kind)?, token.clone());
+            tokio::spawn(async move {
+                signals.recv().await;
+                token.cancel();
+            });
+        }
+        Ok(Interruption(token))
     }
-    Ok(token)
+
+    /// Waits for it; what to say then.
+    async fn until(&self) -> anyhow::Error {
+        self.0.cancelled().await;
+        anyhow::anyhow!("interrupted")
+    }
 }
 
 async fn all(
-    arguments: &Arguments,
-    machine: Machine,
+    seed: u64,
+    world: World,
     diary: &Arc<Diary>,
-    steps: Vec<Step>,
+    interrupted: &Interruption,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let world = Arc::new(World::start(machine, diary).await.context("starting")?);
+    let world = Arc::new(world);
     let run = Run {
         world: world.clone(),
         diary: diary.clone(),
@@ -106,8 +120,9 @@ async fn all(
         recoveries: Mutex::default(),
     };
     let result = tokio::select! {
-        result = run.torture(arguments.seed, steps) => result,
+        result = run.torture(seed, report.schedule.clone()) => result,
         () = run.findings.any.cancelled() => Ok(None),
+        interrupted = interrupted.until() => Err(interrupted),
     };
     world.stop().await;
     report.done = run.done.lock().expect("no panic holds it").clone();
