@@ -6,9 +6,10 @@
 //! ```
 //!
 //! The follower's checkpoint is the only truth about what it has: everything here is rebuilt from it
-//! when a session begins. `take`, `follow`, `join`, `chunk` and `plan` decide and are pure;
+//! when a session begins. `take`, `follow`, `join`, `careful`, `chunk` and `plan` decide and are pure;
 //! `reader` and `join_load` read on threads of their own; `session` applies, one transaction at a time.
 
+pub mod careful; // how many entries go into a batch
 pub mod chunk; // records into rows, up to a budget
 pub mod follow; // the commit log judged, tables in effect
 pub mod join; // what is next for tables that are not in effect
@@ -18,6 +19,7 @@ pub mod pull; // the records of one entry
 pub mod reader; // the main reader's thread
 mod session; // the applier
 mod session_join; // the applier's side of joins
+mod session_prepare; // the applier's side of schema versions
 mod start; // from the checkpoint to where to go on
 pub mod take; // which records belong to an entry
 

@@ -3,7 +3,7 @@
 //!
 //! Batches grow with backlog: a chunk collects entries while the applier is busy, until the log has
 //! none ready or the budget is used up. An entry that finds the applier idle goes at once, and one in
-//! whose middle the budget is used up is the batch's last.
+//! whose middle the budget is used up is the batch's last. After a halt batches are smaller (`careful`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::bug;
+use super::careful::Careful;
 use super::chunk::{ChunkBuilder, Decoders};
 use super::follow::{Standing, Step, Terms};
 use super::plan::plan;
@@ -21,19 +22,37 @@ use crate::error::{Error, Result};
 use crate::log::commit_log::{BatchEntry, Entry};
 use crate::log::records::RecordReader;
 use crate::log::tail::LogTail;
-use crate::model::{Chunk, Lsn, NetChange, TableChanges, TableName, TablePlan, TableSchema};
+use crate::model::{
+    Chunk, Lsn, NetChange, Position, TableChanges, TableName, TablePlan, TableSchema,
+};
 use crate::sink::{Wants, Work};
 
-/// Entries in one batch at most: bounds what is held of a log without records for this sink.
-const BATCH_MAX_ENTRIES: usize = 20_000;
+/// A schema version that records need.
+#[derive(Clone, Debug)]
+pub struct NeededSchema {
+    /// The version.
+    pub schema: Arc<TableSchema>,
+    /// The first of the records; `None`: it is needed for the table's shape only.
+    pub first: Option<Position>,
+}
+
+impl NeededSchema {
+    /// What these changes need.
+    pub fn of(changes: &TableChanges) -> Self {
+        NeededSchema {
+            schema: changes.schema.clone(),
+            first: changes.changes.first().map(|change| change.position),
+        }
+    }
+}
 
 /// A planned chunk.
 #[derive(Debug)]
 pub struct Planned {
     /// What the store is handed.
     pub work: Work,
-    /// Schema versions in it.
-    pub schemas: Vec<Arc<TableSchema>>,
+    /// Schema versions in it, a table's in order.
+    pub schemas: Vec<NeededSchema>,
     /// Records in it.
     pub changes: u64,
     /// Rows to be written, after netting.
@@ -45,7 +64,7 @@ pub struct Planned {
 /// # Errors
 /// As [`plan`].
 pub fn planned(wants: Wants, tables: Vec<TableChanges>) -> Result<Planned> {
-    let schemas = tables.iter().map(|table| table.schema.clone()).collect();
+    let schemas = tables.iter().map(NeededSchema::of).collect();
     let changes: usize = tables.iter().map(|table| table.changes.len()).sum();
     let changes = u64::try_from(changes).expect("a count of things in memory");
     let (work, rows_written) = match wants {
@@ -126,6 +145,8 @@ pub struct ReaderParts {
     pub wants: Wants,
     /// Budget of a chunk.
     pub batch_max_bytes: usize,
+    /// How many entries go into a batch.
+    pub careful: Careful,
 }
 
 /// Where in its batches a reader was last asked.
@@ -175,6 +196,7 @@ impl MainReader {
             standing: parts.standing,
             terms: parts.terms,
             wants: parts.wants,
+            careful: parts.careful,
         };
         let run = move || {
             if let Err(error) = reader
@@ -254,8 +276,8 @@ impl Batch {
     /// Whether it ends behind the entry just taken. One that needed a second chunk always does: under a
     /// lasting backlog the budget is used up in the middle of entries again and again, and a batch that
     /// went on would be a follower transaction without end.
-    fn is_due(&self, chunk_is_full: bool) -> bool {
-        chunk_is_full || self.in_chunks || self.entries >= BATCH_MAX_ENTRIES
+    fn is_due(&self, chunk_is_full: bool, max_entries: usize) -> bool {
+        chunk_is_full || self.in_chunks || self.entries >= max_entries
     }
 }
 
@@ -270,6 +292,7 @@ struct Reader {
     terms: Terms,
     wants: Wants,
     batch: Batch,
+    careful: Careful,
     parts: mpsc::Sender<Result<Part>>,
     stop: CancellationToken,
 }
@@ -288,7 +311,8 @@ impl Reader {
                 Next::Room => self.send_batch()?,
                 Next::Entry(offset, entry) => {
                     self.take_entry(offset, *entry)?;
-                    if self.batch.is_due(self.builder.is_full()) {
+                    let max_entries = self.careful.max_entries_at(offset);
+                    if self.batch.is_due(self.builder.is_full(), max_entries) {
                         self.send_batch()?;
                     }
                 }
@@ -467,10 +491,11 @@ mod tests {
             entries: 2,
             ..Batch::default()
         };
-        assert!(!batch.is_due(false), "it grows with the backlog");
-        assert!(batch.is_due(true));
+        assert!(!batch.is_due(false, 3), "it grows with the backlog");
+        assert!(batch.is_due(true, 3));
+        assert!(batch.is_due(false, 2));
         batch.in_chunks = true;
-        assert!(batch.is_due(false));
+        assert!(batch.is_due(false, 3));
     }
 
     #[tokio::test]

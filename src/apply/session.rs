@@ -4,19 +4,20 @@
 //! then the reader begins anew at the checkpoint.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::SinkContext;
+use super::careful::Careful;
 use super::follow::{Standing, Terms, advanced, lacking, only_taken};
 use super::join::{holds_main, oldest_needed, wants};
-use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
+use super::reader::{BatchEnd, MainReader, Part, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
-use super::start::{self, SharedSchemas};
+use super::start::{self, SharedSchemas, note_shown, shown};
 use super::unfinished;
-use super::{Shown, SinkContext};
 use crate::error::Result;
 use crate::killpoint::{self, Point};
 use crate::log::copies::CopyLedger;
@@ -39,24 +40,39 @@ const WANTS_EVERY: Duration = Duration::from_secs(10);
 /// How long the main reader stands still at most for a join's last steps, and goes on at least after it.
 const HOLD_MAX: Duration = Duration::from_secs(5);
 
-/// Runs a session; see [`run_session`](super::run_session).
+/// Runs a session; see [`run_session`](super::run_session). After a halt the batch concerned is read
+/// again in smaller batches, down to one entry, on a new connection: what it holds before the change
+/// that cannot be applied is applied, and a follower's table that was altered meanwhile is looked at
+/// anew.
 pub async fn run(context: &SinkContext) -> Result<()> {
-    let sink = sink::create(&context.pipeline, &context.sink, &context.instance);
-    let opened = tokio::select! {
-        biased;
-        () = context.stop.cancelled() => return Ok(()),
-        opened = Session::open(context, sink) => opened,
-    };
-    let mut session = opened?;
-    let outcome = session.run().await;
-    if outcome.is_err() {
+    let mut careful = Careful::NOT;
+    loop {
+        let sink = sink::create(&context.pipeline, &context.sink, &context.instance);
+        let opened = tokio::select! {
+            biased;
+            () = context.stop.cancelled() => return Ok(()),
+            opened = Session::open(context, sink, careful) => opened,
+        };
+        let mut session = opened?;
+        let Err(error) = session.run().await else {
+            return Ok(());
+        };
         // The error that led here is the one to tell; a transaction that cannot be given up ends
         // with its connection.
         if let Err(error) = session.sink.rollback().await {
             tracing::debug!(sink = %context.sink.name, %error, "giving up the transaction");
         }
+        let at = session.checkpoint.log.next_offset;
+        match careful.after(error.class(), at, session.batch_end) {
+            Some(smaller) => careful = smaller,
+            None => return Err(error),
+        }
+        tracing::info!(
+            sink = %context.sink.name,
+            log_offset = at,
+            "a change cannot be applied; going on in smaller batches up to it"
+        );
     }
-    outcome
 }
 
 /// What the applier waits for.
@@ -82,7 +98,11 @@ pub(super) struct Session<'a> {
     is_stored: bool,
     /// Copies in the log before the checkpoint.
     pub(super) ledger: CopyLedger,
-    main: MainReader,
+    pub(super) main: MainReader,
+    /// How many entries go into a batch.
+    careful: Careful,
+    /// Where the batch under way ends in the log, as far as it is known.
+    batch_end: Option<i64>,
     /// Progress without records, not yet committed.
     pending: Option<BatchEnd>,
     committed_at: Instant,
@@ -92,14 +112,18 @@ pub(super) struct Session<'a> {
     held_since: Option<Instant>,
     pub(super) join: JoinWork,
     /// Schema versions made to fit, by address: hashing one costs more than a small batch.
-    prepared: HashMap<usize, Arc<TableSchema>>,
+    pub(super) prepared: HashMap<usize, Arc<TableSchema>>,
     progress: ProgressWriter,
     said: Option<Progress>,
     said_at: Instant,
 }
 
 impl<'a> Session<'a> {
-    async fn open(context: &'a SinkContext, mut sink: Box<dyn Sink>) -> Result<Session<'a>> {
+    async fn open(
+        context: &'a SinkContext,
+        mut sink: Box<dyn Sink>,
+        careful: Careful,
+    ) -> Result<Session<'a>> {
         let terms = Terms {
             topics: Topics::new(context.pipeline.clone()),
             selection: Selection::new(&context.sink.include, &context.sink.exclude),
@@ -130,7 +154,7 @@ impl<'a> Session<'a> {
             &terms,
             &schemas,
             sink.wants(),
-            Standing::at(&checkpoint, ledger.clone()),
+            (Standing::at(&checkpoint, ledger.clone()), careful),
         )
         .await?;
         tracing::info!(
@@ -150,6 +174,8 @@ impl<'a> Session<'a> {
             is_stored,
             ledger,
             main,
+            careful,
+            batch_end: None,
             pending: None,
             committed_at: Instant::now(),
             has_committed: false,
@@ -177,7 +203,11 @@ impl<'a> Session<'a> {
                 event = self.event(held_until, commit_at, say_at) => event?,
             };
             match event {
-                Event::Part(part) => self.take_part(part).await?,
+                Event::Part(part) => {
+                    self.batch_end = part.end.as_ref().map(|end| end.standing.place.next_offset);
+                    self.take_part(part).await?;
+                    self.batch_end = None;
+                }
                 Event::Loaded(step) => self.take_loaded(step).await?,
                 Event::CommitDue => self.commit_pending().await?,
                 Event::Tick => {}
@@ -284,32 +314,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A schema version met in the middle of a transaction: tables are prepared outside of one, so
-    /// the batch is given up, and read again.
-    async fn prepare_anew(&mut self, planned: &Planned) -> Result<()> {
-        self.main.give_up();
-        self.sink.rollback().await?;
-        self.prepare(&planned.schemas).await?;
-        self.restart_reader().await
-    }
-
-    pub(super) fn is_prepared(&self, schemas: &[Arc<TableSchema>]) -> bool {
-        schemas
-            .iter()
-            .all(|schema| self.prepared.contains_key(&address(schema)))
-    }
-
-    /// Makes the follower's tables fit schema versions not met before in this session.
-    pub(super) async fn prepare(&mut self, schemas: &[Arc<TableSchema>]) -> Result<()> {
-        for schema in schemas {
-            if !self.prepared.contains_key(&address(schema)) {
-                self.sink.prepare_table(schema).await?;
-                self.prepared.insert(address(schema), schema.clone());
-            }
-        }
-        Ok(())
-    }
-
     /// Begins a follower transaction on the durable checkpoint.
     pub(super) async fn begin(&mut self) -> Result<()> {
         let from = self.is_stored.then_some(&self.checkpoint);
@@ -368,7 +372,7 @@ impl<'a> Session<'a> {
             &self.terms,
             &self.schemas,
             self.sink.wants(),
-            standing,
+            (standing, self.careful),
         )
         .await?;
         Ok(())
@@ -419,24 +423,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Where a store that keeps no checkpoint goes on after an error: what it has shown it does not show
-/// again, and what came meanwhile is not passed over.
-fn shown(shown: &Shown, terms: &Terms) -> Option<Checkpoint> {
-    if terms.takes_copies {
-        return None;
-    }
-    // A whole checkpoint or none is assigned: a panic elsewhere leaves nothing half-done.
-    let shown = shown.lock();
-    shown.unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-fn note_shown(shown: &Shown, terms: &Terms, checkpoint: &Checkpoint) {
-    if !terms.takes_copies {
-        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-        *shown = Some(checkpoint.clone());
-    }
-}
-
 /// How long after what was `said` the progress is to be said; `None`: not as it is.
 fn say_after(said: Option<&Progress>, progress: &Progress) -> Option<Duration> {
     if said != Some(progress) {
@@ -446,11 +432,6 @@ fn say_after(said: Option<&Progress>, progress: &Progress) -> Option<Duration> {
     } else {
         Some(WANTS_EVERY)
     }
-}
-
-/// Unique while the schema is held.
-fn address(schema: &Arc<TableSchema>) -> usize {
-    Arc::as_ptr(schema).addr()
 }
 
 /// Progress of two ends, one behind the other.
@@ -481,7 +462,7 @@ async fn start_reader(
     terms: &Terms,
     schemas: &SharedSchemas,
     wants: Wants,
-    standing: Standing,
+    (standing, careful): (Standing, Careful),
 ) -> Result<MainReader> {
     let from = From::Offset(standing.place.next_offset);
     let parts = ReaderParts {
@@ -492,6 +473,7 @@ async fn start_reader(
         terms: terms.clone(),
         wants,
         batch_max_bytes: context.sink.batch_max_bytes,
+        careful,
     };
     let stop = CancellationToken::new();
     MainReader::start(&context.sink.name, parts, stop)

@@ -15,6 +15,7 @@ use super::join::{
 };
 use super::join_load::{CommitsReader, Loaded, Loader, LoaderParts};
 use super::pull::Cut;
+use super::reader::NeededSchema;
 use super::session::Session;
 use super::start;
 use super::unfinished;
@@ -361,7 +362,12 @@ impl Session<'_> {
         let chosen = read
             .await
             .map_err(|error| unfinished("reading the schema versions", error))??;
-        self.prepare(&chosen).await?;
+        let needed = |schema: &Arc<TableSchema>| NeededSchema {
+            schema: schema.clone(),
+            first: None,
+        };
+        let needed: Vec<NeededSchema> = chosen.iter().map(needed).collect();
+        self.prepare(&needed).await?;
         Ok(chosen.iter().map(|schema| schema.table.clone()).collect())
     }
 
@@ -407,8 +413,8 @@ impl Session<'_> {
     }
 }
 
-fn schemas_of(loaded: &Loaded) -> Vec<Arc<TableSchema>> {
-    let rows = loaded.rows.iter().map(|table| table.schema.clone());
+fn schemas_of(loaded: &Loaded) -> Vec<NeededSchema> {
+    let rows = loaded.rows.iter().map(NeededSchema::of);
     let planned = loaded
         .planned
         .iter()

@@ -1,4 +1,5 @@
 use super::*;
+use crate::apply::Shown;
 use crate::log::progress::Want;
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Lsn, TableName};

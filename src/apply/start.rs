@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::SinkContext;
 use super::chunk::Decoders;
 use super::follow::{Standing, Terms, begun_again, lacking};
+use super::{Shown, SinkContext};
 use crate::config::{StdoutFrom, StoreSettings};
 use crate::error::{Error, Result};
 use crate::log::commit_log::{Entry, Verdict, judge};
@@ -136,6 +136,25 @@ pub async fn behind_trim(
     }
     let tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
     Ok(begun_again(checkpoint, tail.low()))
+}
+
+/// Where a store that keeps no checkpoint goes on after an error: what it has shown it does not show
+/// again, and what came meanwhile is not passed over.
+pub(super) fn shown(shown: &Shown, terms: &Terms) -> Option<Checkpoint> {
+    if terms.takes_copies {
+        return None;
+    }
+    // A whole checkpoint or none is assigned: a panic elsewhere leaves nothing half-done.
+    let shown = shown.lock();
+    shown.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Keeps it for the next session of such a store.
+pub(super) fn note_shown(shown: &Shown, terms: &Terms, checkpoint: &Checkpoint) {
+    if !terms.takes_copies {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Some(checkpoint.clone());
+    }
 }
 
 /// The copies that the log before a checkpoint shows. When every table is in effect no copy is

@@ -51,11 +51,17 @@ pub trait Sink: Send + Sync {
     async fn open(&mut self) -> Result<Option<Checkpoint>>;
 
     /// Makes sure the table is there and fits the schema: creates schema, types and table, or checks
-    /// their shape. Called before the first use of a schema version in this session, outside a transaction.
+    /// their shape. Called before the first use of a schema version in this session, outside a
+    /// transaction, a table's versions in order. `newest`: the table's newest version in the log, if
+    /// that is another one.
     ///
     /// # Errors
     /// Halt with table, column and remedy when the follower's table cannot take the rows.
-    async fn prepare_table(&mut self, schema: &TableSchema) -> Result<()>;
+    async fn prepare_table(
+        &mut self,
+        schema: &TableSchema,
+        newest: Option<&TableSchema>,
+    ) -> Result<()>;
 
     /// Begins a follower transaction that holds only if the stored checkpoint is still `from`
     /// (same owner, same version; `None`: there is none yet).

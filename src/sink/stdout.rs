@@ -99,7 +99,11 @@ impl Sink for StdoutSink {
         Ok(None)
     }
 
-    async fn prepare_table(&mut self, _schema: &TableSchema) -> Result<()> {
+    async fn prepare_table(
+        &mut self,
+        _schema: &TableSchema,
+        _newest: Option<&TableSchema>,
+    ) -> Result<()> {
         Ok(())
     }
 

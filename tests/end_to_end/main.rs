@@ -5,6 +5,7 @@ mod support;
 
 mod commands;
 mod copies;
+mod ddl;
 mod followers;
 mod invariant;
 mod keys;

@@ -56,7 +56,7 @@ async fn key_changes_in_chains_and_cycles_keep_absent_values_and_the_followers_o
         .unwrap();
     // A new session sees the new column.
     pair.at = pair.sink.open().await.unwrap();
-    pair.sink.prepare_table(&schema).await.unwrap();
+    pair.sink.prepare_table(&schema, None).await.unwrap();
     // A cycle 1 -> 2 -> 3 -> 1, a chain 4 -> 5 -> 6 -> 7 (7 deleted), an update beside.
     let plan = Plan::new(&schema)
         .delete(&[V("7"), A, A])
@@ -96,7 +96,7 @@ async fn values_of_a_secondary_unique_key_can_be_swapped() {
         .await
         .unwrap();
     pair.at = pair.sink.open().await.unwrap();
-    pair.sink.prepare_table(&schema).await.unwrap();
+    pair.sink.prepare_table(&schema, None).await.unwrap();
     pair.leader
         .batch_execute(
             "DELETE FROM t WHERE id = 3; UPDATE t SET code = 'tmp' WHERE id = 1; UPDATE t SET code = 'c1' WHERE id = 2; \
@@ -144,7 +144,7 @@ async fn a_truncate_stands_between_changes_even_where_foreign_keys_point_at_the_
                 .await
                 .unwrap();
             pair.at = pair.sink.open().await.unwrap();
-            pair.sink.prepare_table(&schema).await.unwrap();
+            pair.sink.prepare_table(&schema, None).await.unwrap();
         }
         let plan = Plan::new(&schema)
             .update(&[V("1"), V("z")])

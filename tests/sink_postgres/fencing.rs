@@ -55,7 +55,7 @@ async fn a_second_worker_takes_over_and_the_first_is_fenced() {
     pair.sink.begin(pair.at.as_ref()).await.unwrap();
     assert_eq!(pair.commit().await.unwrap_err().class(), Class::Fenced);
 
-    second.prepare_table(&schema).await.unwrap();
+    second.prepare_table(&schema, None).await.unwrap();
     second.begin(at.as_ref()).await.unwrap();
     let plan = Plan::new(&schema).insert(&[V("3")]).done();
     second.apply(Work::Net(vec![plan]), false).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_lost_connection_is_transient_and_leaves_nothing() {
         Class::Transient
     );
     assert_eq!(pair.sink.open().await.unwrap(), None);
-    pair.sink.prepare_table(&schema).await.unwrap();
+    pair.sink.prepare_table(&schema, None).await.unwrap();
     pair.apply(plan()).await.unwrap();
     assert_eq!(dump(&pair.follower, &schema).await.len(), 1);
 }
@@ -219,7 +219,7 @@ async fn the_leader_itself_is_refused() {
     let schema = crate::harness::read_schema(&leader, "public", "t", vec![]).await;
     let mut itself = sink("self_leader", "me");
     itself.open().await.unwrap();
-    itself.prepare_table(&schema).await.unwrap();
+    itself.prepare_table(&schema, None).await.unwrap();
     itself.begin(None).await.unwrap();
     let id = leader
         .query_one(
@@ -240,7 +240,7 @@ async fn the_leader_itself_is_refused() {
     let _follower = database("self_follower", "").await;
     let mut other = sink("self_follower", "me");
     other.open().await.unwrap();
-    other.prepare_table(&schema).await.unwrap();
+    other.prepare_table(&schema, None).await.unwrap();
     other.begin(None).await.unwrap();
     other.commit(&to).await.unwrap();
     drop(connect("self_follower").await);

@@ -152,7 +152,7 @@ impl Pair {
     pub async fn table(&mut self, create: &str, table: &str) -> Arc<TableSchema> {
         self.leader.batch_execute(create).await.unwrap();
         let schema = self.schema(table).await;
-        self.sink.prepare_table(&schema).await.unwrap();
+        self.sink.prepare_table(&schema, None).await.unwrap();
         schema
     }
 

@@ -93,7 +93,7 @@ async fn an_index_of_the_follower_and_partitions_change_nothing() {
         .await
         .unwrap();
     let schema = pair.schema("t").await;
-    pair.sink.prepare_table(&schema).await.unwrap();
+    pair.sink.prepare_table(&schema, None).await.unwrap();
     pair.load(&schema).await;
     let plan = Plan::new(&schema).update_next(&[V("0"), V("x")], &[V("2"), V("moved")]);
     pair.apply(vec![plan.done()]).await.unwrap();

@@ -41,7 +41,7 @@ async fn a_table_that_cannot_take_the_rows_is_refused_with_the_statement_that_he
     ];
     for (made, what, remedy) in cases {
         pair.follower.batch_execute(made).await.unwrap();
-        let error = halted(pair.sink.prepare_table(&schema).await);
+        let error = halted(pair.sink.prepare_table(&schema, None).await);
         assert!(error.what().contains(what), "{error}");
         assert!(error.remedy().unwrap().contains(remedy), "{error}");
         let kind = if made.contains("VIEW") {
@@ -59,7 +59,7 @@ async fn a_table_that_cannot_take_the_rows_is_refused_with_the_statement_that_he
     settings.create_tables = false;
     let mut careful = PostgresSink::new("shop", "copy", "me", settings);
     careful.open().await.unwrap();
-    let error = halted(careful.prepare_table(&schema).await);
+    let error = halted(careful.prepare_table(&schema, None).await);
     assert!(
         error
             .remedy()
@@ -67,8 +67,8 @@ async fn a_table_that_cannot_take_the_rows_is_refused_with_the_statement_that_he
             .contains("CREATE TABLE \"public\".\"t\""),
         "{error}"
     );
-    pair.sink.prepare_table(&schema).await.unwrap();
-    careful.prepare_table(&schema).await.unwrap();
+    pair.sink.prepare_table(&schema, None).await.unwrap();
+    careful.prepare_table(&schema, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn columns_that_the_follower_fills_itself_are_left_alone() {
         .await
         .unwrap();
     let schema = pair.schema("t").await;
-    pair.sink.prepare_table(&schema).await.unwrap();
+    pair.sink.prepare_table(&schema, None).await.unwrap();
     let plan = Plan::new(&schema)
         .insert(&[V("1"), V("5"), V("10")])
         .insert(&[V("2"), V("6"), V("12")]);
@@ -131,7 +131,7 @@ async fn any_name_and_any_number_of_columns_will_do() {
             .unwrap();
         let cut = &cut[..end];
         let schema = Arc::new(read_schema(&pair.leader, cut, name, vec![]).await);
-        pair.sink.prepare_table(&schema).await.unwrap();
+        pair.sink.prepare_table(&schema, None).await.unwrap();
         pair.load(&schema).await;
         let plan = Plan::new(&schema).delete(&[V("2"), A]).insert(&[V("2"), N]);
         pair.apply(vec![plan.done()]).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_new_enum_label_of_the_leader_is_added_in_its_place() {
     };
     for labels in [&["b", "d"][..], &["a", "b", "c", "d", "e"][..]] {
         let schema: TableSchema = read_schema(&pair.leader, "public", "t", with(labels)).await;
-        pair.sink.prepare_table(&schema).await.unwrap();
+        pair.sink.prepare_table(&schema, None).await.unwrap();
         let row = pair
             .follower
             .query_one(
@@ -235,7 +235,7 @@ async fn a_partitioned_table_of_the_follower_is_written_through_its_root() {
         .await
         .unwrap();
     let schema = pair.schema("t").await;
-    pair.sink.prepare_table(&schema).await.unwrap();
+    pair.sink.prepare_table(&schema, None).await.unwrap();
     pair.load(&schema).await;
     pair.leader
         .batch_execute("UPDATE t SET id = 1000 WHERE id = 5; UPDATE t SET a = 'y' WHERE id IN (6, 200); DELETE FROM t WHERE id IN (7, 201)")
@@ -258,7 +258,7 @@ async fn a_column_that_is_wider_on_the_follower_takes_old_and_new_records() {
              CREATE TABLE k (a int, b numeric(6,2)); ALTER TABLE k REPLICA IDENTITY FULL";
     let old = pair.table(t, "t").await;
     let old_keyless = pair.schema("k").await;
-    pair.sink.prepare_table(&old_keyless).await.unwrap();
+    pair.sink.prepare_table(&old_keyless, None).await.unwrap();
     let plan = Plan::new(&old)
         .insert(&[V("1"), V("1.50"), V("x")])
         .insert(&[V("2"), V("2.50"), V("y")]);
@@ -269,14 +269,14 @@ async fn a_column_that_is_wider_on_the_follower_takes_old_and_new_records() {
                  ALTER TABLE k ALTER a TYPE bigint, ALTER b TYPE numeric";
     pair.leader.batch_execute(alter).await.unwrap();
     let (new, new_keyless) = (pair.schema("t").await, pair.schema("k").await);
-    let error = halted(pair.sink.prepare_table(&new).await);
+    let error = halted(pair.sink.prepare_table(&new, None).await);
     assert!(error.remedy().unwrap().contains("TYPE bigint"), "{error}");
     pair.follower.batch_execute(alter).await.unwrap();
 
     // As after the restart: all versions of a batch are prepared before its first row.
     pair.at = pair.sink.open().await.unwrap();
     for schema in [&old, &new, &old_keyless, &new_keyless] {
-        pair.sink.prepare_table(schema).await.unwrap();
+        pair.sink.prepare_table(schema, None).await.unwrap();
     }
     let before = Plan::new(&old)
         .update(&[V("1"), V("7.25"), A])
@@ -326,4 +326,69 @@ async fn a_table_that_foreign_keys_point_at_is_emptied_without_a_time_out() {
     let plan = Plan::new(&schema).truncate();
     pair.apply(vec![plan.done()]).await.unwrap();
     assert!(dump(&pair.follower, &schema).await.is_empty());
+}
+
+#[tokio::test]
+async fn columns_renamed_and_dropped_on_the_follower_take_records_of_both_shapes() {
+    let mut pair = Pair::new("renamed").await;
+    let t = "CREATE TABLE t (id int PRIMARY KEY, a text UNIQUE, b int, c text); \
+             CREATE TABLE k (a text, b int); ALTER TABLE k REPLICA IDENTITY FULL";
+    let old = pair.table(t, "t").await;
+    let old_keyless = pair.schema("k").await;
+    pair.sink.prepare_table(&old_keyless, None).await.unwrap();
+    let plan = Plan::new(&old)
+        .insert(&[V("1"), V("x"), V("10"), V("c1")])
+        .insert(&[V("2"), V("y"), V("20"), V("c2")])
+        .insert(&[V("3"), V("z"), V("30"), V("c3")]);
+    let keyless = Plan::new(&old_keyless).insert_next(&[V("k"), V("1")]);
+    pair.apply(vec![plan.done(), keyless.done()]).await.unwrap();
+
+    let alter = "ALTER TABLE t RENAME id TO number; ALTER TABLE t RENAME a TO id; \
+                 ALTER TABLE t ADD a text DEFAULT 'new'; ALTER TABLE t DROP b; \
+                 ALTER TABLE k RENAME a TO b2; ALTER TABLE k DROP b";
+    pair.leader.batch_execute(alter).await.unwrap();
+    let (new, new_keyless) = (pair.schema("t").await, pair.schema("k").await);
+    let error = halted(pair.sink.prepare_table(&new, None).await);
+    assert!(error.what().contains("column number is missing"), "{error}");
+    assert!(
+        error.remedy().unwrap().contains("the leader's own DDL"),
+        "{error}"
+    );
+    pair.follower.batch_execute(alter).await.unwrap();
+
+    // As after the restart.
+    pair.at = pair.sink.open().await.unwrap();
+    for (schema, newest) in [
+        (&old, Some(&*new)),
+        (&new, None),
+        (&old_keyless, Some(&*new_keyless)),
+        (&new_keyless, None),
+    ] {
+        pair.sink.prepare_table(schema, newest).await.unwrap();
+    }
+    let before = Plan::new(&old)
+        .update(&[V("1"), V("y"), V("11"), A])
+        .update(&[V("2"), V("x"), A, V("c2!")])
+        .shift(&[V("3"), A, A, A], &[V("4"), V("w"), V("40"), A])
+        .insert(&[V("5"), V("v"), V("50"), N]);
+    let after = Plan::new(&new)
+        .update(&[V("5"), V("v2"), V("c5"), V("a5")])
+        .delete(&[V("2"), A, A, A]);
+    let keyless_before = Plan::new(&old_keyless)
+        .update_next(&[V("k"), V("1")], &[V("l"), V("2")])
+        .insert_next(&[V("m"), V("3")]);
+    let keyless_after = Plan::new(&new_keyless).delete_next(&[V("m")]);
+    let plans = [before, after, keyless_before, keyless_after];
+    pair.apply(plans.into_iter().map(Plan::done).collect())
+        .await
+        .unwrap();
+    pair.leader
+        .batch_execute(
+            "INSERT INTO t (number, id, c, a) VALUES (1, 'y', 'c1', 'new'), (4, 'w', 'c3', 'new'), \
+             (5, 'v2', 'c5', 'a5'); INSERT INTO k VALUES ('l')",
+        )
+        .await
+        .unwrap();
+    pair.assert_equal(&new).await;
+    pair.assert_equal(&new_keyless).await;
 }

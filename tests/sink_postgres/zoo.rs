@@ -317,7 +317,7 @@ async fn zoo(pair: &mut Pair) -> Arc<TableSchema> {
             .unwrap_or_else(|error| panic!("row {row}: {error:?}"));
     }
     let schema = Arc::new(read_schema(leader, "public", "zoo", types()).await);
-    pair.sink.prepare_table(&schema).await.unwrap();
+    pair.sink.prepare_table(&schema, None).await.unwrap();
     schema
 }
 
@@ -386,7 +386,7 @@ async fn every_type_is_found_again_by_its_text_in_a_table_without_a_key() {
         .await
         .unwrap();
     let keyless = Arc::new(keyless);
-    pair.sink.prepare_table(&keyless).await.unwrap();
+    pair.sink.prepare_table(&keyless, None).await.unwrap();
     pair.load(&keyless).await;
     let rows = dump(&pair.leader, &schema).await;
     let mut plan = Plan::new(&keyless);
@@ -415,7 +415,7 @@ async fn keys_of_every_sortable_type_find_their_rows() {
         }
         tried += 1;
         let keyed = Arc::new(read_schema(&pair.leader, "public", &format!("k{n}"), vec![]).await);
-        pair.sink.prepare_table(&keyed).await.unwrap();
+        pair.sink.prepare_table(&keyed, None).await.unwrap();
         pair.load(&keyed).await;
         let rows = dump(&pair.leader, &keyed).await;
         let mut update = Plan::new(&keyed);

@@ -2,6 +2,7 @@
 
 use tokio_postgres::{Client, Row};
 
+use super::columns::Live;
 use crate::error::Result;
 use crate::model::{TableName, TableSchema};
 use crate::postgres::classify;
@@ -45,6 +46,9 @@ const INDEXES: &str = "SELECT i.indisunique, i.indisexclusion, \
     JOIN pg_catalog.pg_am am ON am.oid = r.relam \
     WHERE i.indisvalid AND (i.indrelid = $1 OR i.indrelid IN \
         (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::pg_catalog.regclass)))";
+
+const LIVE: &str = "SELECT attnum, attname::text FROM pg_catalog.pg_attribute \
+    WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
 
 /// A relation of the follower.
 #[derive(Clone, Copy, Debug)]
@@ -101,13 +105,28 @@ pub(super) async fn relation(client: &Client, table: &TableName) -> Result<Optio
     .map_err(failed)
 }
 
-/// The columns of a relation, beside those of the leader.
+/// Numbers and names of a relation's columns.
+pub(super) async fn live(client: &Client, oid: u32) -> Result<Vec<Live>> {
+    let failed = |error| classify(&error, "reading the follower's columns");
+    let rows = client.query(LIVE, &[&oid]).await.map_err(failed)?;
+    let one = |row: &Row| {
+        Ok(Live {
+            number: row.try_get(0)?,
+            name: row.try_get(1)?,
+        })
+    };
+    rows.iter()
+        .map(one)
+        .collect::<Result<_, _>>()
+        .map_err(failed)
+}
+
+/// The columns of a relation, beside those of the leader, which have these names here if any.
 pub(super) async fn attributes(
     client: &Client,
     oid: u32,
-    schema: &TableSchema,
+    (schema, names): (&TableSchema, &[Option<&str>]),
 ) -> Result<Vec<Attribute>> {
-    let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
     let types: Vec<&str> = schema
         .columns
         .iter()

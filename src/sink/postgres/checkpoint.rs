@@ -37,6 +37,16 @@ CREATE TABLE IF NOT EXISTS walferry.tables (
     filled_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, sink, schema, name)
 );
+CREATE TABLE IF NOT EXISTS walferry.columns (
+    pipeline text NOT NULL,
+    sink text NOT NULL,
+    relation oid NOT NULL,
+    server text NOT NULL,
+    version text NOT NULL,
+    numbers jsonb NOT NULL,
+    noted bigint GENERATED ALWAYS AS IDENTITY,
+    PRIMARY KEY (pipeline, sink, relation, server, version)
+);
 COMMENT ON SCHEMA walferry IS 'what walferry knows of this follower; do not edit';";
 
 const CLAIM: &str = "UPDATE walferry.checkpoint SET owner = $3, updated_at = now() \

@@ -9,10 +9,12 @@
 mod apply;
 mod catalog;
 mod checkpoint;
+mod columns;
 mod copy;
 mod create;
 mod ending;
 mod failure;
+mod noted;
 mod ordered;
 mod params;
 mod pipeline;
@@ -86,7 +88,11 @@ impl Sink for PostgresSink {
         Ok(checkpoint)
     }
 
-    async fn prepare_table(&mut self, schema: &TableSchema) -> Result<()> {
+    async fn prepare_table(
+        &mut self,
+        schema: &TableSchema,
+        newest: Option<&TableSchema>,
+    ) -> Result<()> {
         let version = schema.version();
         let creating = self.settings.create_tables;
         let session = self.session()?;
@@ -101,7 +107,14 @@ impl Sink for PostgresSink {
                 create::create_types(&client, schema).await?;
             }
         }
-        let table = tables::read(&client, schema).await?;
+        let server = self.session()?.server().to_owned();
+        let me = Arc::clone(&self.me);
+        let follower = tables::Follower {
+            client: &client,
+            me: &me,
+            server: &server,
+        };
+        let table = tables::read(follower, schema, newest).await?;
         self.session()?.keep(version, table);
         Ok(())
     }

@@ -88,6 +88,11 @@ impl Session {
         })
     }
 
+    /// The follower's system identifier; empty where it may not be read.
+    pub(super) fn server(&self) -> &str {
+        self.system_id.as_deref().unwrap_or_default()
+    }
+
     /// Whether a schema version has been prepared in this session.
     pub(super) fn is_prepared(&self, version: SchemaVersion) -> bool {
         self.tables.contains_key(&version)
@@ -254,7 +259,8 @@ async fn lay_out(client: &Client) -> Result<()> {
     let there = client
         .query_one(
             "SELECT pg_catalog.to_regclass('walferry.checkpoint') IS NOT NULL \
-             AND pg_catalog.to_regclass('walferry.tables') IS NOT NULL",
+             AND pg_catalog.to_regclass('walferry.tables') IS NOT NULL \
+             AND pg_catalog.to_regclass('walferry.columns') IS NOT NULL",
             &[],
         )
         .await

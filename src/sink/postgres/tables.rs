@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Statement};
 
-use super::catalog::{Attribute, Index, attributes, indexes, relation};
+use super::Identity;
+use super::catalog::{Attribute, Index, Relation, attributes, indexes, live, relation};
+use super::columns::{self, Home, Wanted};
+use super::noted::Notes;
 use super::session::{EMPTYING_LIMIT, LIFTED_STATEMENT_TIMEOUT};
 use super::statements::{self, Shape, cast, operator};
-use super::widening::{TypeOf, is_widening};
 use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::{Oid, TableName, TableSchema};
@@ -155,9 +157,79 @@ pub(super) fn how_to_empty(referenced: bool, only: &str, quoted: &str) -> Emptyi
     }
 }
 
-/// Reads the follower's table and checks that it can take the rows of `schema`.
-pub(super) async fn read(client: &Client, schema: &TableSchema) -> Result<Table> {
+/// A follower that tables are read from.
+#[derive(Clone, Copy)]
+pub(super) struct Follower<'a> {
+    /// The connection, outside of a transaction.
+    pub client: &'a Client,
+    /// Whose follower it is.
+    pub me: &'a Identity,
+    /// Its system identifier; empty where it may not be read.
+    pub server: &'a str,
+}
+
+/// Reads the follower's table, checks that it can take the rows of `schema`, and notes which of its
+/// columns they are. `newest`: the newest version in the log, if that is another one.
+pub(super) async fn read(
+    follower: Follower<'_>,
+    schema: &TableSchema,
+    newest: Option<&TableSchema>,
+) -> Result<Table> {
+    let client = follower.client;
     let place = |error: Error| error.at(format!("table {}", schema.table));
+    let found = find(client, schema).await?;
+    let notes = Notes {
+        client,
+        me: follower.me,
+        server: follower.server,
+        relation: found.oid,
+    };
+    let noted = notes.read(schema).await.map_err(place)?;
+    let live = live(client, found.oid).await.map_err(place)?;
+    let wanted = Wanted {
+        schema,
+        newest,
+        noted: &noted,
+        live: &live,
+    };
+    let homes = columns::homes(wanted);
+    let names = names(&homes);
+    let attributes = attributes(client, found.oid, (schema, &names))
+        .await
+        .map_err(place)?;
+    let indexes = indexes(client, found.oid).await.map_err(place)?;
+    columns::check(wanted, &homes, &attributes).map_err(place)?;
+    let operators = key_operators(schema, &names, &indexes)?;
+    let columns = columns_of(&names, &attributes, &indexes, schema);
+    if noted.own.is_none() {
+        notes
+            .write(schema, &columns::numbers(schema, &homes))
+            .await?;
+        say_other_names(schema, &homes);
+    }
+    let indexed = indexed_column(schema, &names, (&columns, &indexes));
+    Ok(Table {
+        schema: schema.clone(),
+        quoted: schema.table.quoted(),
+        only: if found.kind == b'p' { "" } else { "ONLY " },
+        partitioned: found.kind == b'p',
+        referenced: found.referenced,
+        same_oid: Oid(found.oid) == schema.relation,
+        written: written(&attributes),
+        extras: attributes
+            .iter()
+            .filter(|attribute| attribute.leader.is_none() && !attribute.generated)
+            .map(|attribute| quote_identifier(&attribute.name))
+            .collect(),
+        columns,
+        operators,
+        indexed,
+        statements: Mutex::default(),
+    })
+}
+
+/// The follower's table of this name.
+async fn find(client: &Client, schema: &TableSchema) -> Result<Relation> {
     let found = relation(client, &schema.table).await?.ok_or_else(|| {
         Error::halt(
             format!("table {} does not exist on the follower", schema.table),
@@ -177,155 +249,102 @@ pub(super) async fn read(client: &Client, schema: &TableSchema) -> Result<Table>
             "put an ordinary or partitioned table in its place",
         ));
     }
-    let attributes = attributes(client, found.oid, schema).await.map_err(place)?;
-    let indexes = indexes(client, found.oid).await.map_err(place)?;
-    check_columns(schema, &attributes)?;
-    let operators = key_operators(schema, &indexes)?;
-    let mut columns: Vec<Column> = Vec::with_capacity(schema.columns.len());
-    let mut written = Vec::with_capacity(schema.columns.len());
-    for (n, column) in schema.columns.iter().enumerate() {
+    Ok(found)
+}
+
+/// The follower's names of the leader's columns; none of one that it does not have.
+fn names<'a>(homes: &[Home<'a>]) -> Vec<Option<&'a str>> {
+    let name = |home: &Home<'a>| match *home {
+        Home::In(live) => Some(live.name.as_str()),
+        Home::Dropped(_) | Home::Missing | Home::Twice(_) | Home::Remade | Home::Old(_) => None,
+    };
+    homes.iter().map(name).collect()
+}
+
+/// Says once a version which columns have other names on the follower: that is so while changes from
+/// before a RENAME COLUMN pass, and should not stay so.
+fn say_other_names(schema: &TableSchema, homes: &[Home<'_>]) {
+    for (column, home) in schema.columns.iter().zip(homes) {
+        if let Home::In(live) = home
+            && live.name != column.name
+        {
+            tracing::warn!(
+                table = %schema.table,
+                column = column.name,
+                follower = live.name,
+                "the leader's column has another name on the follower in this version of the table"
+            );
+        }
+    }
+}
+
+/// Indexes of the leader's columns whose values can be written.
+fn written(attributes: &[Attribute]) -> Vec<usize> {
+    let can = attributes.iter().filter(|attribute| !attribute.generated);
+    let mut written: Vec<usize> = can.filter_map(|attribute| attribute.leader).collect();
+    written.sort_unstable();
+    written
+}
+
+fn columns_of(
+    names: &[Option<&str>],
+    attributes: &[Attribute],
+    indexes: &[Index],
+    schema: &TableSchema,
+) -> Vec<Column> {
+    let one = |(n, name): (usize, &Option<&str>)| {
         let attribute = attributes
             .iter()
-            .find(|attribute| attribute.leader == Some(n))
-            .expect("check_columns has found every column");
-        if !attribute.generated {
-            written.push(n);
+            .find(|attribute| attribute.leader == Some(n));
+        match (name, attribute) {
+            (Some(name), Some(attribute)) => Column {
+                quoted: quote_identifier(name),
+                cast: cast(&attribute.type_text, attribute.text_cast_function),
+                identity_always: attribute.identity == b'a',
+                exact_equality: EXACT_EQUALITY.contains(&attribute.type_oid),
+                collatable: attribute.collatable,
+                contested: contested(schema, name, names, indexes),
+            },
+            // Never written, nor compared.
+            (None, _) | (_, None) => Column {
+                quoted: String::new(),
+                cast: String::new(),
+                identity_always: false,
+                exact_equality: false,
+                collatable: false,
+                contested: false,
+            },
         }
-        columns.push(Column {
-            quoted: quote_identifier(&column.name),
-            cast: cast(&attribute.type_text, attribute.text_cast_function),
-            identity_always: attribute.identity == b'a',
-            exact_equality: EXACT_EQUALITY.contains(&attribute.type_oid),
-            collatable: attribute.collatable,
-            contested: contested(schema, &column.name, &indexes),
-        });
-    }
-    let extras = attributes
-        .iter()
-        .filter(|attribute| attribute.leader.is_none() && !attribute.generated)
-        .map(|attribute| quote_identifier(&attribute.name))
-        .collect();
-    let indexed = indexed_column(schema, &columns, &indexes);
-    Ok(Table {
-        schema: schema.clone(),
-        quoted: schema.table.quoted(),
-        only: if found.kind == b'p' { "" } else { "ONLY " },
-        partitioned: found.kind == b'p',
-        referenced: found.referenced,
-        same_oid: Oid(found.oid) == schema.relation,
-        columns,
-        written,
-        extras,
-        operators,
-        indexed,
-        statements: Mutex::default(),
-    })
-}
-
-/// Whether a follower's column takes every value of the leader's.
-fn takes(column: &crate::model::Column, attribute: &Attribute) -> bool {
-    let leader = TypeOf {
-        oid: column.type_oid,
-        modifier: column.type_modifier,
     };
-    let follower = TypeOf {
-        oid: Oid(attribute.type_oid),
-        modifier: attribute.type_modifier,
-    };
-    attribute.same_type || is_widening(leader, follower)
-}
-
-fn check_columns(schema: &TableSchema, attributes: &[Attribute]) -> Result<()> {
-    let table = &schema.table;
-    for (n, column) in schema.columns.iter().enumerate() {
-        let (name, wanted) = (quote_identifier(&column.name), &column.type_name);
-        match attributes.iter().find(|a| a.leader == Some(n)) {
-            None => {
-                return Err(Error::halt(
-                    format!(
-                        "table {table}: column {} is missing on the follower",
-                        column.name
-                    ),
-                    format!(
-                        "run on the follower the DDL that made it on the leader: its ADD COLUMN with its \
-                         DEFAULT, or the same RENAME COLUMN; if it had no default: ALTER TABLE {} \
-                         ADD COLUMN {name} {wanted}. Or resync the table",
-                        table.quoted()
-                    ),
-                ));
-            }
-            Some(found) if !found.generated && !takes(column, found) => {
-                return Err(Error::halt(
-                    format!(
-                        "table {table}: column {} is of type {} on the follower and {wanted} on the leader",
-                        column.name, found.type_text
-                    ),
-                    format!(
-                        "on the follower: ALTER TABLE {} ALTER COLUMN {name} TYPE {wanted} USING {name}::{wanted}",
-                        table.quoted()
-                    ),
-                ));
-            }
-            Some(found) if found.generated && schema.key.contains(&n) => {
-                return Err(Error::halt(
-                    format!(
-                        "table {table}: key column {} is generated on the follower",
-                        column.name
-                    ),
-                    "make it an ordinary column on the follower",
-                ));
-            }
-            Some(_fits) => {}
-        }
-    }
-    let blocking = attributes.iter().find(|a| {
-        let fills_itself = a.has_default || a.generated || a.identity != 0;
-        a.leader.is_none() && a.not_null && !fills_itself
-    });
-    match blocking {
-        None => Ok(()),
-        Some(extra) => Err(Error::halt(
-            format!(
-                "table {table}: column {} exists only on the follower, is NOT NULL and has no default",
-                extra.name
-            ),
-            format!(
-                "on the follower: ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL",
-                table.quoted(),
-                quote_identifier(&extra.name)
-            ),
-        )),
-    }
+    names.iter().enumerate().map(one).collect()
 }
 
 /// Whether an index is unique on exactly these columns, for all rows.
-fn is_on_key(schema: &TableSchema, index: &Index) -> bool {
+fn is_on_key(schema: &TableSchema, names: &[Option<&str>], index: &Index) -> bool {
+    let has = |name: Option<&str>| index.columns.iter().any(|column| column.as_deref() == name);
     index.unique
         && index.plain
         && index.columns.len() == schema.key.len()
-        && schema.key.iter().all(|&n| {
-            let name = &schema.columns[n].name;
-            index
-                .columns
-                .iter()
-                .any(|column| column.as_ref() == Some(name))
-        })
+        && schema
+            .key
+            .iter()
+            .all(|&n| names[n].is_some() && has(names[n]))
 }
 
 /// The operators of the key columns, from the unique index that holds the key.
-fn key_operators(schema: &TableSchema, indexes: &[Index]) -> Result<Vec<KeyOperators>> {
+fn key_operators(
+    schema: &TableSchema,
+    names: &[Option<&str>],
+    indexes: &[Index],
+) -> Result<Vec<KeyOperators>> {
     if !schema.has_key() {
         return Ok(Vec::new());
     }
     let index = indexes
         .iter()
-        .find(|index| is_on_key(schema, index))
+        .find(|index| is_on_key(schema, names, index))
         .ok_or_else(|| {
-            let names: Vec<&str> = schema
-                .key
-                .iter()
-                .map(|&n| schema.columns[n].name.as_str())
-                .collect();
+            let names: Vec<&str> = schema.key.iter().filter_map(|&n| names[n]).collect();
             let quoted: Vec<String> = names.iter().map(|name| quote_identifier(name)).collect();
             Error::halt(
                 format!(
@@ -348,11 +367,10 @@ fn key_operators(schema: &TableSchema, indexes: &[Index]) -> Result<Vec<KeyOpera
         Some(operator(schema, name))
     };
     let of_column = |&n: &usize| {
-        let name = &schema.columns[n].name;
         let columns = &index.columns;
         let at = columns
             .iter()
-            .position(|column| column.as_ref() == Some(name));
+            .position(|column| column.as_deref() == names[n]);
         KeyOperators {
             // An index that is not a btree (temporal keys are GiST) is on types with Postgres's own `=`.
             equal: at
@@ -366,10 +384,10 @@ fn key_operators(schema: &TableSchema, indexes: &[Index]) -> Result<Vec<KeyOpera
 
 /// Whether another unique index or exclusion constraint watches a column. Of an index with
 /// expressions or a predicate it is not known which columns it reads: all of them, then.
-fn contested(schema: &TableSchema, name: &str, indexes: &[Index]) -> bool {
+fn contested(schema: &TableSchema, name: &str, names: &[Option<&str>], indexes: &[Index]) -> bool {
     let mut watching = indexes
         .iter()
-        .filter(|index| (index.unique || index.exclusion) && !is_on_key(schema, index));
+        .filter(|index| (index.unique || index.exclusion) && !is_on_key(schema, names, index));
     let reads = |index: &Index| {
         !index.plain
             || index
@@ -381,17 +399,18 @@ fn contested(schema: &TableSchema, name: &str, indexes: &[Index]) -> bool {
 }
 
 /// For tables without a key: a column that leads a plain btree index and compares exactly.
-fn indexed_column(schema: &TableSchema, columns: &[Column], indexes: &[Index]) -> Option<usize> {
+fn indexed_column(
+    schema: &TableSchema,
+    names: &[Option<&str>],
+    (columns, indexes): (&[Column], &[Index]),
+) -> Option<usize> {
     if schema.has_key() {
         return None;
     }
     let usable = indexes.iter().filter(|index| index.plain && index.btree);
     let mut leading = usable.filter_map(|index| {
         let name = index.columns.first()?.as_deref()?;
-        let at = schema
-            .columns
-            .iter()
-            .position(|column| column.name == name)?;
+        let at = names.iter().position(|column| *column == Some(name))?;
         columns[at].exact_equality.then_some(at)
     });
     leading.next()

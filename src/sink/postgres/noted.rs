@@ -1,0 +1,83 @@
+//! Which of the follower's columns each schema version was found to mean: `walferry.columns`.
+//!
+//! Written once a version and table, before the first change of the version is applied; `columns`
+//! says what it is for. A table made anew, or another server, has no notes.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use super::Identity;
+use super::columns::{Noted, Numbers};
+use crate::error::{Error, Result};
+use crate::model::TableSchema;
+use crate::postgres::classify;
+
+const READ: &str = "SELECT version, numbers::text FROM walferry.columns \
+    WHERE pipeline = $1 AND sink = $2 AND relation = $3 AND server = $4 ORDER BY noted";
+
+const WRITE: &str = "INSERT INTO walferry.columns (pipeline, sink, relation, server, version, numbers) \
+    VALUES ($1, $2, $3, $4, $5, $6::text::jsonb) ON CONFLICT DO NOTHING";
+
+/// A table of a follower.
+#[derive(Clone, Copy)]
+pub(super) struct Notes<'a> {
+    /// The connection, outside of a transaction.
+    pub client: &'a Client,
+    /// Whose notes.
+    pub me: &'a Identity,
+    /// The follower's system identifier; empty where it may not be read.
+    pub server: &'a str,
+    /// OID of the follower's table.
+    pub relation: u32,
+}
+
+impl Notes<'_> {
+    /// What is noted of the table, seen from a version.
+    pub(super) async fn read(self, schema: &TableSchema) -> Result<Noted> {
+        let version = schema.version().to_string();
+        let failed = |error| classify(&error, "reading walferry.columns");
+        let me = self.me;
+        let params: [&(dyn ToSql + Sync); 4] =
+            [&me.pipeline, &me.sink, &self.relation, &self.server];
+        let mut noted = Noted::default();
+        for row in self.client.query(READ, &params).await.map_err(failed)? {
+            let of: String = row.try_get(0).map_err(failed)?;
+            let numbers: String = row.try_get(1).map_err(failed)?;
+            let numbers: Numbers = serde_json::from_str(&numbers).map_err(unreadable)?;
+            if of == version {
+                noted.own = Some(noted.versions.len());
+            }
+            noted.versions.push(numbers);
+        }
+        Ok(noted)
+    }
+
+    /// Notes a version that has none yet.
+    pub(super) async fn write(self, schema: &TableSchema, numbers: &Numbers) -> Result<()> {
+        let version = schema.version().to_string();
+        let numbers = serde_json::to_string(numbers).map_err(unreadable)?;
+        let me = self.me;
+        let params: [&(dyn ToSql + Sync); 6] = [
+            &me.pipeline,
+            &me.sink,
+            &self.relation,
+            &self.server,
+            &version,
+            &numbers,
+        ];
+        self.client
+            .execute(WRITE, &params)
+            .await
+            .map_err(|error| classify(&error, "writing walferry.columns"))?;
+        Ok(())
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::halt(
+        "walferry.columns on the follower holds what walferry has not written",
+        "restore the table as walferry wrote it, or rebuild the follower: empty its tables and drop its \
+         schema walferry",
+    )
+    .caused_by(error)
+}
