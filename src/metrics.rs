@@ -145,6 +145,13 @@ pub const SINK_LEFTOVERS_TOTAL: Metric = counter_of(
     SINK,
     "Records passed over since the process started because they belong to no valid entry of the commit log: what an earlier source had sent and not completed.",
 );
+/// Changes passed over by order.
+pub const SINK_SKIPPED_TOTAL: Metric = counter_of(
+    "walferry_sink_skipped_total",
+    Unit::Count,
+    SINK,
+    "Changes that the follower lacks because somebody ordered to pass them over (walferry sink skip); all there ever were, by the follower's own table walferry.skips.",
+);
 /// Retries.
 pub const SINK_RETRIES_TOTAL: Metric = counter_of(
     "walferry_sink_retries_total",
@@ -292,6 +299,7 @@ pub const ALL: &[Metric] = &[
     SINK_ROWS_WRITTEN_TOTAL,
     SINK_BATCHES_TOTAL,
     SINK_LEFTOVERS_TOTAL,
+    SINK_SKIPPED_TOTAL,
     SINK_RETRIES_TOTAL,
     SINK_COPYING_TABLES,
     SOURCE_STATE,
@@ -406,6 +414,7 @@ fn sink(labels: &[&str; 2], view: &SinkView) {
     SINK_ROWS_WRITTEN_TOTAL.count(labels, view.rows_written);
     SINK_BATCHES_TOTAL.count(labels, view.batches);
     SINK_LEFTOVERS_TOTAL.count(labels, view.leftovers);
+    SINK_SKIPPED_TOTAL.count(labels, view.skipped);
     SINK_RETRIES_TOTAL.count(labels, view.retries);
     let copying = view.copies.iter().filter(|copy| !copy.done).count();
     SINK_COPYING_TABLES.set(labels, copying as f64);
@@ -458,6 +467,7 @@ mod tests {
         let handle = SinkHandle {
             name: "dw".to_owned(),
             view: Arc::default(),
+            resume: Default::default(),
         };
         handle.view.update(|v| *v = view);
         ProcessStatus {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::error::{Class, Error};
 use crate::model::Lsn;
@@ -186,6 +187,9 @@ pub struct SinkView {
     pub leftovers: u64,
     /// Retries after transient errors since start.
     pub retries: u64,
+    /// Changes that the follower lacks because somebody ordered to pass them over; all there ever were.
+    #[serde(default)]
+    pub skipped: u64,
     /// Copies of tables being loaded.
     pub copies: Vec<CopyProgress>,
     /// Newest error.
@@ -221,6 +225,30 @@ pub struct SinkHandle {
     pub name: String,
     /// Its view.
     pub view: Arc<Shared<SinkView>>,
+    /// Wakes it after a halt.
+    pub resume: Arc<Notify>,
+}
+
+impl SinkHandle {
+    /// Lets a halted sink go on; the state it is in, if that is another one.
+    ///
+    /// # Errors
+    /// The state, when it has not halted.
+    pub fn resume(&self) -> Result<(), State> {
+        let mut was = State::Halted;
+        self.view.update(|view| {
+            was = view.state;
+            if was == State::Halted {
+                view.state = State::Starting;
+            }
+        });
+        if was == State::Halted {
+            self.resume.notify_one();
+            Ok(())
+        } else {
+            Err(was)
+        }
+    }
 }
 
 /// Everything that runs in this process.

@@ -1,5 +1,6 @@
 //! Runs the source and the sinks of one process, each on its own: a transient error is retried with
-//! back-off, a halt or a fence stops that part and leaves the others alone.
+//! back-off, a halt or a fence stops that part and leaves the others alone. A sink that has halted can
+//! be resumed.
 //!
 //! The process stays up when every part has halted, so that status and metrics can tell why.
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use rand::RngExt;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<Stri
             .map(|sink| SinkHandle {
                 name: sink.name.clone(),
                 view: Arc::default(),
+                resume: Arc::default(),
             })
             .collect(),
     };
@@ -157,7 +159,7 @@ fn start(
         parts.spawn(supervise(
             name.clone(),
             view.clone(),
-            stop.clone(),
+            (stop.clone(), None),
             move || {
                 let context = context.clone();
                 async move { capture::run(&context).await }
@@ -175,7 +177,8 @@ fn start(
             stop: stop.clone(),
         };
         let (name, view) = (handle.name.clone(), handle.view.clone());
-        parts.spawn(supervise(name, view, stop.clone(), move || {
+        let ends = (stop.clone(), Some(handle.resume.clone()));
+        parts.spawn(supervise(name, view, ends, move || {
             let context = context.clone();
             async move { apply::run_session(&context).await }
         }));
@@ -231,11 +234,11 @@ impl PartView for SinkView {
     }
 }
 
-/// Runs `session` again and again until it is asked to stop, halts or is fenced.
+/// Runs `session` again and again until it is asked to stop, halts for good or is fenced.
 async fn supervise<V: PartView, F: Future<Output = Result<()>> + Send>(
     part: String,
     view: Arc<Shared<V>>,
-    stop: CancellationToken,
+    (stop, resume): (CancellationToken, Option<Arc<Notify>>),
     session: impl Fn() -> F,
 ) {
     let mut failures = 0;
@@ -254,9 +257,17 @@ async fn supervise<V: PartView, F: Future<Output = Result<()>> + Send>(
         failures = failures_after(failures, begun.elapsed(), got_on);
         let state = state_after(error.class());
         note(&part, &view, &error, state);
-        match error.class() {
-            Class::Halt | Class::Fenced => return,
-            Class::Transient => {
+        match (error.class(), &resume) {
+            (Class::Halt, Some(resume)) => {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = resume.notified() => tracing::info!(part, "resumed"),
+                }
+                failures = 0;
+            }
+            (Class::Halt | Class::Fenced, _) => return,
+            (Class::Transient, _) => {
                 let jitter = rand::rng().random_range(0.5..1.0);
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -346,7 +357,7 @@ mod tests {
         let view: Arc<Shared<SinkView>> = Arc::default();
         let calls = AtomicU32::new(0);
         let stop = CancellationToken::new();
-        supervise("dw".to_owned(), view.clone(), stop, || {
+        supervise("dw".to_owned(), view.clone(), (stop, None), || {
             let call = calls.fetch_add(1, Ordering::Relaxed) as usize;
             let result = results[call];
             async move { result() }
@@ -385,6 +396,43 @@ mod tests {
         assert_eq!(
             (last.what.as_str(), last.remedy.as_deref()),
             ("diverged", Some("rebuild"))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_halted_sink_goes_on_when_it_is_resumed_and_only_then() {
+        let handle = SinkHandle {
+            name: "dw".to_owned(),
+            view: Arc::default(),
+            resume: Arc::default(),
+        };
+        assert_eq!(handle.resume(), Err(State::Starting));
+        let (halted, calls) = (Notify::new(), AtomicU32::new(0));
+        let session = || {
+            let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+            let halted = &halted;
+            async move {
+                halted.notify_one();
+                if first {
+                    Err(Error::halt("diverged", "repair"))
+                } else {
+                    Ok(())
+                }
+            }
+        };
+        let ends = (CancellationToken::new(), Some(handle.resume.clone()));
+        let supervised = supervise("dw".to_owned(), handle.view.clone(), ends, session);
+        let resumed = async {
+            halted.notified().await;
+            while handle.resume().is_err() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(handle.resume(), Err(State::Starting), "once");
+        };
+        tokio::join!(supervised, resumed);
+        assert_eq!(
+            (calls.into_inner(), handle.view.get().state),
+            (2, State::Stopped)
         );
     }
 

@@ -1,7 +1,8 @@
 //! A chunk while it is put together: records decoded into rows, table by table.
 //!
 //! Invariants: the changes of a table stand in strictly increasing position; a new schema version
-//! begins a new [`TableChanges`]; the two halves of a MOVE are never parted.
+//! begins a new [`TableChanges`]; the two halves of a MOVE are never parted. What is ordered to be
+//! passed over is not decoded: it may be undecodable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use crate::error::{Error, Result};
 use crate::log::codec::RecordDecoder;
 use crate::log::header::RecordHeader;
 use crate::log::records::Record;
-use crate::model::{Change, Op, Rows, SchemaVersion, TableChanges, TableName, TableSchema};
+use crate::model::{
+    Change, Op, Rows, SchemaVersion, Skipped, Skips, TableChanges, TableName, TableSchema,
+};
 
 /// Finds the schema of a version; [`SchemaStore::get`](crate::log::schemas::SchemaStore::get).
 pub type FindSchema = Box<dyn FnMut(SchemaVersion) -> Result<Arc<TableSchema>> + Send + Sync>;
@@ -134,7 +137,12 @@ pub struct ChunkBuilder {
     tables: Vec<TableChanges>,
     size_bytes: usize,
     changes: u64,
+    max_changes: u64,
     half_a_move: bool,
+    skips: Skips,
+    skipped: Vec<Skipped>,
+    /// The first half of a MOVE was passed over: its second half follows.
+    skipping_a_move: bool,
 }
 
 impl ChunkBuilder {
@@ -147,8 +155,27 @@ impl ChunkBuilder {
             tables: Vec::new(),
             size_bytes: 0,
             changes: 0,
+            max_changes: u64::MAX,
             half_a_move: false,
+            skips: Skips::new(),
+            skipped: Vec::new(),
+            skipping_a_move: false,
         }
+    }
+
+    /// Passes over the changes at these positions from now on; a MOVE is named by either half.
+    pub fn skip(&mut self, skips: Skips) {
+        self.skips = skips;
+    }
+
+    /// What was passed over since the last call.
+    pub fn take_skipped(&mut self) -> Vec<Skipped> {
+        std::mem::take(&mut self.skipped)
+    }
+
+    /// From now on the chunk is full at so many changes, whatever their size.
+    pub fn limit_changes(&mut self, max_changes: u64) {
+        self.max_changes = max_changes;
     }
 
     /// The table's number: the same for the builder's life.
@@ -164,7 +191,8 @@ impl ChunkBuilder {
 
     /// Whether the chunk is to be closed: its budget is used up, and no MOVE is cut in two.
     pub fn is_full(&self) -> bool {
-        self.size_bytes >= self.budget_bytes && !self.half_a_move
+        let used_up = self.size_bytes >= self.budget_bytes || self.changes >= self.max_changes;
+        used_up && !self.half_a_move && !self.skipping_a_move
     }
 
     /// Whether nothing is in it.
@@ -183,6 +211,9 @@ impl ChunkBuilder {
     /// Halt when the bytes are not a record of its schema, or the schema is another table's.
     pub fn append(&mut self, slot: Slot, held: &Held, decoders: &mut Decoders) -> Result<()> {
         let header = held.whole().expect("only whole records are appended");
+        if self.is_skipped(slot, header, held.is_moved) {
+            return Ok(());
+        }
         let open = self.open(slot, header, decoders)?;
         let (index, decoder) = (open.index, open.decoder.clone());
         let TableChanges { rows, changes, .. } = &mut self.tables[index];
@@ -199,6 +230,31 @@ impl ChunkBuilder {
         self.size_bytes += rows.size_bytes() - before_bytes + size_of::<Change>();
         self.changes += 1;
         Ok(())
+    }
+
+    /// Whether the record is passed over; if so, notes it.
+    fn is_skipped(&mut self, slot: Slot, header: &RecordHeader, is_moved: bool) -> bool {
+        if std::mem::take(&mut self.skipping_a_move) {
+            return true;
+        }
+        if !self.skips.contains(&header.position) {
+            return false;
+        }
+        let (table, open) = &self.slots[slot.0];
+        self.skipped.push(Skipped {
+            position: header.position,
+            table: table.clone(),
+        });
+        match open {
+            // The second half: the first one is the table's last change.
+            Some(open) if is_moved && self.half_a_move => {
+                self.tables[open.index].changes.pop();
+                self.changes -= 1;
+                self.half_a_move = false;
+            }
+            Some(_) | None => self.skipping_a_move = is_moved,
+        }
+        true
     }
 
     fn open(

@@ -18,7 +18,7 @@ use crate::config::KafkaSettings;
 use crate::error::{Class, Error, Result};
 use crate::log::commit_log::{BatchEntry, CopyEnd, Entry, Extent, Verdict, judge};
 use crate::log::tail::{From, LogTail};
-use crate::model::{Join, JoinRows, TableChanges, TableName};
+use crate::model::{Join, JoinRows, Skipped, Skips, TableChanges, TableName};
 use crate::sink::Wants;
 
 /// How long one look for rows lasts when none are here.
@@ -105,6 +105,8 @@ pub struct LoaderParts<R, E> {
     pub wants: Wants,
     /// Budget of a chunk.
     pub batch_max_bytes: usize,
+    /// Changes to be passed over.
+    pub skips: Skips,
     /// Asks to stop.
     pub stop: CancellationToken,
 }
@@ -116,6 +118,8 @@ pub struct Loaded {
     pub rows: Vec<TableChanges>,
     /// Changes behind the copy's point.
     pub planned: Option<Planned>,
+    /// Changes passed over by order.
+    pub skipped: Vec<Skipped>,
     /// The join behind this part.
     pub join: Join,
     /// The transaction of this part goes on with the next one: the join's state is not whole yet.
@@ -154,6 +158,7 @@ pub struct Loader<R, E> {
     ahead: Option<(i64, Entry)>,
     pull: Option<EntryPull>,
     wants: Wants,
+    skips: Skips,
     stop: CancellationToken,
 }
 
@@ -192,6 +197,7 @@ impl<R: Records, E: Entries> Loader<R, E> {
             ahead: None,
             pull: None,
             wants: parts.wants,
+            skips: parts.skips,
             stop: parts.stop,
         }
     }
@@ -223,6 +229,7 @@ impl<R: Records, E: Entries> Loader<R, E> {
         Ok(Loaded {
             rows,
             planned,
+            skipped: self.builder.take_skipped(),
             join: self.join.clone(),
             more,
         })
@@ -242,6 +249,8 @@ impl<R: Records, E: Entries> Loader<R, E> {
     fn read_changes(&mut self) -> Result<()> {
         if self.reads != Reads::Changes {
             self.reads = Reads::Changes;
+            // Not before: rows of a copy share a position.
+            self.builder.skip(std::mem::take(&mut self.skips));
             for rows in std::mem::take(&mut self.rows) {
                 self.source.forget(&rows.topic)?;
             }

@@ -173,6 +173,7 @@ struct Pulled {
     chunks: Vec<Vec<TableChanges>>,
     cursors: Cursors,
     leftovers: u64,
+    skipped: Vec<u32>,
 }
 
 impl Pulled {
@@ -194,8 +195,31 @@ fn pull(
     budget: usize,
     from: Lsn,
 ) -> Result<Pulled, Cut> {
+    let builder = ChunkBuilder::new(budget);
+    pull_into(builder, memory, extents, cursors, from)
+}
+
+/// As [`pull`], all in one chunk, without the changes of commit 150 with these ordinals.
+fn pull_without(memory: Memory, extents: &[(i32, i64, u64)], skipped: &[u32]) -> Pulled {
+    let position = |&ordinal: &u32| Position {
+        commit: Lsn(150),
+        ordinal,
+    };
+    let mut builder = ChunkBuilder::new(LARGE);
+    builder.skip(skipped.iter().map(position).collect());
+    let partitions = i32::try_from(extents.len()).expect("few");
+    let pulled = pull_into(builder, memory, extents, from_start(partitions), Lsn::ZERO);
+    pulled.expect("whole")
+}
+
+fn pull_into(
+    mut builder: ChunkBuilder,
+    memory: Memory,
+    extents: &[(i32, i64, u64)],
+    cursors: Cursors,
+    from: Lsn,
+) -> Result<Pulled, Cut> {
     let mut source = Partitions::new(memory, CancellationToken::new());
-    let mut builder = ChunkBuilder::new(budget);
     let mut decoders = Decoders::new(Box::new(|version| Ok(schema(version.0 as usize))));
     let extents = extents
         .iter()
@@ -215,6 +239,7 @@ fn pull(
         chunks: Vec::new(),
         cursors,
         leftovers: 0,
+        skipped: Vec::new(),
     };
     let mut pull = EntryPull::new(
         &batch,
@@ -234,6 +259,8 @@ fn pull(
     }
     pulled.leftovers = pull.leftovers();
     pulled.chunks.push(builder.take());
+    let skipped = builder.take_skipped();
+    pulled.skipped = skipped.iter().map(|s| s.position.ordinal).collect();
     Ok(pulled)
 }
 
@@ -306,6 +333,41 @@ fn the_halves_of_a_move_stay_in_one_chunk_and_its_tombstone_leaves_nothing() {
     let rows = &pulled.chunks[1][0].rows;
     let new_key = rows.row(change.moved.expect("names the new key"))[0];
     assert_eq!(rows.text(new_key), Some(&b"2"[..]));
+}
+
+#[test]
+fn what_is_ordered_to_be_passed_over_is_not_even_decoded_and_still_counts() {
+    let mut undecodable = stored(7, 150, 1);
+    undecodable.value = Some(b"no record".to_vec());
+    let partition = vec![stored(7, 150, 0), undecodable, stored(7, 150, 2)];
+    let pulled = pull_without(memory(&[partition]), &[(0, 2, 3)], &[1, 9]);
+    assert_eq!(pulled.positions(), [[(150, 0), (150, 2)]]);
+    assert_eq!(pulled.skipped, [1]);
+    assert_eq!(pulled.cursors[TOPIC], [(0, 3)].into());
+}
+
+#[test]
+fn a_move_is_passed_over_whole_whichever_half_is_named() {
+    let delete = moved_away(7, 150, 1);
+    let mut insert = stored(7, 150, 3);
+    insert.new_key = Some(b"{\"c0\":1}".to_vec());
+    let first = vec![stored(7, 150, 0), delete.clone(), tombstone(&delete, 2)];
+    let memory = memory(&[first, vec![insert, stored(7, 150, 4)]]);
+    for half in [1, 3] {
+        let pulled = pull_without(memory.clone(), &[(0, 2, 3), (1, 1, 2)], &[half]);
+        assert_eq!(pulled.positions(), [[(150, 0), (150, 4)]]);
+        assert_eq!(pulled.skipped, [half]);
+    }
+}
+
+#[test]
+fn a_record_in_pieces_is_passed_over_by_its_first_position() {
+    let mut partition = vec![stored(7, 150, 0)];
+    partition.extend(in_pieces(&stored(7, 150, 1), 3));
+    partition.push(stored(7, 150, 4));
+    let pulled = pull_without(memory(&[partition]), &[(0, 4, 5)], &[1]);
+    assert_eq!(pulled.positions(), [[(150, 0), (150, 4)]]);
+    assert_eq!(pulled.skipped, [1]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::bug;
-use super::careful::Careful;
+use super::careful::{Careful, ChunkCut};
 use super::chunk::{ChunkBuilder, Decoders};
 use super::follow::{Standing, Step, Terms};
 use super::plan::plan;
@@ -23,7 +23,8 @@ use crate::log::commit_log::{BatchEntry, Entry};
 use crate::log::records::RecordReader;
 use crate::log::tail::LogTail;
 use crate::model::{
-    Chunk, Lsn, NetChange, Position, TableChanges, TableName, TablePlan, TableSchema,
+    Chunk, Lsn, NetChange, Position, Skipped, Skips, TableChanges, TableName, TablePlan,
+    TableSchema,
 };
 use crate::sink::{Wants, Work};
 
@@ -118,6 +119,8 @@ pub struct BatchEnd {
     pub transactions: u64,
     /// Records passed over.
     pub leftovers: u64,
+    /// Changes passed over by order.
+    pub skipped: Vec<Skipped>,
 }
 
 /// A chunk, a batch's end, or both.
@@ -147,6 +150,8 @@ pub struct ReaderParts {
     pub batch_max_bytes: usize,
     /// How many entries go into a batch.
     pub careful: Careful,
+    /// What is to be passed over.
+    pub skips: Skips,
 }
 
 /// Where in its batches a reader was last asked.
@@ -183,10 +188,12 @@ impl MainReader {
     /// Transient when no thread can be had.
     pub fn start(name: &str, parts: ReaderParts, stop: CancellationToken) -> Result<Self> {
         let (sender, receiver) = mpsc::channel(1);
+        let mut builder = ChunkBuilder::new(parts.batch_max_bytes);
+        builder.skip(parts.skips);
         let reader = Reader {
             handle: Handle::current(),
             topics: parts.standing.topics(&parts.terms),
-            builder: ChunkBuilder::new(parts.batch_max_bytes),
+            builder,
             source: Partitions::new(parts.records, stop.clone()),
             batch: Batch::default(),
             stop: stop.clone(),
@@ -360,7 +367,9 @@ impl Reader {
             })?;
         match (step, entry) {
             (Step::Pass, _void) => Ok(()),
-            (Step::Batch, Entry::Batch(batch)) => self.read_records(&batch),
+            (Step::Batch, Entry::Batch(batch)) => {
+                self.read_records(&batch, self.careful.cut_at(offset))
+            }
             (Step::Batch | Step::Event, event) => {
                 self.batch.events.push((offset, event));
                 let topics = self.standing.topics(&self.terms);
@@ -377,7 +386,7 @@ impl Reader {
         }
     }
 
-    fn read_records(&mut self, batch: &BatchEntry) -> Result<(), Cut> {
+    fn read_records(&mut self, batch: &BatchEntry, cut: Option<ChunkCut>) -> Result<(), Cut> {
         if let Some(commit) = batch.last_commit {
             self.batch.commit_time_us = Some(commit.time_us);
         }
@@ -389,13 +398,21 @@ impl Reader {
             &self.standing.cursors,
             (&mut self.source, &mut self.builder),
         )?;
-        while pull.fill(
-            &mut self.source,
-            &mut self.builder,
-            &mut self.decoders,
-            &mut self.standing.cursors,
-        )? == Filled::Full
-        {
+        // An entry that is cut comes alone, so nothing is in the chunk yet.
+        let mut handed_on = 0;
+        loop {
+            self.builder
+                .limit_changes(cut.map_or(u64::MAX, |cut| cut.max_changes_after(handed_on)));
+            let filled = pull.fill(
+                &mut self.source,
+                &mut self.builder,
+                &mut self.decoders,
+                &mut self.standing.cursors,
+            )?;
+            if filled == Filled::Done {
+                break;
+            }
+            handed_on += self.builder.changes();
             let planned = planned(self.wants, self.builder.take())?;
             self.batch.in_chunks = true;
             self.send(Part {
@@ -403,6 +420,7 @@ impl Reader {
                 end: None,
             })?;
         }
+        self.builder.limit_changes(u64::MAX);
         self.batch.leftovers += pull.leftovers();
         Ok(())
     }
@@ -414,6 +432,7 @@ impl Reader {
         } else {
             Some(planned(self.wants, self.builder.take())?)
         };
+        let skipped = self.builder.take_skipped();
         let standing = Standing {
             ledger: Default::default(),
             place: self.standing.place.clone(),
@@ -430,6 +449,7 @@ impl Reader {
                 commit_time_us: batch.commit_time_us,
                 transactions: batch.transactions,
                 leftovers: batch.leftovers,
+                skipped,
             }),
         })
     }
@@ -470,6 +490,7 @@ mod tests {
                 commit_time_us: None,
                 transactions: 1,
                 leftovers: 0,
+                skipped: Vec::new(),
             }),
         }
     }

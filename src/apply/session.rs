@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::SinkContext;
-use super::careful::Careful;
+use super::careful::{Attempt, Careful};
 use super::follow::{Standing, Terms, advanced, lacking, only_taken};
 use super::join::{holds_main, oldest_needed, wants};
-use super::reader::{BatchEnd, MainReader, Part, ReaderParts};
+use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas, note_shown, shown};
 use super::unfinished;
@@ -27,7 +27,7 @@ use crate::log::schemas::SchemaStore;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
 use crate::model::selection::Selection;
-use crate::model::{Checkpoint, TableSchema};
+use crate::model::{Checkpoint, Position, Skips, TableSchema};
 use crate::sink::{self, Sink, Wants, Work};
 use crate::status::{CopyProgress, State};
 
@@ -43,7 +43,7 @@ const HOLD_MAX: Duration = Duration::from_secs(5);
 /// Runs a session; see [`run_session`](super::run_session). After a halt the batch concerned is read
 /// again in smaller batches, down to one entry, on a new connection: what it holds before the change
 /// that cannot be applied is applied, and a follower's table that was altered meanwhile is looked at
-/// anew.
+/// anew. The entry itself is tried in smaller chunks, so that the error names the change.
 pub async fn run(context: &SinkContext) -> Result<()> {
     let mut careful = Careful::NOT;
     loop {
@@ -62,10 +62,11 @@ pub async fn run(context: &SinkContext) -> Result<()> {
         if let Err(error) = session.sink.rollback().await {
             tracing::debug!(sink = %context.sink.name, %error, "giving up the transaction");
         }
-        let at = session.checkpoint.log.next_offset;
-        match careful.after(error.class(), at, session.batch_end) {
+        let at = session.next_offset();
+        let attempt = session.attempt.map(|(attempt, _first)| attempt);
+        match careful.after(error.class(), at, session.batch_end, attempt) {
             Some(smaller) => careful = smaller,
-            None => return Err(error),
+            None => return Err(session.or_skip(error)),
         }
         tracing::info!(
             sink = %context.sink.name,
@@ -103,6 +104,10 @@ pub(super) struct Session<'a> {
     careful: Careful,
     /// Where the batch under way ends in the log, as far as it is known.
     batch_end: Option<i64>,
+    /// The chunk being applied, with the position of its first change.
+    pub(super) attempt: Option<(Attempt, Option<Position>)>,
+    /// What is to be passed over.
+    pub(super) skips: Skips,
     /// Progress without records, not yet committed.
     pending: Option<BatchEnd>,
     committed_at: Instant,
@@ -130,6 +135,9 @@ impl<'a> Session<'a> {
             takes_copies: sink.takes_copies(),
         };
         let stored = sink.open().await?.or_else(|| shown(&context.shown, &terms));
+        let orders = sink.skips().await?;
+        context.status.update(|view| view.skipped = orders.done);
+        let skips = orders.ordered;
         let cluster_id = start::topics_are_there(context, &terms).await?;
         let is_stored = stored.is_some();
         let (checkpoint, ledger) = match stored {
@@ -155,6 +163,7 @@ impl<'a> Session<'a> {
             &schemas,
             sink.wants(),
             (Standing::at(&checkpoint, ledger.clone()), careful),
+            skips.clone(),
         )
         .await?;
         tracing::info!(
@@ -176,6 +185,8 @@ impl<'a> Session<'a> {
             main,
             careful,
             batch_end: None,
+            attempt: None,
+            skips,
             pending: None,
             committed_at: Instant::now(),
             has_committed: false,
@@ -254,7 +265,7 @@ impl<'a> Session<'a> {
         let (planned, end) = (part.planned, part.end);
         let Some(planned) = planned else {
             let end = end.expect("a part has changes or an end");
-            let urgent = !end.events.is_empty();
+            let urgent = !end.events.is_empty() || !end.skipped.is_empty();
             self.pending = Some(after(self.pending.take(), end));
             // The first commit of all makes the follower's ownership durable.
             return if urgent || !self.is_stored {
@@ -266,9 +277,9 @@ impl<'a> Session<'a> {
         self.prepare(&planned.schemas).await?;
         killpoint::pass(Point::BeforeBegin);
         self.begin().await?;
-        let mut totals = (planned.changes, planned.rows_written);
+        let mut totals = (0, 0);
         let mut end = end;
-        self.sink.apply(planned.work, end.is_none()).await?;
+        self.apply(planned, end.is_none(), &mut totals).await?;
         while end.is_none() {
             killpoint::pass(Point::ChunkApplied);
             let part = tokio::select! {
@@ -282,17 +293,13 @@ impl<'a> Session<'a> {
                 return self.sink.rollback().await;
             };
             end = part.end;
-            let work = match part.planned {
+            match part.planned {
                 Some(planned) if !self.is_prepared(&planned.schemas) => {
                     return self.prepare_anew(&planned).await;
                 }
-                Some(planned) => {
-                    totals = (totals.0 + planned.changes, totals.1 + planned.rows_written);
-                    planned.work
-                }
-                None => self.no_work(),
-            };
-            self.sink.apply(work, end.is_none()).await?;
+                Some(planned) => self.apply(planned, end.is_none(), &mut totals).await?,
+                None => self.sink.apply(self.no_work(), end.is_none()).await?,
+            }
         }
         let end = after(self.pending.take(), end.expect("the loop ends with it"));
         killpoint::pass(Point::BeforeCommit);
@@ -303,6 +310,24 @@ impl<'a> Session<'a> {
             view.rows_written += totals.1;
             view.batches += 1;
         });
+        Ok(())
+    }
+
+    /// Applies a chunk; `totals`: changes and rows of its batch so far.
+    async fn apply(&mut self, planned: Planned, more: bool, totals: &mut (u64, u64)) -> Result<()> {
+        let attempt = Attempt {
+            before: totals.0,
+            changes: planned.changes,
+        };
+        let first = planned
+            .schemas
+            .iter()
+            .filter_map(|needed| needed.first)
+            .min();
+        self.attempt = Some((attempt, first));
+        self.sink.apply(planned.work, more).await?;
+        self.attempt = None;
+        *totals = (totals.0 + planned.changes, totals.1 + planned.rows_written);
         Ok(())
     }
 
@@ -338,7 +363,7 @@ impl<'a> Session<'a> {
 
     async fn commit_end(&mut self, end: BatchEnd) -> Result<()> {
         let next = advanced(&self.checkpoint, *end.standing, end.commit_time_us);
-        self.commit(next).await?;
+        self.commit_skipping(next, &end.skipped).await?;
         self.committed_at = Instant::now();
         for (offset, event) in &end.events {
             self.ledger.valid(*offset, event);
@@ -359,6 +384,13 @@ impl<'a> Session<'a> {
         self.commit_end(end).await
     }
 
+    /// Offset of the first entry that is not applied; entries without records may be applied and not
+    /// yet committed.
+    fn next_offset(&self) -> i64 {
+        let pending = self.pending.as_ref().map(|end| &end.standing.place);
+        pending.unwrap_or(&self.checkpoint.log).next_offset
+    }
+
     pub(super) fn has_pending(&self) -> bool {
         self.pending.is_some()
     }
@@ -373,6 +405,7 @@ impl<'a> Session<'a> {
             &self.schemas,
             self.sink.wants(),
             (standing, self.careful),
+            self.skips.clone(),
         )
         .await?;
         Ok(())
@@ -447,6 +480,7 @@ fn after(first: Option<BatchEnd>, second: BatchEnd) -> BatchEnd {
         commit_time_us: second.commit_time_us.or(first.commit_time_us),
         transactions: first.transactions + second.transactions,
         leftovers: first.leftovers + second.leftovers,
+        skipped: first.skipped.into_iter().chain(second.skipped).collect(),
     }
 }
 
@@ -463,6 +497,7 @@ async fn start_reader(
     schemas: &SharedSchemas,
     wants: Wants,
     (standing, careful): (Standing, Careful),
+    skips: Skips,
 ) -> Result<MainReader> {
     let from = From::Offset(standing.place.next_offset);
     let parts = ReaderParts {
@@ -474,6 +509,7 @@ async fn start_reader(
         wants,
         batch_max_bytes: context.sink.batch_max_bytes,
         careful,
+        skips,
     };
     let stop = CancellationToken::new();
     MainReader::start(&context.sink.name, parts, stop)

@@ -175,6 +175,7 @@ impl Session<'_> {
                     terms: self.terms.clone(),
                     wants: self.sink.wants(),
                     batch_max_bytes: self.context.sink.batch_max_bytes,
+                    skips: self.skips.clone(),
                     stop: self.join.stop.clone(),
                 });
                 self.start_step(OwnedLoader(Some(Box::new(loader))));
@@ -212,11 +213,13 @@ impl Session<'_> {
             self.join.state = LoaderState::Idle(loader);
         }
         let in_chunks = loaded.more;
+        let mut skipped = Vec::new();
         self.begin().await?;
         for table in &emptied {
             self.sink.empty(table).await?;
         }
         while loaded.more {
+            skipped.append(&mut loaded.skipped);
             self.apply_loaded(&mut loaded, true).await?;
             let next = tokio::select! {
                 biased;
@@ -247,9 +250,11 @@ impl Session<'_> {
             self.start_step(loader);
             loaded = next;
         }
+        skipped.append(&mut loaded.skipped);
         self.apply_loaded(&mut loaded, in_chunks).await?;
         killpoint::pass(Point::RowsLoaded);
-        self.commit(with_join(&self.checkpoint, loaded.join)).await
+        self.commit_skipping(with_join(&self.checkpoint, loaded.join), &skipped)
+            .await
     }
 
     async fn apply_loaded(&mut self, loaded: &mut Loaded, in_chunks: bool) -> Result<()> {

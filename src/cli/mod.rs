@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::check;
 use crate::config::{self, Settings};
 use crate::error::Error;
+use crate::model::Position;
+use crate::sink::SkipOrder;
 use crate::{shutdown, supervisor};
 
 /// Change data capture from a Postgres leader through Kafka into Postgres followers.
@@ -149,6 +151,45 @@ pub enum SinkAction {
         #[arg(value_name = "SINK")]
         name: String,
     },
+    /// Order a sink to go on without one change
+    ///
+    /// A halted sink names the change that its follower cannot take. Repair the follower if you can:
+    /// then nothing is lost. Else this orders the change to be passed over, and records it with the
+    /// reason in the follower's table walferry.skips. The order counts from the sink's next session
+    /// on: walferry sink resume, or a restart. The follower lacks that change from then on; later
+    /// changes of the same row will halt the sink too.
+    #[command(
+        after_help = "Examples:\n  walferry sink skip reports --position 16/B374D848:3 --reason 'order 17 breaks our CHECK'\n  walferry sink skip reports --position 16/B374D848:3 --withdraw"
+    )]
+    Skip {
+        /// Its name: that of its file in connectors/ without .toml
+        #[arg(value_name = "SINK")]
+        name: String,
+        /// The change, as the error names it: commit LSN, colon, number of the record
+        #[arg(long)]
+        position: Position,
+        /// Why, for whoever looks at walferry.skips later
+        #[arg(long, value_name = "TEXT", required_unless_present = "withdraw")]
+        reason: Option<String>,
+        /// Take an order back that was not carried out yet
+        #[arg(long, conflicts_with = "reason")]
+        withdraw: bool,
+    },
+    /// Let a halted sink go on
+    ///
+    /// Asks a running walferry over HTTP (http.listen of the settings, or --url). The sink begins
+    /// where it stopped; if what was in its way is still there, it halts again.
+    #[command(
+        after_help = "Examples:\n  walferry sink resume reports\n  walferry sink resume reports --url http://10.0.0.5:8642"
+    )]
+    Resume {
+        /// Its name: that of its file in connectors/ without .toml
+        #[arg(value_name = "SINK")]
+        name: String,
+        /// Where walferry listens, such as http://127.0.0.1:8642 [default: http.listen of the settings]
+        #[arg(long)]
+        url: Option<String>,
+    },
 }
 
 /// Where `tail` begins.
@@ -206,11 +247,7 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             }
         }
         Command::Status { watch, json, url } => {
-            let address = match url {
-                Some(url) => status::address_of(&url).map_err(Failure::Usage)?,
-                None => status::local(settings()?.http.listen).to_string(),
-            };
-            status::run(&address, watch, json).await
+            status::run(&address(url, settings)?, watch, json).await
         }
         Command::Tail { tables, json, from } => {
             let settings = settings()?;
@@ -218,10 +255,24 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             tail::run(settings, &tables, json, from).await
         }
         Command::Sink { action } => {
-            let settings = settings()?;
             logging::init_quiet();
             match action {
-                SinkAction::Forget { name } => sink::forget(settings, &name).await,
+                SinkAction::Forget { name } => sink::forget(settings()?, &name).await,
+                SinkAction::Skip {
+                    name,
+                    position,
+                    reason,
+                    withdraw: _or_there_is_no_reason,
+                } => {
+                    let order = match reason {
+                        Some(reason) => SkipOrder::Skip { reason },
+                        None => SkipOrder::Withdraw,
+                    };
+                    sink::skip(&settings()?, &name, position, &order).await
+                }
+                SinkAction::Resume { name, url } => {
+                    status::resume(&address(url, settings)?, &name).await
+                }
             }
         }
         Command::Completions { shell } => {
@@ -230,6 +281,17 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             print!("{}", String::from_utf8_lossy(&out));
             Ok(())
         }
+    }
+}
+
+/// Where to ask a running walferry.
+fn address(
+    url: Option<String>,
+    settings: impl Fn() -> Result<Settings, Failure>,
+) -> Result<String, Failure> {
+    match url {
+        Some(url) => status::address_of(&url).map_err(Failure::Usage),
+        None => Ok(status::local(settings()?.http.listen).to_string()),
     }
 }
 

@@ -2,9 +2,11 @@
 
 use super::Failure;
 use crate::config::Settings;
-use crate::error::Error;
+use crate::error::{Class, Error};
 use crate::log::progress::{self, ProgressReader};
 use crate::log::topics::Topics;
+use crate::model::Position;
+use crate::sink::{self, SkipOrder};
 
 /// Removes a sink's progress record.
 pub(super) async fn forget(settings: Settings, name: &str) -> Result<(), Failure> {
@@ -32,6 +34,39 @@ pub(super) async fn forget(settings: Settings, name: &str) -> Result<(), Failure
     println!(
         "{name} is forgotten; it had applied up to {} and needed the commit log from entry {}",
         progress.applied, progress.log_offset
+    );
+    Ok(())
+}
+
+/// Orders a change to be passed over, or takes such an order back.
+pub(super) async fn skip(
+    settings: &Settings,
+    name: &str,
+    position: Position,
+    order: &SkipOrder,
+) -> Result<(), Failure> {
+    let Some(sink) = settings.sinks.iter().find(|sink| sink.name == name) else {
+        let names: Vec<&str> = settings.sinks.iter().map(|s| s.name.as_str()).collect();
+        return Err(Failure::Usage(Error::halt(
+            format!("there is no sink {name} in connectors/"),
+            format!("name one of: {}", names.join(", ")),
+        )));
+    };
+    if let SkipOrder::Skip { reason } = order
+        && reason.trim().is_empty()
+    {
+        return Err(Failure::Usage(Error::halt(
+            "--reason is empty",
+            "say why the follower may lack this change",
+        )));
+    }
+    let done = sink::order(&settings.pipeline, sink, position, order).await;
+    println!(
+        "{}",
+        done.map_err(|error| match error.class() {
+            Class::Halt => Failure::Usage(error),
+            Class::Transient | Class::Fenced => Failure::RunTime(error),
+        })?
     );
     Ok(())
 }

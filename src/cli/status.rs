@@ -102,11 +102,37 @@ fn unwell(report: &StatusReport) -> bool {
         || report.sinks.iter().any(|s| bad(s.view.state))
 }
 
-/// The body of `GET /v1/status`, by HTTP/1.0 so that it comes in one piece.
+/// The body of `GET /v1/status`.
 async fn fetch(address: &str) -> Result<String> {
+    match ask(address, "GET /v1/status").await? {
+        (200, body) => Ok(body),
+        (_other, _body) => Err(not_walferry(address)),
+    }
+}
+
+/// Lets a halted sink of a running walferry go on; what it answers.
+pub(super) async fn resume(address: &str, sink: &str) -> Result<(), Failure> {
+    let asked = format!("POST /v1/sinks/{sink}/resume");
+    let (code, body) = ask(address, &asked).await.map_err(Failure::RunTime)?;
+    let body = body.trim_end();
+    match code {
+        202 => {
+            println!("{body}; walferry status tells how it gets on");
+            Ok(())
+        }
+        404 | 409 if !body.is_empty() => Err(Failure::Usage(Error::halt(
+            body,
+            "name a sink that walferry status shows as halted; --url asks another process",
+        ))),
+        _ => Err(Failure::RunTime(not_walferry(address))),
+    }
+}
+
+/// Status code and body of an answer, by HTTP/1.0 so that it comes in one piece.
+async fn ask(address: &str, method_and_path: &str) -> Result<(u16, String)> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET /v1/status HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        let request = format!("{method_and_path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream
@@ -125,10 +151,11 @@ async fn fetch(address: &str) -> Result<String> {
         .map_err(|_| unreachable())?
         .map_err(|error| unreachable().caused_by(error))?;
     let answer = String::from_utf8_lossy(&answer);
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
-        Some(_) | None => Err(not_walferry(address)),
-    }
+    let parts = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
+        let code = head.split(' ').nth(1)?.parse().ok()?;
+        Some((code, body.to_owned()))
+    });
+    parts.ok_or_else(|| not_walferry(address))
 }
 
 fn parse(address: &str, body: &str) -> Result<StatusReport> {
@@ -179,6 +206,14 @@ fn picture(report: &StatusReport, rates: Option<&Rates<'_>>) -> String {
             &sink.view.copies,
             sink.view.last_error.as_ref(),
         );
+        if sink.view.skipped > 0 {
+            let _ = writeln!(
+                out,
+                "{}: its follower lacks what was passed over by order, in all {} (table walferry.skips there)",
+                sink.name,
+                count(sink.view.skipped)
+            );
+        }
     }
     out
 }

@@ -1,12 +1,12 @@
-//! `/metrics`, `/healthz`, `/readyz` and `/v1/status`. Answers from what this process knows; asks
-//! neither Kafka nor any database, so it answers when they do not.
+//! `/metrics`, `/healthz`, `/readyz`, `/v1/status` and `/v1/sinks/NAME/resume`. Answers from what this
+//! process knows; asks neither Kafka nor any database, so it answers when they do not.
 
 use std::net::SocketAddr;
 
-use axum::extract::State as Asked;
+use axum::extract::{Path, State as Asked};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -109,6 +109,7 @@ fn router(served: Served) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/v1/status", get(status))
+        .route("/v1/sinks/{name}/resume", post(resume))
         .with_state(served)
 }
 
@@ -129,6 +130,26 @@ async fn readyz(Asked(served): Asked<Served>) -> (StatusCode, String) {
 
 async fn status(Asked(served): Asked<Served>) -> Json<StatusReport> {
     Json(served.report())
+}
+
+/// Lets a halted sink go on: 202; 404 when it does not run here, 409 when it has not halted.
+async fn resume(Asked(served): Asked<Served>, Path(name): Path<String>) -> (StatusCode, String) {
+    let sinks = &served.status.sinks;
+    let Some(sink) = sinks.iter().find(|sink| sink.name == name) else {
+        let names: Vec<&str> = sinks.iter().map(|sink| sink.name.as_str()).collect();
+        let known = format!(
+            "{name} is no sink of this process; it runs: {}\n",
+            names.join(", ")
+        );
+        return (StatusCode::NOT_FOUND, known);
+    };
+    match sink.resume() {
+        Ok(()) => (StatusCode::ACCEPTED, format!("{name} goes on\n")),
+        Err(state) => (
+            StatusCode::CONFLICT,
+            format!("{name} has not halted: it is {}\n", state.name()),
+        ),
+    }
 }
 
 impl Served {
@@ -183,8 +204,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn get(address: SocketAddr, path: &str) -> String {
+        ask(address, "GET", path).await
+    }
+
+    async fn ask(address: SocketAddr, method: &str, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -195,6 +220,7 @@ mod tests {
         let sink = SinkHandle {
             name: "dw".to_owned(),
             view: Arc::default(),
+            resume: Arc::default(),
         };
         Served {
             status: ProcessStatus {
@@ -239,6 +265,42 @@ mod tests {
         let report: StatusReport = serde_json::from_str(body).unwrap();
         assert_eq!(report.sinks[0].view.state, State::Streaming);
         assert_eq!(report.sinks[0].lag.bytes, None);
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn only_a_halted_sink_of_this_process_is_resumed() {
+        let served = served();
+        let stop = CancellationToken::new();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let address = serve(any, served.clone(), stop.clone())
+            .await
+            .unwrap()
+            .address;
+        let post = async |path| ask(address, "POST", path).await;
+        assert!(
+            get(address, "/v1/sinks/dw/resume")
+                .await
+                .starts_with("HTTP/1.1 405")
+        );
+        let unknown = post("/v1/sinks/nobody/resume").await;
+        assert!(
+            unknown.starts_with("HTTP/1.1 404") && unknown.contains("it runs: dw"),
+            "{unknown}"
+        );
+        let starting = post("/v1/sinks/dw/resume").await;
+        assert!(
+            starting.starts_with("HTTP/1.1 409") && starting.contains("starting"),
+            "{starting}"
+        );
+        let view = &served.status.sinks[0].view;
+        view.update(|v| v.state = State::Halted);
+        assert!(
+            post("/v1/sinks/dw/resume")
+                .await
+                .starts_with("HTTP/1.1 202")
+        );
+        assert_eq!(view.get().state, State::Starting);
         stop.cancel();
     }
 

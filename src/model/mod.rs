@@ -10,6 +10,7 @@ pub mod lsn;
 pub mod position;
 pub mod relation;
 pub mod selection;
+pub mod skip;
 pub mod value;
 
 pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGroup};
@@ -19,4 +20,5 @@ pub use lsn::Lsn;
 pub use position::{Epoch, Position, SchemaVersion};
 pub use relation::{Column, ColumnKind, Oid, ReplicaIdentity, TableName, TableSchema, UserType};
 pub use selection::Selection;
+pub use skip::{Skipped, Skips};
 pub use value::{Cell, RowRef, Rows};

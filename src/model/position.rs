@@ -1,6 +1,7 @@
 //! Where a record stands: its transaction's commit LSN and its ordinal in it.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,24 @@ pub struct Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.commit, self.ordinal)
+    }
+}
+
+impl FromStr for Position {
+    type Err = String;
+
+    /// As it is printed: `16/B374D848:3`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || {
+            format!(
+                "`{text}` is not a position: write the commit LSN, a colon and the number of the record, as in 16/B374D848:3"
+            )
+        };
+        let (commit, ordinal) = text.split_once(':').ok_or_else(wrong)?;
+        Ok(Position {
+            commit: commit.parse().map_err(|_not_an_lsn| wrong())?,
+            ordinal: ordinal.parse().map_err(|_not_a_number| wrong())?,
+        })
     }
 }
 
@@ -54,5 +73,30 @@ impl<'de> Deserialize<'de> for SchemaVersion {
         u64::from_str_radix(&text, 16)
             .map(SchemaVersion)
             .map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_read_as_it_is_printed() {
+        let position = Position {
+            commit: Lsn(0x16_B374_D848),
+            ordinal: 3,
+        };
+        assert_eq!(position.to_string().parse(), Ok(position));
+        for wrong in [
+            "",
+            "16/B374D848",
+            "16/B374D848:",
+            "16:3",
+            "16/B374D848:-1",
+            "16/B374D848:3 ",
+        ] {
+            let error = wrong.parse::<Position>().unwrap_err();
+            assert!(error.contains("16/B374D848:3"), "{error}");
+        }
     }
 }

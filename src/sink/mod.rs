@@ -9,8 +9,10 @@ pub mod stdout;
 use async_trait::async_trait;
 
 use crate::config::{SinkSettings, StoreSettings};
-use crate::error::Result;
-use crate::model::{Checkpoint, Chunk, TableChanges, TableName, TablePlan, TableSchema};
+use crate::error::{Error, Result};
+use crate::model::{
+    Checkpoint, Chunk, Position, Skipped, Skips, TableChanges, TableName, TablePlan, TableSchema,
+};
 
 /// What a store wants to be handed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +32,19 @@ pub enum Work {
     Changes(Chunk),
 }
 
+/// Orders to pass changes over, as a store keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SkipOrders {
+    /// Ordered and not met yet.
+    pub ordered: Skips,
+    /// How many were passed over ever.
+    pub done: u64,
+}
+
 /// One follower store, owned by one worker.
 ///
-/// Call order: `open`, then any number of transactions `begin` (`empty` | `load` | `apply`)* `commit`.
+/// Call order: `open`, `skips`, then any number of transactions
+/// `begin` (`empty` | `load` | `apply`)* `skipped`? `commit`.
 /// After any error the transaction is over and nothing of it is in the store, except that an error
 /// of `commit` leaves the outcome unknown: the worker calls `open` again and believes what it reads.
 #[async_trait]
@@ -49,6 +61,14 @@ pub trait Sink: Send + Sync {
     /// Transient when the store cannot be reached; halt when it is not fit (rights, encoding, it is
     /// the leader itself, …).
     async fn open(&mut self) -> Result<Option<Checkpoint>>;
+
+    /// Orders to pass changes over. A store that refuses nothing keeps none.
+    ///
+    /// # Errors
+    /// Transient when the store cannot be reached.
+    async fn skips(&mut self) -> Result<SkipOrders> {
+        Ok(SkipOrders::default())
+    }
 
     /// Makes sure the table is there and fits the schema: creates schema, types and table, or checks
     /// their shape. Called before the first use of a schema version in this session, outside a
@@ -86,6 +106,14 @@ pub trait Sink: Send + Sync {
     /// should be there is not) or refuses a row for good.
     async fn apply(&mut self, work: Work, more: bool) -> Result<()>;
 
+    /// Notes in the transaction that these changes were passed over, as [`Sink::skips`] said.
+    ///
+    /// # Errors
+    /// Transient when an order has been withdrawn meanwhile.
+    async fn skipped(&mut self, skipped: &[Skipped]) -> Result<()> {
+        unreachable!("no orders are kept here: {skipped:?}")
+    }
+
     /// Writes the checkpoint `to` and commits; on return it is durable.
     async fn commit(&mut self, to: &Checkpoint) -> Result<()>;
 
@@ -104,5 +132,43 @@ pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dy
             store.clone(),
         )),
         StoreSettings::Stdout(store) => Box::new(stdout::StdoutSink::new(store.clone())),
+    }
+}
+
+/// What is ordered of a change that a sink is to go on without.
+#[derive(Clone, Debug)]
+pub enum SkipOrder {
+    /// Pass it over, for this reason.
+    Skip {
+        /// Why, in the operator's words.
+        reason: String,
+    },
+    /// Apply it after all, unless it was passed over already.
+    Withdraw,
+}
+
+/// Keeps an order in the follower; the sink obeys it from its next session on. What was done, for the
+/// operator.
+///
+/// # Errors
+/// Halt when the store keeps no orders, when the sink has no checkpoint there, when its checkpoint is
+/// beyond the position, or when there is nothing to withdraw; transient when it cannot be reached.
+pub async fn order(
+    pipeline: &str,
+    settings: &SinkSettings,
+    position: Position,
+    order: &SkipOrder,
+) -> Result<String> {
+    match &settings.store {
+        StoreSettings::Postgres(store) => {
+            postgres::order(pipeline, &settings.name, store, position, order).await
+        }
+        StoreSettings::Stdout(_) => Err(Error::halt(
+            format!(
+                "{}: a sink that only shows changes refuses none",
+                settings.name
+            ),
+            "name a sink that has halted; walferry status tells which",
+        )),
     }
 }

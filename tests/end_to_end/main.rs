@@ -15,6 +15,7 @@ mod limits;
 mod restarts;
 mod secured;
 mod shapes;
+mod skips;
 mod trimming;
 mod truncate;
 mod types;

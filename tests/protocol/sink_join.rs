@@ -180,6 +180,7 @@ impl World {
             join.point = join.point.map(|_| Lsn::ZERO);
         }
         Loader::new(LoaderParts {
+            skips: Default::default(),
             join,
             records: Memory::new(self.kafka.clone(), glasses),
             entries: LogView(self.kafka.clone()),

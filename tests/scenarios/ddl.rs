@@ -153,12 +153,13 @@ async fn a_follower_altered_while_changes_go_on_is_seen_as_it_is() {
         .await;
     s.caught_up().await;
     assert_equal(&s.from, &s.to, &["(SELECT a, b FROM t)"]).await;
+    // A column renamed by the follower alone is the same column.
     s.follower("ALTER TABLE t RENAME b TO away").await;
     s.leader("INSERT INTO t VALUES (3, 'w')").await;
-    s.halts(&["public.t"]).await;
-    s.stop_halted();
+    s.caught_up().await;
+    assert!(s.output().contains("another name on the follower"));
     s.follower("ALTER TABLE t RENAME away TO b").await;
-    s.start();
+    s.leader("UPDATE t SET b = b || '!'").await;
     s.caught_up().await;
     assert_equal(&s.from, &s.to, &["(SELECT a, b FROM t)"]).await;
     s.end().await;

@@ -48,6 +48,8 @@ pub(super) struct Target<'a> {
     pub doing: &'static str,
     /// Memory of the keys, and the rows that hold them, where rows are found by key.
     pub keys: Option<(&'a Rows, Refs<'a>)>,
+    /// The plan, where it is one; its only row is named in errors.
+    pub plan: Option<&'a TablePlan>,
     /// Nothing earlier in this transaction changed the table.
     pub first: bool,
 }
@@ -76,6 +78,7 @@ impl<'a> Scope<'a> {
             place: Place::of_plan(self.plan),
             doing,
             keys: keys.map(|refs| (&self.plan.rows, refs)),
+            plan: Some(self.plan),
             first: self.first,
         })
     }

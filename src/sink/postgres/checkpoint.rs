@@ -47,6 +47,19 @@ CREATE TABLE IF NOT EXISTS walferry.columns (
     noted bigint GENERATED ALWAYS AS IDENTITY,
     PRIMARY KEY (pipeline, sink, relation, server, version)
 );
+CREATE TABLE IF NOT EXISTS walferry.skips (
+    pipeline text NOT NULL,
+    sink text NOT NULL,
+    commit_lsn pg_lsn NOT NULL,
+    ordinal bigint NOT NULL,
+    reason text NOT NULL,
+    ordered_by text NOT NULL DEFAULT session_user,
+    ordered_at timestamptz NOT NULL DEFAULT now(),
+    skipped_at timestamptz,
+    table_schema text,
+    table_name text,
+    PRIMARY KEY (pipeline, sink, commit_lsn, ordinal)
+);
 COMMENT ON SCHEMA walferry IS 'what walferry knows of this follower; do not edit';";
 
 const CLAIM: &str = "UPDATE walferry.checkpoint SET owner = $3, updated_at = now() \

@@ -6,13 +6,13 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::apply::{Failed, Label, Target};
-use super::failure::{Place, plain_error, rows_error, summary};
+use super::failure::{Place, only_row, plain_error, rows_error, summary};
 use super::params::{Param, Refs};
 use super::pipeline::{Cause, Failure};
 use super::statements::Shape;
 use super::tables::Table;
 use crate::error::Error;
-use crate::model::{RowRef, Rows};
+use crate::model::{RowRef, Rows, TablePlan, TableSchema};
 
 /// Longest text of a key in an error, in bytes.
 const KEY_SHOWN_BYTES: usize = 100;
@@ -52,7 +52,8 @@ impl Failed<'_> {
             (Label::Commit, _) => commit_error(&cause).into(),
             (Label::Rows(target), Cause::Affected(changed)) => missing(target, *changed, table),
             (Label::Rows(target), Cause::Database(_) | Cause::Silent(_)) => {
-                rows_error(&target.place, &cause, target.doing).into()
+                let key = target.plan.and_then(only_key);
+                rows_error(&target.place, key.as_deref(), &cause, target.doing).into()
             }
         }
     }
@@ -124,14 +125,25 @@ pub(super) async fn first_missing(
     let row = client.query_opt(&statement, &params).await.ok()??;
     let ordinal: i64 = row.try_get(0).ok()?;
     let missing = *refs.get(usize::try_from(ordinal - 1).ok()?)?;
-    let cells = rows.row(missing);
-    let names: Vec<&str> = table
-        .key()
+    Some(key_text(&table.schema, &rows, missing))
+}
+
+/// The key of a plan's only row.
+fn only_key(plan: &TablePlan) -> Option<String> {
+    let row = only_row(plan)?;
+    Some(key_text(&plan.schema, &plan.rows, row))
+}
+
+/// `(names) = (values)` of a row's key, not too long.
+fn key_text(schema: &TableSchema, rows: &Rows, row: RowRef) -> String {
+    let cells = rows.row(row);
+    let names: Vec<&str> = schema
+        .key
         .iter()
-        .map(|&n| table.schema.columns[n].name.as_str())
+        .map(|&n| schema.columns[n].name.as_str())
         .collect();
-    let texts: Vec<String> = table
-        .key()
+    let texts: Vec<String> = schema
+        .key
         .iter()
         .map(|&n| String::from_utf8_lossy(rows.text(cells[n]).unwrap_or_default()).into_owned())
         .collect();
@@ -142,5 +154,5 @@ pub(super) async fn first_missing(
         text.truncate(end);
         text.push('…');
     }
-    Some(text)
+    text
 }

@@ -7,7 +7,8 @@ use tokio_postgres::error::SqlState;
 
 use super::pipeline::Cause;
 use crate::error::Error;
-use crate::model::{Position, TableName, TablePlan};
+use crate::model::batch::Step;
+use crate::model::{Position, RowRef, TableName, TablePlan};
 
 /// Table and records that were being written.
 #[derive(Clone, Debug)]
@@ -19,7 +20,11 @@ pub(super) struct Place {
 impl Place {
     /// The records of a plan.
     pub(super) fn of_plan(plan: &TablePlan) -> Self {
-        Place::of_records(&plan.schema.table, plan.first, plan.last)
+        let last = match only_row(plan) {
+            Some(_one_change) => plan.first,
+            None => plan.last,
+        };
+        Place::of_records(&plan.schema.table, plan.first, last)
     }
 
     /// Some records of a table.
@@ -43,9 +48,33 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "table {}", self.table)?;
         match self.records {
+            Some((first, last)) if first == last => write!(f, ", the change at {first}"),
             Some((first, last)) => write!(f, ", records {first} to {last}"),
             None => Ok(()),
         }
+    }
+}
+
+/// The row of a plan that is for one change of one row; the two records of a key change are one.
+pub(super) fn only_row(plan: &TablePlan) -> Option<RowRef> {
+    let [Step::Net(net)] = plan.steps.as_slice() else {
+        return None;
+    };
+    let updates: &[RowRef] = match net.updates.as_slice() {
+        [] => &[],
+        [group] => &group.rows,
+        [_, _, ..] => return None,
+    };
+    match (
+        plan.changes,
+        net.deletes.as_slice(),
+        updates,
+        net.moves.as_slice(),
+        net.inserts.as_slice(),
+    ) {
+        (1, &[row], [], [], []) | (1, [], &[row], [], []) | (1, [], [], [], &[row]) => Some(row),
+        (2, [], [], &[(from, _to)], []) => Some(from),
+        _ => None,
     }
 }
 
@@ -68,7 +97,7 @@ fn refusal(code: &SqlState) -> Option<Refusal> {
 }
 
 /// The error for a failed statement on rows of `place`.
-pub(super) fn rows_error(place: &Place, cause: &Cause, doing: &str) -> Error {
+pub(super) fn rows_error(place: &Place, key: Option<&str>, cause: &Cause, doing: &str) -> Error {
     let error = match cause {
         Cause::Database(error) => error,
         Cause::Affected(rows) => {
@@ -85,7 +114,8 @@ pub(super) fn rows_error(place: &Place, cause: &Cause, doing: &str) -> Error {
     match refusal(server.code()) {
         Some(Refusal::Row) => Error::halt(
             format!(
-                "{place}: {doing}: the follower refuses a row: {}",
+                "{place}: {doing}: the follower refuses {}: {}",
+                key.map_or_else(|| "a row".to_owned(), |key| format!("the row {key}")),
                 summary(server)
             ),
             "make the follower's table accept the leader's rows (its own constraint, column or type is in \

@@ -19,6 +19,7 @@ mod ordered;
 mod params;
 mod pipeline;
 mod session;
+mod skips;
 mod statements;
 mod tables;
 mod transaction;
@@ -28,13 +29,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Sink, Wants, Work};
+use super::{Sink, SkipOrders, Wants, Work};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, TableChanges, TableName, TableSchema};
+use crate::model::{Checkpoint, Skipped, TableChanges, TableName, TableSchema};
 
 use checkpoint::Identity;
 use session::Session;
+pub use skips::order;
 use transaction::Transaction;
 
 /// A Postgres follower.
@@ -86,6 +88,16 @@ impl Sink for PostgresSink {
         let checkpoint = checkpoint::claim(&session.client, &self.me).await?;
         self.session = Some(session);
         Ok(checkpoint)
+    }
+
+    async fn skips(&mut self) -> Result<SkipOrders> {
+        let client = Arc::clone(&self.session()?.client);
+        skips::read(&client, &self.me).await
+    }
+
+    async fn skipped(&mut self, skipped: &[Skipped]) -> Result<()> {
+        let done = self.note_skipped(skipped).await;
+        self.settle(done).await
     }
 
     async fn prepare_table(

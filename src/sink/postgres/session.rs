@@ -260,7 +260,8 @@ async fn lay_out(client: &Client) -> Result<()> {
         .query_one(
             "SELECT pg_catalog.to_regclass('walferry.checkpoint') IS NOT NULL \
              AND pg_catalog.to_regclass('walferry.tables') IS NOT NULL \
-             AND pg_catalog.to_regclass('walferry.columns') IS NOT NULL",
+             AND pg_catalog.to_regclass('walferry.columns') IS NOT NULL \
+             AND pg_catalog.to_regclass('walferry.skips') IS NOT NULL",
             &[],
         )
         .await

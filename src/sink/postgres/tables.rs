@@ -205,8 +205,8 @@ pub(super) async fn read(
         notes
             .write(schema, &columns::numbers(schema, &homes))
             .await?;
-        say_other_names(schema, &homes);
     }
+    say_other_names(schema, &homes);
     let indexed = indexed_column(schema, &names, (&columns, &indexes));
     Ok(Table {
         schema: schema.clone(),
@@ -261,7 +261,7 @@ fn names<'a>(homes: &[Home<'a>]) -> Vec<Option<&'a str>> {
     homes.iter().map(name).collect()
 }
 
-/// Says once a version which columns have other names on the follower: that is so while changes from
+/// Says once a session and version which columns have other names on the follower: that is so while changes from
 /// before a RENAME COLUMN pass, and should not stay so.
 fn say_other_names(schema: &TableSchema, homes: &[Home<'_>]) {
     for (column, home) in schema.columns.iter().zip(homes) {

@@ -9,16 +9,17 @@ use tokio_postgres::types::ToSql;
 use super::apply::{self, Failed, Label, Target, Work};
 use super::checkpoint::{self, Guard, Write};
 use super::ending::{Ending, first_missing};
-use super::failure::{Place, diverged, rows_error};
+use super::failure::{Place, diverged, plain_error, rows_error};
 use super::params::Param;
 use super::pipeline::{Pipeline, within};
 use super::session::{CHUNK_ANSWER_LIMIT, lifted_timeouts};
+use super::skips;
 use super::statements::Shape;
 use super::tables::{self, Table};
 use super::{Identity, PostgresSink};
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
-use crate::model::{Checkpoint, Op, TableChanges, TableName, TablePlan};
+use crate::model::{Checkpoint, Op, Skipped, TableChanges, TableName, TablePlan};
 
 /// Longest wait for a ROLLBACK.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
@@ -140,6 +141,40 @@ impl PostgresSink {
         Err(failure.ending(table))
     }
 
+    /// Notes changes as passed over.
+    pub(super) async fn note_skipped(&mut self, skipped: &[Skipped]) -> Result<(), Ending> {
+        self.start_now().await?;
+        let client = Arc::clone(&self.session()?.client);
+        let limit = self.limit(false)?;
+        for one in skipped {
+            let noted = within(limit, skips::note(&client, &self.me, one)).await;
+            match noted {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(Error::transient(format!(
+                        "the order to pass over the change at {} was withdrawn; reading orders again",
+                        one.position
+                    ))
+                    .into());
+                }
+                Err(cause) => {
+                    return Err(plain_error(&cause, "noting a change as passed over").into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends BEGIN and the guard, if they are not sent yet, and waits until they hold.
+    async fn start_now(&mut self) -> Result<(), Ending> {
+        let mut work = self.work(false)?;
+        let started = match self.start(&mut work, false).await {
+            Ok(()) => work.drain().await,
+            Err(failure) => Err(failure),
+        };
+        started.map_err(|failure| failure.ending(None))
+    }
+
     /// Copies the rows of a copy into their table.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges) -> Result<(), Ending> {
         let table = self.session()?.table(&rows.schema)?;
@@ -151,12 +186,7 @@ impl PostgresSink {
 
     /// Empties a table for a copy, if its rows are walferry's.
     pub(super) async fn empty_table(&mut self, table: &TableName) -> Result<(), Ending> {
-        let mut work = self.work(false)?;
-        let started = match self.start(&mut work, false).await {
-            Ok(()) => work.drain().await,
-            Err(failure) => Err(failure),
-        };
-        started.map_err(|failure| failure.ending(None))?;
+        self.start_now().await?;
         let client = Arc::clone(&self.session()?.client);
         let Some(emptying) = tables::emptying(&client, table).await? else {
             return Err(Error::halt(
@@ -181,7 +211,7 @@ impl PostgresSink {
                 ),
             )
             .into()),
-            Err(cause) => Err(rows_error(&Place::of_table(table), &cause, "emptying").into()),
+            Err(cause) => Err(rows_error(&Place::of_table(table), None, &cause, "emptying").into()),
         }
     }
 
@@ -355,6 +385,7 @@ async fn load_all<'a>(
         place: Place::of_records(&rows.schema.table, first.position, last.position),
         doing: "loading rows of a copy",
         keys: None,
+        plan: None,
         first: false,
     });
     let count = rows.changes.len();
