@@ -1,21 +1,21 @@
 //! The `walferry` binary: parses the command line, does it, reports once, exits.
 
-use std::process::ExitCode;
-
 use anyhow::Context;
 use clap::Parser;
 use walferry::cli::{Cli, Failure, execute};
+use walferry::shutdown;
 
-fn main() -> ExitCode {
+fn main() {
     let cli = Cli::parse();
-    match start(cli) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+    let code = match start(cli) {
+        Ok(Ok(())) => 0,
         Ok(Err(failure)) => failure.report(),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            1
         }
-    }
+    };
+    shutdown::leave(code)
 }
 
 fn start(cli: Cli) -> anyhow::Result<Result<(), Failure>> {

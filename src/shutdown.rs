@@ -1,6 +1,8 @@
 //! SIGTERM and SIGINT: the first asks every part to finish what is in flight; a second ends the
 //! process at once.
 
+use std::io::Write;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -8,6 +10,16 @@ use crate::error::{Error, Result};
 
 /// Exit code after a second signal.
 pub const EXIT_INTERRUPTED: i32 = 1;
+
+/// Ends the process with this exit code, without the handlers that libraries have registered: OpenSSL's
+/// tears down what librdkafka's threads still use, and the process would die of a signal.
+pub fn leave(code: i32) -> ! {
+    // Nobody to say it to is no reason to stay.
+    let _gone = std::io::stdout().flush();
+    let _gone = std::io::stderr().flush();
+    // SAFETY: takes a number, and ends the process.
+    unsafe { libc::_exit(code) }
+}
 
 /// Listens on a task of its own; cancels `stop` at the first signal.
 ///
@@ -33,7 +45,7 @@ pub fn listen(stop: CancellationToken) -> Result<()> {
         stop.cancel();
         let name = next().await;
         tracing::warn!(signal = name, "stopping at once");
-        std::process::exit(EXIT_INTERRUPTED);
+        leave(EXIT_INTERRUPTED);
     });
     Ok(())
 }

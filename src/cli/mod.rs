@@ -6,7 +6,6 @@ mod status;
 mod tail;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -214,7 +213,7 @@ pub enum Failure {
 
 impl Failure {
     /// Prints what has not been printed yet, and gives the exit code.
-    pub fn report(&self) -> ExitCode {
+    pub fn report(&self) -> i32 {
         let (error, code) = match self {
             Failure::RunTime(error) => (Some(error), 1),
             Failure::Usage(error) => (Some(error), 2),
@@ -226,7 +225,7 @@ impl Failure {
                 eprintln!("remedy: {remedy}");
             }
         }
-        ExitCode::from(code)
+        code
     }
 }
 
