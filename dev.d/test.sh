@@ -29,7 +29,9 @@ ensure_cargo_deny() {
   command -v cargo-deny >/dev/null && return 0
   if [[ ! -x $root/bin/cargo-deny ]]; then
     say "building cargo-deny $CARGO_DENY_VERSION (once)"
-    if ! cargo install --quiet --locked --root "$root" "cargo-deny@$CARGO_DENY_VERSION" >"$LOG/cargo-deny.log" 2>&1; then
+    # It runs for seconds, so it is built for a short build.
+    if ! CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --debug --locked --root "$root" \
+      "cargo-deny@$CARGO_DENY_VERSION" >"$LOG/cargo-deny.log" 2>&1; then
       say "dependency audit skipped: cargo-deny cannot be built (see $LOG/cargo-deny.log)"
       return 1
     fi
@@ -87,6 +89,8 @@ begin_test_run() {
   chmod 755 "$STACK/test" "$TEST_DIR"
   own_by_server_user "$TEST_DIR"
   trap end_tests EXIT
+  # Tests wait for servers more than they compute.
+  export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
   export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$TEST_DIR
 }
 

@@ -13,7 +13,7 @@ use walferry::killpoint::Point;
 /// SIGABRT: how a process ends that kills itself.
 const ABORTED: i32 = 6;
 /// Points tried at a time.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 6;
 
 /// How often each point is passed before the process dies: the first time it is one of the copy, of
 /// an empty log, of a first transaction; later ones are amid the stream.
