@@ -11,6 +11,7 @@ use tokio_postgres::error::DbError;
 use super::sqlstate::condition_name;
 use super::tls;
 use crate::error::{Error, Result};
+use crate::model::Lsn;
 
 /// The parts of a server's error that may be shown or decided on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +25,13 @@ pub struct ServerError {
     column: Option<String>,
     data_type: Option<String>,
     constraint: Option<String>,
+    /// Where in the WAL a change was being decoded.
+    decoding: Option<Lsn>,
 }
+
+/// What a server says when the text of a value does not fit into its largest allocation, 1 GiB. Postgres
+/// does not translate it (`elog`), and gives it SQLSTATE XX000.
+const TOO_LARGE: &str = "invalid memory alloc request size";
 
 impl From<&DbError> for ServerError {
     fn from(error: &DbError) -> Self {
@@ -36,6 +43,7 @@ impl From<&DbError> for ServerError {
             column: error.column().map(str::to_owned),
             data_type: error.datatype().map(str::to_owned),
             constraint: error.constraint().map(str::to_owned),
+            decoding: None,
         }
     }
 }
@@ -59,8 +67,9 @@ impl ServerError {
                 b'c' => error.column = Some(text()),
                 b'd' => error.data_type = Some(text()),
                 b'n' => error.constraint = Some(text()),
-                // Severity, detail, hint, context, position, source place: not shown. The protocol
-                // asks clients to ignore fields they do not know.
+                b'W' => error.decoding = decoding_lsn(&text()),
+                // Severity, detail, hint, position, source place: not shown. The protocol asks clients
+                // to ignore fields they do not know.
                 _other => {}
             }
         }
@@ -97,6 +106,9 @@ impl ServerError {
                 text.push_str(&format!(", {kind} {name}"));
             }
         }
+        if let Some(lsn) = self.decoding {
+            text.push_str(&format!(", while decoding the change at {lsn}"));
+        }
         text.push(')');
         text
     }
@@ -113,11 +125,27 @@ impl ServerError {
 
     fn classified_as(&self, doing: &str, description: String) -> Error {
         let what = format!("{doing}: {description}");
+        if self.code == "XX000" && self.message.starts_with(TOO_LARGE) {
+            return Error::halt(
+                format!(
+                    "{what}: a row holds more than Postgres can send as text (1 GiB a value; a bytea takes two characters a byte)"
+                ),
+                "make the value smaller on the leader, or exclude its table; if it is in the WAL already, \
+                 then begin a new pipeline, for nothing behind it can be read from this slot",
+            );
+        }
         match verdict(&self.code) {
             Verdict::Transient => Error::transient(what),
             Verdict::Halt(remedy) => Error::halt(what, remedy),
         }
     }
+}
+
+/// The LSN in pgoutput's CONTEXT, `slot "s", output plugin "pgoutput", in the change callback,
+/// associated LSN 0/299B4BE8`, whatever its language. No other CONTEXT ends with one.
+fn decoding_lsn(context: &str) -> Option<Lsn> {
+    let last = context.lines().next()?.rsplit(' ').next()?;
+    last.parse().ok()
 }
 
 /// Classifies a server's or connection's error by its SQLSTATE. The text never holds row values:
@@ -315,6 +343,20 @@ mod tests {
             assert_eq!(error.class(), Class::Halt, "{code}");
             assert!(error.remedy().is_some_and(|r| !r.is_empty()), "{code}");
         }
+    }
+
+    #[test]
+    fn a_value_that_postgres_cannot_send_halts_and_says_where_it_is() {
+        let mut error = server_error("XX000");
+        error.message = "invalid memory alloc request size 1258291203".to_owned();
+        error.decoding = decoding_lsn(
+            "slot \"s\", output plugin \"pgoutput\", in the change callback, associated LSN 0/299B4BE8",
+        );
+        let error = error.classified("stream");
+        assert_eq!(error.class(), Class::Halt);
+        assert!(error.what().contains("at 0/299B4BE8"), "{error}");
+        assert_eq!(decoding_lsn("COPY t, line 3"), None);
+        assert_eq!(decoding_lsn("a secret 1/2 of it"), None);
     }
 
     #[test]

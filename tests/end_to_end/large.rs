@@ -1,6 +1,6 @@
 //! Large transactions and large values in flat memory.
 
-use crate::support::{Pipeline, Postgres, assert_equal, wait_caught_up};
+use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_of_a_million_rows_is_one_follower_transaction_in_flat_memory() {
@@ -82,4 +82,62 @@ async fn values_larger_than_a_kafka_record_arrive_whole() {
         &["(SELECT id, length(v), md5(v), md5(b) FROM huge)"],
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_postgres_itself_cannot_send_halts_the_source_with_its_place() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader
+        .sql(
+            "CREATE TABLE t (id int PRIMARY KEY, b bytea);
+             ALTER TABLE t ALTER b SET STORAGE external; INSERT INTO t VALUES (1, 'before')",
+        )
+        .await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let before: String = from
+        .query_one("SELECT pg_current_wal_lsn()::text", &[])
+        .await
+        .unwrap()
+        .get(0);
+    from.batch_execute("INSERT INTO t VALUES (2, convert_to(repeat('x', 600 << 20), 'UTF8'))")
+        .await
+        .unwrap();
+    let halt = said(&walferry, "halted").await;
+    let place = before.split('/').next().unwrap();
+    for part in ["1 GiB", &format!("while decoding the change at {place}/")] {
+        assert!(halt.contains(part), "{part} in {halt}");
+    }
+    assert_eq!(walferry.terminate(), 3);
+
+    // As the remedy says: a new pipeline. Its copy meets the same row, names the table, and is tried
+    // again by itself; the stream goes on meanwhile.
+    let fresh = Postgres::start("fresh");
+    let to = fresh.client().await;
+    let pipeline = Pipeline::new(&leader, &[&fresh]);
+    let walferry = pipeline.run();
+    let failed = said(&walferry, "the copy failed").await;
+    assert!(
+        failed.contains("table public.t") && failed.contains("1 GiB"),
+        "{failed}"
+    );
+    assert_eq!(walferry.terminate(), 0);
+    from.batch_execute("UPDATE t SET b = 'small' WHERE id = 2")
+        .await
+        .unwrap();
+    let _walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, &["t"]).await;
+}
+
+/// The first line of the log with `part`.
+async fn said(walferry: &Walferry, part: &str) -> String {
+    until(part, || async {
+        let output = walferry.output();
+        let line = output.lines().find(|line| line.contains(part));
+        line.map(str::to_owned).ok_or(output)
+    })
+    .await
 }
