@@ -6,7 +6,7 @@ use std::fmt;
 use tokio_postgres::error::SqlState;
 
 use super::pipeline::Cause;
-use crate::error::Error;
+use crate::error::{COPY_ANEW, Error};
 use crate::model::{Position, TableName, TablePlan};
 
 /// Table and records that were being written.
@@ -83,20 +83,28 @@ pub(super) fn rows_error(place: &Place, cause: &Cause, doing: &str) -> Error {
         return crate::postgres::classify(error, doing).at(place);
     };
     match refusal(server.code()) {
+        Some(Refusal::Row) if *server.code() == SqlState::UNIQUE_VIOLATION => Error::halt(
+            format!(
+                "{place}: {doing}: the follower has a row that the leader's row collides with: {}",
+                summary(server)
+            ),
+            "delete the row that is in the way on the follower, or drop the follower's unique index if \
+             the leader has none like it, and restart walferry",
+        ),
         Some(Refusal::Row) => Error::halt(
             format!(
                 "{place}: {doing}: the follower refuses a row: {}",
                 summary(server)
             ),
-            "make the follower's table accept the leader's rows (its own constraint, column or type is in \
-             the way) and start the sink again",
+            "make the follower's table accept the leader's rows (drop or widen its own constraint, column \
+             or type that is in the way), and restart walferry",
         ),
         Some(Refusal::Shape) => Error::halt(
             format!(
                 "{place}: {doing}: the follower's table or rights have changed: {}",
                 summary(server)
             ),
-            "give the follower's table the leader's shape and its role the rights again, and start the sink again",
+            "give the follower's table the leader's shape and its role the rights again, and restart walferry",
         ),
         None => crate::postgres::classify(error, doing).at(place),
     }
@@ -118,7 +126,8 @@ pub(super) fn diverged(place: &Place, what: &str) -> Error {
     Error::halt(
         format!("{place}: the follower has diverged from the leader: {what}"),
         format!(
-            "find out who else writes to table {} on the follower, then resync the table",
+            "find out who else writes to table {} on the follower; then make its rows there what they \
+             were on the leader before these changes and restart walferry, or {COPY_ANEW}",
             place.table
         ),
     )

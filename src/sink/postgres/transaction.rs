@@ -176,7 +176,7 @@ impl PostgresSink {
             Ok(false) => Err(Error::halt(
                 format!("table {table} on the follower holds rows that walferry has not put there"),
                 format!(
-                    "if they may go: TRUNCATE {} on the follower, and start the sink again",
+                    "if they may go: TRUNCATE {} on the follower, and restart walferry",
                     table.quoted()
                 ),
             )
@@ -372,6 +372,19 @@ async fn load_all<'a>(
     apply::copy(work, label, table, &rows.rows, refs, count).await
 }
 
+/// Whether a table's rows are the sink's to empty: it has put them there, or only sinks have that have
+/// no checkpoint any more. Whoever deletes a checkpoint so releases the sink's tables.
+const OURS: &str = "SELECT EXISTS (SELECT FROM walferry.tables \
+        WHERE pipeline = $1 AND sink = $2 AND schema = $3 AND name = $4) \
+    OR (SELECT bool_and(NOT EXISTS (SELECT FROM walferry.checkpoint \
+            WHERE checkpoint.pipeline = tables.pipeline AND checkpoint.sink = tables.sink)) \
+        FROM walferry.tables WHERE schema = $3 AND name = $4) IS TRUE";
+
+/// Takes the table from sinks that have no checkpoint any more: they have no rows in it from now on.
+const RELEASED: &str = "DELETE FROM walferry.tables WHERE schema = $3 AND name = $4 \
+    AND (pipeline, sink) <> ($1, $2) AND NOT EXISTS (SELECT FROM walferry.checkpoint \
+        WHERE checkpoint.pipeline = tables.pipeline AND checkpoint.sink = tables.sink)";
+
 /// Empties a table unless it holds rows of which walferry knows nothing; whether it did.
 async fn empty_if_ours(
     client: &Client,
@@ -380,12 +393,10 @@ async fn empty_if_ours(
     sql: &str,
 ) -> Result<bool, tokio_postgres::Error> {
     let of: [&(dyn ToSql + Sync); 4] = [&me.pipeline, &me.sink, &table.schema, &table.name];
-    let ours = "SELECT EXISTS (SELECT FROM walferry.tables \
-        WHERE pipeline = $1 AND sink = $2 AND schema = $3 AND name = $4)";
     let holds = format!("SELECT EXISTS (SELECT FROM {})", table.quoted());
     // An empty table is left alone: a TRUNCATE would lock it, and reach whoever follows this follower.
     if client.query_one(&holds, &[]).await?.try_get(0)? {
-        if !client.query_one(ours, &of).await?.try_get(0)? {
+        if !client.query_one(OURS, &of).await?.try_get(0)? {
             return Ok(false);
         }
         client.batch_execute(sql).await?;
@@ -393,5 +404,6 @@ async fn empty_if_ours(
     let filled = "INSERT INTO walferry.tables (pipeline, sink, schema, name) VALUES ($1, $2, $3, $4) \
         ON CONFLICT DO NOTHING";
     client.execute(filled, &of).await?;
+    client.execute(RELEASED, &of).await?;
     Ok(true)
 }

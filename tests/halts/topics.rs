@@ -1,0 +1,77 @@
+//! Topics and records that are gone.
+
+use crate::broker;
+use crate::operator::{COPY_ANEW, NEW_PIPELINE, Operator};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_topic_that_is_deleted_halts_source_and_sinks_until_a_new_pipeline_begins() {
+    let mut operator = Operator::begin(1).await;
+    let topic = operator.topic("public.t");
+    operator.stop(0);
+    broker::delete(&topic).await;
+    operator.write().await;
+    operator.run();
+    operator
+        .halted("leader")
+        .await
+        .names(&[&topic, "is gone"])
+        .advises(NEW_PIPELINE);
+    operator
+        .halted("a")
+        .await
+        .names(&[&topic, "is not there"])
+        .advises(NEW_PIPELINE);
+    operator.begin_new_pipeline().await;
+    operator.is_well().await;
+
+    // The same while everything runs.
+    let topic = operator.topic("public.t");
+    broker::delete(&topic).await;
+    operator.write().await;
+    operator
+        .halted("leader")
+        .await
+        .names(&[&topic])
+        .advises(NEW_PIPELINE);
+    operator.begin_new_pipeline().await;
+    operator.is_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_topic_made_anew_or_expired_halts_the_sinks_that_needed_it_until_they_copy_anew() {
+    let mut operator = Operator::begin(2).await;
+    let topic = operator.topic("public.t");
+    // One sink is away while records come and go.
+    operator.stop(0);
+    operator.run_only(&["leader", "b"]);
+    operator.write().await;
+    operator.has_caught_up(1).await;
+    operator.stop(0);
+    broker::expire(&topic).await;
+    operator.run();
+    operator
+        .halted("a")
+        .await
+        .names(&[&topic, "retention has passed"])
+        .advises(COPY_ANEW);
+    operator.streams("leader").await;
+    operator.write().await;
+    operator.has_caught_up(1).await;
+    operator.copy_anew(0).await;
+    operator.is_well().await;
+
+    operator.stop(0);
+    broker::make_anew(&topic).await;
+    operator.run();
+    operator.streams("leader").await;
+    operator.write().await;
+    for (n, sink) in ["a", "b"].into_iter().enumerate() {
+        operator
+            .halted(sink)
+            .await
+            .names(&[&topic, "made anew"])
+            .advises(COPY_ANEW);
+        operator.copy_anew(n).await;
+    }
+    operator.is_well().await;
+}
