@@ -3,7 +3,8 @@
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 use crate::support::{DEADLINE, kafka, until};
 
@@ -66,4 +67,29 @@ pub async fn expire(topic: &str) {
     let removed = admin().delete_records(&below, &AdminOptions::new()).await;
     removed.unwrap();
     assert_eq!(watermarks(topic), (high, high), "{topic}");
+}
+
+/// Takes the last records from a topic of one partition: it is made anew with the others.
+pub async fn lose_end(topic: &str, records: usize) {
+    let consumer: BaseConsumer = client().set("group.id", "halts").create().unwrap();
+    let (low, high) = watermarks(topic);
+    assert_eq!(low, 0, "{topic} keeps its offsets");
+    let mut all = TopicPartitionList::new();
+    all.add_partition_offset(topic, 0, Offset::Beginning)
+        .unwrap();
+    consumer.assign(&all).unwrap();
+    let kept = usize::try_from(high).unwrap() - records;
+    let mut values = Vec::new();
+    while values.len() < kept {
+        let message = consumer.poll(DEADLINE).expect("a record").unwrap();
+        values.push(message.payload().unwrap().to_vec());
+    }
+    make_anew(topic).await;
+    let producer: BaseProducer = client().create().unwrap();
+    for value in &values {
+        let record = BaseRecord::<(), _>::to(topic).payload(value);
+        producer.send(record).unwrap();
+    }
+    producer.flush(DEADLINE).unwrap();
+    assert_eq!(watermarks(topic).1, high - i64::try_from(records).unwrap());
 }

@@ -83,3 +83,42 @@ async fn a_row_that_the_follower_refuses_halts_its_sink_until_the_follower_takes
     restart(&mut operator);
     operator.is_well().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_not_the_sinks_are_kept_until_somebody_says_that_they_may_go() {
+    // A new pipeline of which the follower was not told.
+    let mut operator = Operator::begin(1).await;
+    operator.stop(0);
+    let old = operator.rename();
+    operator.run();
+    let halt = operator.halted("a").await;
+    halt.names(&[&format!("holds rows of sink a of pipeline {old}")])
+        .advises(&format!(
+            "exclude the table in the file of one of the two sinks, or, if sink a of pipeline {old} is gone \
+             for good, delete its row from walferry.checkpoint on the follower; then restart walferry"
+        ));
+    operator.streams("leader").await;
+    let delete = format!("DELETE FROM walferry.checkpoint WHERE pipeline = '{old}' AND sink = 'a'");
+    operator.followers[0].sql(&delete).await;
+    restart(&mut operator);
+    operator.is_well().await;
+
+    // A follower that has rows of its own.
+    operator.stop(0);
+    operator.followers[0]
+        .sql("DROP SCHEMA walferry CASCADE")
+        .await;
+    operator.run();
+    for _table in ["t", "notes"] {
+        let halt = operator.halted("a").await;
+        halt.names(&["holds rows that walferry has not put there"]);
+        let truncate = halt
+            .remedy
+            .strip_prefix("if they may go: ")
+            .and_then(|rest| rest.strip_suffix(" on the follower, and restart walferry"))
+            .unwrap_or_else(|| panic!("{}", halt.remedy));
+        operator.followers[0].sql(truncate).await;
+        restart(&mut operator);
+    }
+    operator.is_well().await;
+}

@@ -76,7 +76,8 @@ async fn a_leader_restored_from_a_backup_halts_the_source_until_the_old_one_or_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_url_of_another_server_halts_the_source_and_changes_nothing_until_it_is_put_right() {
+async fn a_url_of_another_server_or_database_halts_the_source_and_changes_nothing_until_it_is_put_right()
+ {
     let mut operator = Operator::begin(1).await;
     let other = Postgres::start("other");
     other
@@ -105,7 +106,22 @@ async fn a_url_of_another_server_halts_the_source_and_changes_nothing_until_it_i
         .get(0);
     assert_eq!(made, 0, "slots and publications on the other server");
     operator.stop(3);
-    operator.edit(file, &wrong, &right);
+
+    // Another database of the right server.
+    operator.leader.sql("CREATE DATABASE reports").await;
+    let reports = operator.leader.url("reports");
+    operator.edit(file, &wrong, &reports);
+    operator.run();
+    operator
+        .halted("leader")
+        .await
+        .names(&[&operator.slot(), "of database reports"])
+        .advises(
+            "point the source's url at the database that the slot belongs to, or set `slot` in the source's \
+             file to another name",
+        );
+    operator.stop(3);
+    operator.edit(file, &reports, &right);
     operator.run();
     operator.is_well().await;
 }

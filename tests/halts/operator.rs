@@ -189,13 +189,17 @@ impl Operator {
                 self.slot()
             ))
             .await;
-        self.pipeline.name = format!("{old}n");
-        self.edit(
-            "config/walferry.toml",
-            &format!("pipeline = \"{old}\""),
-            &format!("pipeline = \"{old}n\""),
-        );
+        self.rename();
         self.run();
+    }
+
+    /// Writes another name as `pipeline` into walferry.toml; returns the old one.
+    pub fn rename(&mut self) -> String {
+        let new = format!("{}n", self.pipeline.name);
+        let old = std::mem::replace(&mut self.pipeline.name, new.clone());
+        let [old_line, new_line] = [&old, &new].map(|name| format!("pipeline = \"{name}\""));
+        self.edit("config/walferry.toml", &old_line, &new_line);
+        old
     }
 
     /// Follows [`COPY_ANEW`] for sink number `n`.

@@ -97,3 +97,32 @@ async fn a_slot_that_has_lost_wal_halts_the_source_until_a_new_pipeline_begins()
     operator.begin_new_pipeline().await;
     operator.is_well().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_that_is_dropped_halts_the_source_until_a_new_pipeline_begins() {
+    let mut operator = Operator::begin(1).await;
+    let drop = format!("DROP PUBLICATION {}", operator.slot());
+    operator.stop(0);
+    operator.leader.sql(&drop).await;
+    operator.write().await;
+    operator.run();
+    operator
+        .halted("leader")
+        .await
+        .names(&[&operator.slot(), "the publication is gone"])
+        .advises(NEW_PIPELINE);
+    operator.streams("a").await;
+    operator.begin_new_pipeline().await;
+    operator.is_well().await;
+
+    // The same while everything runs.
+    let drop = format!("DROP PUBLICATION {}", operator.slot());
+    operator.leader.sql(&drop).await;
+    operator.write().await;
+    let halt = operator.halted("leader").await;
+    halt.names(&["publication"]);
+    assert!(halt.remedy.ends_with(NEW_PIPELINE), "{}", halt.remedy);
+    operator.streams("a").await;
+    operator.begin_new_pipeline().await;
+    operator.is_well().await;
+}

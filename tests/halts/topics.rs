@@ -23,18 +23,6 @@ async fn a_table_topic_that_is_deleted_halts_source_and_sinks_until_a_new_pipeli
         .advises(NEW_PIPELINE);
     operator.begin_new_pipeline().await;
     operator.is_well().await;
-
-    // The same while everything runs.
-    let topic = operator.topic("public.t");
-    broker::delete(&topic).await;
-    operator.write().await;
-    operator
-        .halted("leader")
-        .await
-        .names(&[&topic])
-        .advises(NEW_PIPELINE);
-    operator.begin_new_pipeline().await;
-    operator.is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,5 +61,40 @@ async fn a_table_topic_made_anew_or_expired_halts_the_sinks_that_needed_it_until
             .advises(COPY_ANEW);
         operator.copy_anew(n).await;
     }
+    operator.is_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_deleted_while_everything_runs_halt_source_and_sinks_until_a_new_pipeline_begins() {
+    tokio::join!(
+        deleted_while_running("public.t", "topic "),
+        deleted_while_running("commits", "the commits topic does not"),
+    );
+}
+
+/// Deletes a topic of a pipeline in its normal work, and follows the remedy.
+async fn deleted_while_running(topic: &str, said: &str) {
+    let mut operator = Operator::begin(1).await;
+    // How long a client hopes for a topic that is gone: half a minute if not set.
+    operator.edit(
+        "config/walferry.toml",
+        "[http]",
+        "[kafka.properties]\n\"topic.metadata.propagation.max.ms\" = \"2000\"\n[http]",
+    );
+    operator.stop(0);
+    operator.run();
+    operator.is_well().await;
+    let topic = operator.topic(topic);
+    broker::delete(&topic).await;
+    operator.write().await;
+    let halt = operator.halted("leader").await;
+    halt.names(&[said]);
+    assert!(halt.remedy.ends_with(NEW_PIPELINE), "{}", halt.remedy);
+    operator
+        .halted("a")
+        .await
+        .names(&[&topic])
+        .advises(NEW_PIPELINE);
+    operator.begin_new_pipeline().await;
     operator.is_well().await;
 }
