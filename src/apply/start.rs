@@ -52,11 +52,11 @@ pub async fn topics_are_there(
     let names = [commits.clone(), schemas.clone(), terms.topics.progress()];
     let begun = Instant::now();
     loop {
+        let found = admin.describe(&names).await?;
         let cluster_id = admin.cluster_id().await?;
         if let Some(checkpoint) = stored {
             same_cluster(checkpoint, &cluster_id)?;
         }
-        let found = admin.describe(&names).await?;
         if found.len() == names.len() {
             return Ok(cluster_id);
         }
@@ -205,9 +205,10 @@ async fn same_log(
     let Some(last) = place.last_valid.filter(|last| *last >= tail.low()) else {
         return Ok(());
     };
-    let mut tail = LogTail::open(&context.kafka, commits, From::Offset(last)).await?;
+    let mut tail = LogTail::open(&context.kafka, commits, From::OffsetOrLow(last)).await?;
     let (offset, entry) = tail.next().await?;
-    if place.may_end_with(offset, &entry) {
+    // Beyond it: trimmed meanwhile.
+    if offset > last || place.may_end_with(offset, &entry) {
         return Ok(());
     }
     Err(Error::halt(

@@ -5,28 +5,6 @@ use crate::operator::{COPY_ANEW, NEW_PIPELINE, Operator};
 use crate::support::{Kafka, kafka, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_log_that_is_deleted_halts_source_and_sinks_until_a_new_pipeline_begins() {
-    let mut operator = Operator::begin(1).await;
-    let commits = operator.topic("commits");
-    operator.stop(0);
-    broker::delete(&commits).await;
-    operator.run();
-    let wanted = "set kafka.brokers to the cluster that has the topic, or ";
-    operator
-        .halted("leader")
-        .await
-        .names(&[&operator.slot(), "the commits topic does not"])
-        .advises(&format!("{wanted}{NEW_PIPELINE}"));
-    operator
-        .halted("a")
-        .await
-        .names(&[&commits, "is gone"])
-        .advises(NEW_PIPELINE);
-    operator.begin_new_pipeline().await;
-    operator.is_well().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_log_made_anew_halts_sinks_at_whatever_length_until_they_copy_anew() {
     let mut operator = Operator::begin(2).await;
     let commits = operator.topic("commits");
