@@ -19,7 +19,8 @@ pub const NEW_PIPELINE: &str = "begin a new pipeline, which copies every table: 
      this pipeline's rows from walferry.checkpoint on every follower, drop its slot on the leader if it \
      is still there, write another name as `pipeline` into walferry.toml, and start walferry";
 
-/// Remedy where changes are lost for one follower, and the source can copy its tables once more.
+/// Remedy where one follower cannot go on, but could from a copy and what the log has behind it. Where
+/// that is what it cannot take, it would halt there again: [`NEW_PIPELINE`].
 pub const COPY_ANEW: &str = "copy the follower anew: delete this sink's row from walferry.checkpoint on \
      the follower, and restart walferry";
 

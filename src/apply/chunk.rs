@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::error::{COPY_ANEW, Error, NEW_PIPELINE, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::codec::RecordDecoder;
 use crate::log::header::RecordHeader;
 use crate::log::records::Record;
@@ -112,7 +112,7 @@ fn broken_pieces(header: &RecordHeader) -> Error {
             "a record in several pieces at {} is not whole: Kafka no longer holds what it acknowledged",
             header.position
         ),
-        COPY_ANEW,
+        NEW_PIPELINE,
     )
 }
 

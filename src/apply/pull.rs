@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::chunk::{ChunkBuilder, Decoders, Held, Slot};
 use super::take::{Taken, Taker};
-use crate::error::{COPY_ANEW, Class, Error, Result};
+use crate::error::{COPY_ANEW, Class, Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{BatchEntry, Extent};
 use crate::log::header::RecordHeader;
 use crate::log::records::{Record, RecordReader};
@@ -330,7 +330,7 @@ fn foreign(topic: &str, partition: i32, offset: i64) -> Error {
         format!(
             "topic {topic} partition {partition} offset {offset}: a record without walferry's header"
         ),
-        format!("stop what else writes to this topic; then {COPY_ANEW}"),
+        format!("stop what else writes to this topic; then {NEW_PIPELINE}"),
     )
 }
 

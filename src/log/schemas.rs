@@ -111,8 +111,10 @@ fn parse(topic: &str, message: &BorrowedMessage<'_>) -> Result<(SchemaVersion, T
                 "the record at offset {} of {topic} is not a schema version",
                 message.offset()
             ),
-            "find out who else writes to the topic; if it was written by a newer walferry, upgrade \
-             this one",
+            format!(
+                "upgrade this walferry if a newer one wrote it; else stop what writes to the topic, and \
+                 {NEW_PIPELINE}"
+            ),
         )
     };
     let key = message

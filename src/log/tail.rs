@@ -218,8 +218,10 @@ fn parse(topic: &str, message: &BorrowedMessage<'_>) -> Result<(i64, Entry)> {
     let foreign = || {
         Error::halt(
             format!("the record at offset {offset} of {topic} is not an entry of a commit log"),
-            "find out who else writes to the topic; if it was written by a newer walferry, upgrade \
-             this one",
+            format!(
+                "upgrade this walferry if a newer one wrote it; else stop what writes to the topic, and \
+                 {NEW_PIPELINE}"
+            ),
         )
     };
     let value = message.payload().ok_or_else(foreign)?;

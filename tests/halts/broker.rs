@@ -84,11 +84,16 @@ pub async fn lose_end(topic: &str, kept: i64) {
         values.push(message.payload().unwrap().to_vec());
     }
     make_anew(topic).await;
+    send(topic, &values);
+    assert_eq!(watermarks(topic), (0, kept), "{topic}");
+}
+
+/// Writes records to a topic of one partition.
+pub fn send(topic: &str, values: &[Vec<u8>]) {
     let producer: BaseProducer = client().create().unwrap();
-    for value in &values {
+    for value in values {
         let record = BaseRecord::<(), _>::to(topic).payload(value);
         producer.send(record).unwrap();
     }
     producer.flush(DEADLINE).unwrap();
-    assert_eq!(watermarks(topic), (0, kept), "{topic}");
 }

@@ -79,3 +79,35 @@ async fn deleted_while_running(topic: &str, gone_for_source: &str, gone_for_sink
     operator.begin_new_pipeline().await;
     operator.is_well().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_somebody_else_halt_who_reads_them_until_a_new_pipeline_begins() {
+    let mut operator = Operator::begin(1).await;
+    let strange = [b"not walferry's".to_vec()];
+    let topic = operator.topic("public.t");
+    broker::send(&topic, &strange);
+    operator.write().await;
+    let wanted = "stop what else writes to this topic; then ";
+    operator
+        .halted("a")
+        .await
+        .names(&[&topic, "a record without walferry's header"])
+        .advises(&format!("{wanted}{NEW_PIPELINE}"));
+    operator.streams("leader").await;
+    operator.begin_new_pipeline().await;
+    operator.is_well().await;
+
+    let commits = operator.topic("commits");
+    broker::send(&commits, &strange);
+    let wanted =
+        "upgrade this walferry if a newer one wrote it; else stop what writes to the topic, and ";
+    for part in ["leader", "a"] {
+        operator
+            .halted(part)
+            .await
+            .names(&[&commits, "is not an entry of a commit log"])
+            .advises(&format!("{wanted}{NEW_PIPELINE}"));
+    }
+    operator.begin_new_pipeline().await;
+    operator.is_well().await;
+}
