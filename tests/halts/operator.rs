@@ -69,6 +69,12 @@ impl Operator {
             pipeline,
             walferry: None,
         };
+        // How long a client hopes for a topic that is gone: half a minute if not set.
+        operator.edit(
+            "config/walferry.toml",
+            "[http]",
+            "[kafka.properties]\n\"topic.metadata.propagation.max.ms\" = \"2000\"\n[http]",
+        );
         operator.run();
         operator.is_well().await;
         operator
