@@ -13,6 +13,17 @@ pub enum Class {
     Fenced,
 }
 
+/// Remedy where changes are lost for every follower. What the steps lead to: a checkpoint that is
+/// gone releases its tables to the new pipeline's sink, and a slot that stays would keep WAL for ever.
+pub const NEW_PIPELINE: &str = "begin a new pipeline, which copies every table: stop walferry, delete \
+     this pipeline's rows from walferry.checkpoint on every follower, drop its slot on the leader if it \
+     is still there, write another name as `pipeline` into walferry.toml, and start walferry";
+
+/// Remedy where one follower cannot go on, but could from a copy and what the log has behind it. Where
+/// that is what it cannot take, it would halt there again: [`NEW_PIPELINE`].
+pub const COPY_ANEW: &str = "copy the follower anew: delete this sink's row from walferry.checkpoint on \
+     the follower, and restart walferry";
+
 /// An error with its class, what and where, and the remedy if there is one to name.
 ///
 /// Never holds row values or secrets.

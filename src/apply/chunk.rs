@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::codec::RecordDecoder;
 use crate::log::header::RecordHeader;
 use crate::log::records::Record;
@@ -112,10 +112,10 @@ impl Held {
 fn broken_pieces(header: &RecordHeader) -> Error {
     Error::halt(
         format!(
-            "a record in several pieces at {} is not whole",
+            "a record in several pieces at {} is not whole: Kafka no longer holds what it acknowledged",
             header.position
         ),
-        "Kafka no longer holds what it acknowledged: delete this sink's checkpoint so that it begins with new copies",
+        NEW_PIPELINE,
     )
 }
 
@@ -276,7 +276,7 @@ impl ChunkBuilder {
                         "the record at {} in the topic of table {table} has the schema of table {}",
                         header.position, schema.table
                     ),
-                    "the topic was written by something else than this pipeline's source: find out by what, then begin with new topics",
+                    format!("stop what else writes to this pipeline's topics; then {NEW_PIPELINE}"),
                 ));
             }
             self.tables.push(TableChanges {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{Entry, EpochEntry, Verdict, judge};
 use crate::log::copies::CopyLedger;
 use crate::log::topics::Topics;
@@ -84,7 +84,6 @@ impl Standing {
     }
 
     fn leader_is(&mut self, epoch: &EpochEntry) -> Result<()> {
-        let remedy = "positions of different leaders cannot be compared: a promoted follower or a restored backup leads a new pipeline (new name), to which this follower joins";
         if let Some(known) = self
             .system_id
             .as_ref()
@@ -95,7 +94,7 @@ impl Standing {
                     "the leader's system identifier was {known} and is now {}",
                     epoch.system_id
                 ),
-                remedy,
+                NEW_PIPELINE,
             ));
         }
         if let Some(known) = self.timeline.filter(|known| *known > epoch.timeline) {
@@ -104,7 +103,7 @@ impl Standing {
                     "the leader was on timeline {known} and is now on {}",
                     epoch.timeline
                 ),
-                remedy,
+                NEW_PIPELINE,
             ));
         }
         self.system_id = Some(epoch.system_id.clone());

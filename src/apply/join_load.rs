@@ -15,7 +15,7 @@ use super::pull::{Cut, EntryPull, Filled, Partitions, Records};
 use super::reader::{Planned, planned};
 use super::take::{RowsState, Taken, offer_row, rows_state};
 use crate::config::KafkaSettings;
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{BatchEntry, CopyEnd, Entry, Extent, Verdict, judge};
 use crate::log::tail::{From, LogTail};
 use crate::model::{Join, JoinRows, Skipped, Skips, TableChanges, TableName};
@@ -461,6 +461,6 @@ fn foreign(topic: &str, partition: i32, offset: i64) -> Error {
         format!(
             "topic {topic} partition {partition} offset {offset}: a record without walferry's header"
         ),
-        "something else writes to this topic: stop it, then ask for a new copy",
+        format!("stop what else writes to this topic; then {NEW_PIPELINE}"),
     )
 }

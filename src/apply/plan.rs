@@ -27,7 +27,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::batch::Step;
 use crate::model::{
     Cell, Change, Lsn, NetChange, Op, Position, RowRef, Rows, TableChanges, TablePlan, TableSchema,
@@ -126,7 +126,7 @@ fn violation(schema: &TableSchema, change: &Change, violation: Violation) -> Err
             },
             change.position
         ),
-        "the log contradicts itself, so rebuild this follower from a new copy and report the table's definition with this message",
+        format!("report the table's definition with this message; then {NEW_PIPELINE}"),
     )
 }
 

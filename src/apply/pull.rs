@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::chunk::{ChunkBuilder, Decoders, Held, Slot};
 use super::take::{Taken, Taker};
-use crate::error::{Class, Error, Result};
+use crate::error::{COPY_ANEW, Class, Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{BatchEntry, Extent};
 use crate::log::header::RecordHeader;
 use crate::log::records::{Record, RecordReader};
@@ -88,8 +88,8 @@ impl Cut {
         match self {
             Cut::Stopped => None,
             Cut::Lost { what, .. } => Some(Error::halt(
-                what,
-                "Kafka no longer holds what it acknowledged (retention passed, or topic recreated): delete this sink's checkpoint so that it begins with new copies",
+                format!("{what}: retention has passed them, or the topic was made anew"),
+                COPY_ANEW,
             )),
             Cut::Failed(error) => Some(error),
         }
@@ -330,7 +330,7 @@ fn foreign(topic: &str, partition: i32, offset: i64) -> Error {
         format!(
             "topic {topic} partition {partition} offset {offset}: a record without walferry's header"
         ),
-        "something else writes to this topic: stop it, then delete this sink's checkpoint so that it begins with new copies",
+        format!("stop what else writes to this topic; then {NEW_PIPELINE}"),
     )
 }
 

@@ -138,12 +138,11 @@ impl<'a> Session<'a> {
         let orders = sink.skips().await?;
         context.status.update(|view| view.skipped = orders.done);
         let skips = orders.ordered;
-        let cluster_id = start::topics_are_there(context, &terms).await?;
+        let cluster_id = start::topics_are_there(context, &terms, stored.as_ref()).await?;
         let is_stored = stored.is_some();
         let (checkpoint, ledger) = match stored {
             None => start::fresh(context, &terms, cluster_id).await?,
             Some(checkpoint) => {
-                start::same_cluster(&checkpoint, &cluster_id)?;
                 // Durable with the next commit; until then nothing has been passed over.
                 let checkpoint = only_taken(checkpoint, &terms);
                 let checkpoint = start::behind_trim(context, &terms, checkpoint).await?;

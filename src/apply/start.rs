@@ -1,13 +1,13 @@
 //! Opening a session: the follower's checkpoint, the log it belongs to, and where to go on.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::chunk::Decoders;
 use super::follow::{Standing, Terms, begun_again, lacking};
 use super::{Shown, SinkContext};
 use crate::config::{StdoutFrom, StoreSettings};
-use crate::error::{Error, Result};
+use crate::error::{COPY_ANEW, Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{Entry, Verdict, judge};
 use crate::log::copies::CopyLedger;
 use crate::log::schemas::SchemaStore;
@@ -19,6 +19,8 @@ use crate::status::State;
 
 /// How often a sink that is earlier than its source looks whether the topics are there.
 const TOPICS_EVERY: Duration = Duration::from_millis(250);
+/// For how long a broker may not know topics that a follower has read before.
+const GONE_AFTER: Duration = Duration::from_secs(3);
 
 /// The schema versions, shared by the readers of one session.
 pub type SharedSchemas = Arc<Mutex<SchemaStore>>;
@@ -35,20 +37,38 @@ pub fn decoders(schemas: &SharedSchemas) -> Decoders {
     }))
 }
 
-/// Waits for the pipeline's topics, which the source creates, and gives the cluster's id.
+/// Waits for the pipeline's topics, which the source creates, and gives the cluster's id. A follower
+/// that has read them already waits for none of them: they are not coming back.
 ///
 /// # Errors
-/// Those of Kafka.
-pub async fn topics_are_there(context: &SinkContext, terms: &Terms) -> Result<String> {
+/// Those of Kafka; halt when the checkpoint belongs to another cluster, or its topics are gone.
+pub async fn topics_are_there(
+    context: &SinkContext,
+    terms: &Terms,
+    stored: Option<&Checkpoint>,
+) -> Result<String> {
     let admin = TopicAdmin::open(&context.kafka)?;
-    let names = [
-        terms.topics.commits(),
-        terms.topics.schemas(),
-        terms.topics.progress(),
-    ];
+    let (commits, schemas) = (terms.topics.commits(), terms.topics.schemas());
+    let names = [commits.clone(), schemas.clone(), terms.topics.progress()];
+    let begun = Instant::now();
     loop {
-        if admin.describe(&names).await?.len() == names.len() {
-            return admin.cluster_id().await;
+        let found = admin.describe(&names).await?;
+        let cluster_id = admin.cluster_id().await?;
+        if let Some(checkpoint) = stored {
+            same_cluster(checkpoint, &cluster_id)?;
+        }
+        if found.len() == names.len() {
+            return Ok(cluster_id);
+        }
+        let gone = [&commits, &schemas]
+            .into_iter()
+            .find(|name| !found.contains_key(*name))
+            .filter(|_| stored.is_some() && begun.elapsed() > GONE_AFTER);
+        if let Some(gone) = gone {
+            return Err(Error::halt(
+                format!("topic {gone}, which the follower has read before, is gone"),
+                NEW_PIPELINE,
+            ));
         }
         context.status.update(|view| view.state = State::Waiting);
         tokio::time::sleep(TOPICS_EVERY).await;
@@ -59,13 +79,16 @@ pub async fn topics_are_there(context: &SinkContext, terms: &Terms) -> Result<St
 ///
 /// # Errors
 /// Halt when it does not: offsets mean nothing in another cluster.
-pub fn same_cluster(checkpoint: &Checkpoint, cluster_id: &str) -> Result<()> {
+fn same_cluster(checkpoint: &Checkpoint, cluster_id: &str) -> Result<()> {
     match &checkpoint.cluster_id {
         Some(known) if known != cluster_id => Err(Error::halt(
             format!(
                 "the checkpoint belongs to Kafka cluster {known}; the brokers named are cluster {cluster_id}"
             ),
-            "name the brokers of the cluster that the checkpoint belongs to; if it is gone for good, begin a new pipeline (new name)",
+            format!(
+                "set kafka.brokers to the cluster that the checkpoint belongs to, or, if it is gone for \
+                 good, {NEW_PIPELINE}"
+            ),
         )),
         Some(_) | None => Ok(()),
     }
@@ -157,11 +180,51 @@ pub(super) fn note_shown(shown: &Shown, terms: &Terms, checkpoint: &Checkpoint) 
     }
 }
 
+/// Checks that the log is the one that was read up to `place`. One that was made anew soon has entries
+/// at the same offsets; they would all be taken for those of a source that is not current.
+///
+/// # Errors
+/// Those of the log; halt when it is shorter, or has another entry where the last valid one was.
+async fn same_log(
+    context: &SinkContext,
+    commits: &str,
+    tail: &LogTail,
+    place: &LogPlace,
+) -> Result<()> {
+    let reached = place.next_offset;
+    if tail.end() < reached {
+        return Err(Error::halt(
+            format!(
+                "the follower has read {commits} up to offset {reached}, but it ends at {}: Kafka lost \
+                 entries that it had acknowledged, or the topic was made anew",
+                tail.end()
+            ),
+            COPY_ANEW,
+        ));
+    }
+    let Some(last) = place.last_valid.filter(|last| *last >= tail.low()) else {
+        return Ok(());
+    };
+    let mut tail = LogTail::open(&context.kafka, commits, From::OffsetOrLow(last)).await?;
+    let (offset, entry) = tail.next().await?;
+    // Beyond it: trimmed meanwhile.
+    if offset > last || place.may_end_with(offset, &entry) {
+        return Ok(());
+    }
+    Err(Error::halt(
+        format!(
+            "the entry at offset {last} of {commits} is not the one that the follower has read: the topic \
+             was made anew, or Kafka lost entries that it had acknowledged"
+        ),
+        COPY_ANEW,
+    ))
+}
+
 /// The copies that the log before a checkpoint shows. When every table is in effect no copy is
 /// needed: only the epoch entry is read, for the tables' OIDs.
 ///
 /// # Errors
-/// Those of the log; halt when it was trimmed beyond the checkpoint.
+/// Those of the log; halt when it was trimmed beyond the checkpoint, or is not the checkpoint's.
 pub async fn ledger_at(
     context: &SinkContext,
     terms: &Terms,
@@ -170,6 +233,7 @@ pub async fn ledger_at(
     let commits = terms.topics.commits();
     let mut ledger = CopyLedger::new();
     let mut tail = LogTail::open(&context.kafka, &commits, From::Low).await?;
+    same_log(context, &commits, &tail, &checkpoint.log).await?;
     let mut place = LogPlace::at_low_end(tail.low());
     let end = checkpoint.log.next_offset;
     if checkpoint.joins.is_empty()

@@ -7,8 +7,9 @@ use tokio_postgres::Client;
 
 use crate::capture::CaptureContext;
 use crate::capture::own_log::OwnLog;
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::producer::EpochProducer;
+use crate::log::takeover;
 use crate::log::topics::{Retention, TopicAdmin, TopicSpec, TopicState, Topics};
 use crate::source::catalog::CatalogTable;
 use crate::source::connection::ReplicationConnection;
@@ -35,7 +36,6 @@ pub(super) struct Missing {
 
 /// What a start may make, or why it must not.
 fn decide(found: Existing, managed: bool) -> Result<Missing> {
-    const ANEW: &str = "begin a new pipeline (another pipeline name, or delete slot, publication and the pipeline's topics): it copies every table again";
     if !managed && !found.publication {
         return Err(Error::halt(
             "the publication does not exist, and manage_publication is false",
@@ -45,20 +45,21 @@ fn decide(found: Existing, managed: bool) -> Result<Missing> {
     if found.entries && !found.slot {
         return Err(Error::halt(
             "the commit log has entries, but the replication slot is gone: changes since then may be lost",
-            ANEW,
+            NEW_PIPELINE,
         ));
     }
     if found.slot && !found.topic {
         return Err(Error::halt(
-            "the replication slot exists, but the commits topic does not: what was published is lost",
-            ANEW,
+            "the replication slot exists, but the commits topic does not: what was published is lost, or in \
+             another Kafka cluster",
+            format!("set kafka.brokers to the cluster that has the topic, or {NEW_PIPELINE}"),
         ));
     }
     // The publication is made before the slot: a slot without one means that it was dropped.
     if !found.publication && (found.entries || found.slot) {
         return Err(Error::halt(
             "the publication is gone: changes since it was dropped were not sent",
-            ANEW,
+            NEW_PIPELINE,
         ));
     }
     Ok(Missing {
@@ -153,11 +154,21 @@ impl Places<'_> {
             if let Some(gone) = needed.iter().find(|name| !found.topics.contains_key(*name)) {
                 return Err(Error::halt(
                     format!("topic {gone} is gone, with the changes that followers may still need"),
-                    "begin a new pipeline (another pipeline name), which copies every table again",
+                    NEW_PIPELINE,
                 ));
             }
         }
         Ok(missing)
+    }
+
+    /// Checks that this is the server that the log was written from: another one has neither slot nor
+    /// publication, and nothing is lost then.
+    pub(super) async fn same_system(&self, log: &OwnLog) -> Result<()> {
+        let name = format!("walferry_{}", self.context.pipeline);
+        let postgres = &self.context.source.postgres;
+        let mut connection = ReplicationConnection::open(postgres, &name, &[]).await?;
+        let found = connection.identify_system().await?;
+        takeover::same_system(&log.end(), &found.system_id)
     }
 
     /// Makes the topics that are missing, and tells the tables their number of partitions.

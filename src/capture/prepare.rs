@@ -94,7 +94,13 @@ pub async fn prepare(
         Err(first) => {
             tracing::debug!(error = %first, "looking once more before halting");
             found = places.look(&tables, &mut log).await?;
-            places.judge(&found, &log, &tables)?
+            match places.judge(&found, &log, &tables) {
+                Ok(missing) => missing,
+                Err(error) => {
+                    places.same_system(&log).await?;
+                    return Err(error);
+                }
+            }
         }
     };
     let mut left_out = leave_out(&mut tables, &log, source.manage_publication)?;

@@ -12,7 +12,7 @@ use crate::capture::CaptureContext;
 use crate::capture::own_log::OwnLog;
 use crate::capture::prepare::{Prepared, prepare};
 use crate::capture::tables::captured_set;
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::killpoint::{self, Point};
 use crate::log::commit_log::{Entry, EpochEntry};
 use crate::log::confirm::Confirmations;
@@ -218,7 +218,7 @@ async fn find_leader(
     let slot_confirmed = slot.and_then(|slot| slot.confirmed_flush).ok_or_else(|| {
         Error::halt(
             format!("slot {name} has no confirmed position although it is in use"),
-            "drop the slot and begin a new pipeline (new name), which copies every table again",
+            NEW_PIPELINE,
         )
     })?;
     let flush: String = prepared

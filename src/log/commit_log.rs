@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Epoch, Limits, Lsn, Oid, TableName};
 
@@ -205,6 +205,17 @@ impl LogPlace {
         }
     }
 
+    /// Whether the entry at `offset` can be the last valid one before this place.
+    pub fn may_end_with(&self, offset: i64, entry: &Entry) -> bool {
+        let epoch = match entry {
+            Entry::Epoch(_) => u64::try_from(offset).ok().map(Epoch),
+            Entry::Batch(batch) => Some(batch.epoch).filter(|_| self.to == Some(batch.to)),
+            Entry::CopyBegin(begin) => Some(begin.epoch),
+            Entry::CopyEnd(end) => Some(end.epoch),
+        };
+        self.last_valid == Some(offset) && epoch.is_some() && self.epoch == epoch
+    }
+
     /// A second reader that begins behind the valid `copy_begin` at offset `copy`. `captured` is
     /// the captured set of the epoch it stands in.
     pub fn behind_copy_begin(copy: i64, begin: &CopyBegin, captured: BTreeSet<TableName>) -> Self {
@@ -319,12 +330,11 @@ fn hole(place: &LogPlace, offset: i64, batch: &BatchEntry) -> Error {
         .map_or_else(|| "no boundary".to_owned(), |to| to.to_string());
     Error::halt(
         format!(
-            "hole in the commit log: the entry at offset {offset} of epoch {} covers {} to {}, but \
+            "hole in the commit log, for entries that Kafka had acknowledged are gone or were changed: the entry at offset {offset} of epoch {} covers {} to {}, but \
              the valid log before it ends at {reached}",
             batch.epoch, batch.from, batch.to
         ),
-        "entries that Kafka had acknowledged are gone or were changed: restore the commits topic, or \
-         begin a new pipeline (new name, new slot), which copies every table again",
+        NEW_PIPELINE,
     )
 }
 

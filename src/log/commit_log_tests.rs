@@ -165,6 +165,23 @@ fn the_first_entry_of_a_trimmed_log_counts() {
 }
 
 #[test]
+fn a_place_tells_its_last_entry_from_that_of_another_log() {
+    let (place, _) = read(0, &[epoch(0), batch(0, 1, 2), batch(0, 2, 5)]).expect("no hole");
+    assert!(place.may_end_with(2, &batch(0, 2, 5)));
+    for (offset, entry) in [
+        (1, batch(0, 2, 5)),
+        (2, batch(0, 2, 6)),
+        (2, batch(1, 2, 5)),
+        (2, epoch(2)),
+        (2, copy_end(1)),
+    ] {
+        assert!(!place.may_end_with(offset, &entry), "{offset} {entry:?}");
+    }
+    let (place, _) = read(4, &[epoch(4)]).expect("no hole");
+    assert!(place.may_end_with(4, &epoch(4)) && !place.may_end_with(4, &batch(4, 1, 2)));
+}
+
+#[test]
 fn a_copy_begin_away_from_the_logs_end_is_a_repeat() {
     let log = [
         epoch(0),
@@ -311,6 +328,9 @@ proptest! {
                 place = serde_json::from_str(&stored).expect("a place");
             }
             judge(&mut place, offset, entry).expect("as before");
+            if let Some(last) = place.last_valid {
+                prop_assert!(place.may_end_with(last, &entries[last as usize]));
+            }
         }
         prop_assert_eq!(place, whole);
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{CopyBegin, Entry, Verdict, judge};
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Epoch, Lsn};
@@ -102,7 +102,7 @@ impl Confirmations {
                     "an entry was acknowledged at offset {at} of the commits topic, which ended at \
                      {from} before: the commits topic was made anew, and what was published is lost"
                 ),
-                "begin a new pipeline (another pipeline name, or delete slot, publication and the pipeline's topics): it copies every table again",
+                NEW_PIPELINE,
             )),
             None => Ok(self.gap(from, None)),
         }

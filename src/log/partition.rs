@@ -11,7 +11,7 @@ use rdkafka::topic_partition_list::Offset;
 use rdkafka::{ClientConfig, Message, TopicPartitionList};
 
 use crate::config::KafkaSettings;
-use crate::error::{Error, Result};
+use crate::error::{COPY_ANEW, Error, NEW_PIPELINE, Result};
 use crate::log::client::{QuietContext, client_config, refused};
 
 /// How long a question to the broker may take.
@@ -239,8 +239,7 @@ fn must_exist(consumer: &QuietConsumer, topic: &str, partition: i32) -> Result<(
         if begun.elapsed() > PROPAGATION_TIMEOUT {
             return Err(Error::halt(
                 format!("topic {topic} (partition {partition}) is not there"),
-                "if it was deleted, restore it, or begin a new pipeline (new name, new slot); it is \
-                 never made again silently",
+                NEW_PIPELINE,
             ));
         }
         std::thread::sleep(STOP_CHECK_INTERVAL);
@@ -301,9 +300,10 @@ fn out_of_range(consumer: &QuietConsumer, topic: &str, partition: i32) -> Error 
             |(low, high)| format!("{low} to {high}"),
         );
     Error::halt(
-        format!("the wanted offset of {topic} {partition} is outside of what Kafka has ({range})"),
-        "retention has passed records that were still needed, or the topic was made anew: rebuild the \
-         follower (it then takes a copy), and set kafka.retention to the longest time a follower may \
-         be down",
+        format!(
+            "the wanted offset of {topic} {partition} is outside of what Kafka has ({range}): retention \
+             has passed records that were still needed, or the topic was made anew"
+        ),
+        COPY_ANEW,
     )
 }

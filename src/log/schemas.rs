@@ -7,7 +7,7 @@ use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 
 use crate::config::KafkaSettings;
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::partition::PartitionReader;
 use crate::model::{Oid, SchemaVersion, TableName, TableSchema};
 
@@ -57,11 +57,11 @@ impl SchemaStore {
         found.map(|known| Arc::clone(&known.schema)).ok_or_else(|| {
             Error::halt(
                 format!(
-                    "schema version {version} is needed by a record and is not in {}",
+                    "schema version {version} is needed by a record and is not in {}: the topic lost \
+                     what Kafka had acknowledged",
                     self.topic
                 ),
-                "the topic lost what Kafka had acknowledged: restore it, or begin a new pipeline (new \
-                 name, new slot)",
+                NEW_PIPELINE,
             )
         })
     }
@@ -111,8 +111,10 @@ fn parse(topic: &str, message: &BorrowedMessage<'_>) -> Result<(SchemaVersion, T
                 "the record at offset {} of {topic} is not a schema version",
                 message.offset()
             ),
-            "find out who else writes to the topic; if it was written by a newer walferry, upgrade \
-             this one",
+            format!(
+                "upgrade this walferry if a newer one wrote it; else stop what writes to the topic, and \
+                 {NEW_PIPELINE}"
+            ),
         )
     };
     let key = message

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::config::KafkaSettings;
-use crate::error::{Error, Result};
+use crate::error::{COPY_ANEW, Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::Entry;
 use crate::log::partition::{
     PartitionReader, QuietConsumer, STOP_CHECK_INTERVAL, drop_elsewhere, watermarks,
@@ -25,6 +25,7 @@ const PARTITION: i32 = 0;
 pub struct LogTail {
     topic: String,
     low: i64,
+    end: i64,
     next: i64,
     entries: mpsc::Receiver<Result<(i64, Entry)>>,
     /// Read by a `read_to_end` that was cancelled; before what `entries` brings.
@@ -63,6 +64,7 @@ impl LogTail {
             let tail = LogTail {
                 topic: topic.clone(),
                 low,
+                end: high,
                 next,
                 entries,
                 kept: VecDeque::new(),
@@ -84,6 +86,11 @@ impl LogTail {
     /// The low watermark at opening.
     pub fn low(&self) -> i64 {
         self.low
+    }
+
+    /// The high watermark at opening: the offset of the next entry then.
+    pub fn end(&self) -> i64 {
+        self.end
     }
 
     /// The next entry with its offset; waits for it. Cancel-safe.
@@ -170,20 +177,26 @@ fn begin(topic: &str, from: From, low: i64, high: i64) -> Result<i64> {
                 "entry {wanted} of {topic} is needed, but the log now begins at {low}: it was trimmed \
                  or made anew"
             ),
-            "rebuild the follower (it then takes a copy); if the topic was deleted, begin a new \
-             pipeline (new name, new slot)",
+            COPY_ANEW,
         )),
         From::OffsetOrLow(wanted) if wanted < low => Ok(low),
-        From::Offset(wanted) | From::OffsetOrLow(wanted) if wanted > high => Err(Error::halt(
-            format!(
-                "entry {wanted} of {topic} comes next, but the log ends at {high}: Kafka lost entries \
-                 that it had acknowledged, or the topic was made anew"
-            ),
-            "restore the commits topic, or begin a new pipeline (new name, new slot), which copies \
-             every table again",
-        )),
+        From::Offset(wanted) if wanted > high => Err(shorter(topic, wanted, high, COPY_ANEW)),
+        // A source's: what it has published is lost for every follower.
+        From::OffsetOrLow(wanted) if wanted > high => {
+            Err(shorter(topic, wanted, high, NEW_PIPELINE))
+        }
         From::Offset(wanted) | From::OffsetOrLow(wanted) => Ok(wanted),
     }
+}
+
+fn shorter(topic: &str, wanted: i64, high: i64, remedy: &str) -> Error {
+    Error::halt(
+        format!(
+            "entry {wanted} of {topic} comes next, but the log ends at {high}: Kafka lost entries that \
+             it had acknowledged, or the topic was made anew"
+        ),
+        remedy,
+    )
 }
 
 fn read(reader: &PartitionReader, topic: &str, entries: &mpsc::Sender<Result<(i64, Entry)>>) {
@@ -205,8 +218,10 @@ fn parse(topic: &str, message: &BorrowedMessage<'_>) -> Result<(i64, Entry)> {
     let foreign = || {
         Error::halt(
             format!("the record at offset {offset} of {topic} is not an entry of a commit log"),
-            "find out who else writes to the topic; if it was written by a newer walferry, upgrade \
-             this one",
+            format!(
+                "upgrade this walferry if a newer one wrote it; else stop what writes to the topic, and \
+                 {NEW_PIPELINE}"
+            ),
         )
     };
     let value = message.payload().ok_or_else(foreign)?;

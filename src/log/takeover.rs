@@ -5,7 +5,7 @@
 //! entry, find out whether it counts, and only then judge the slot. Read later or judged earlier, the
 //! slot halts falsely; judged later, a leader that halts the source has taken over nevertheless.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{Entry, EpochEntry, Verdict, judge};
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Epoch, Lsn};
@@ -114,6 +114,23 @@ pub struct FoundLeader {
     pub slot_confirmed: Lsn,
 }
 
+/// Whether the log was written from the server with system identifier `found`, if from any.
+///
+/// # Errors
+/// Halt when it was written from another.
+pub fn same_system(log: &LogEnd, found: &str) -> Result<()> {
+    match &log.leader {
+        Some((known, _)) if known != found => Err(Error::halt(
+            format!(
+                "the leader has system identifier {found}, but the log was written from {known}: \
+                 positions of two systems cannot be compared"
+            ),
+            format!("point the source's url back at the leader it had, or {NEW_PIPELINE}"),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Whether this leader has all that the log was written from. To be judged *before* the epoch entry
 /// is appended: once an entry that names another leader or timeline counts, the log itself says that
 /// this is its leader, and the next source would resume on it. It is judged from what was read of
@@ -122,18 +139,7 @@ pub struct FoundLeader {
 /// # Errors
 /// Halt, each with its remedy: another system, a timeline that left before the log's end, WAL lost.
 pub fn may_lead(log: &LogEnd, leader: &FoundLeader) -> Result<()> {
-    if let Some((known, _)) = &log.leader
-        && *known != leader.system_id
-    {
-        return Err(Error::halt(
-            format!(
-                "the leader has system identifier {}, but the log was written from {known}: positions \
-                 of two systems cannot be compared",
-                leader.system_id
-            ),
-            "point the source back at the leader it had, or begin a new pipeline (new name) for this one",
-        ));
-    }
+    same_system(log, &leader.system_id)?;
     let Some(resume) = log.to else {
         return Ok(());
     };
@@ -161,8 +167,10 @@ pub fn may_resume(log: &LogEnd, leader: &FoundLeader) -> Result<Lsn> {
                 "the slot is confirmed to {confirmed}, but the commit log ends at {resume}: the changes \
                  between are no longer available"
             ),
-            "somebody else moved the slot, or Kafka lost acknowledged entries: restore the commits \
-             topic, or begin a new pipeline (new name, new slot), which copies every table again",
+            format!(
+                "find out who else moves the slot, or why Kafka lost entries it had acknowledged; then \
+                 {NEW_PIPELINE}"
+            ),
         ));
     }
     Ok(resume)
@@ -176,16 +184,14 @@ fn reachable(resume: Lsn, what: &str, leader: &FoundLeader) -> Result<()> {
                  already published (a restored backup, or a failover to a standby that lagged behind)",
                 leader.flush
             ),
-            "bring back the leader that has this WAL, or begin a new pipeline (new name, new slot), \
-             which copies every table again",
+            format!("bring back the leader that has this WAL, or {NEW_PIPELINE}"),
         ));
     }
     Ok(())
 }
 
 fn check_timeline(resume: Lsn, known: u32, leader: &FoundLeader) -> Result<()> {
-    const REMEDY: &str = "bring back the leader that was followed, or begin a new pipeline (new name, \
-                          new slot), which copies every table again";
+    let remedy = || format!("bring back the leader that was followed, or {NEW_PIPELINE}");
     if known == leader.timeline {
         return Ok(());
     }
@@ -196,7 +202,7 @@ fn check_timeline(resume: Lsn, known: u32, leader: &FoundLeader) -> Result<()> {
                  have the timeline's history",
                 leader.timeline
             ),
-            REMEDY,
+            remedy(),
         ));
     };
     let switch = history.iter().find(|switch| switch.timeline == known);
@@ -208,7 +214,7 @@ fn check_timeline(resume: Lsn, known: u32, leader: &FoundLeader) -> Result<()> {
                  one at {}: it does not have all changes that were published",
                 leader.timeline, switch.end
             ),
-            REMEDY,
+            remedy(),
         )),
         None => Err(Error::halt(
             format!(
@@ -216,7 +222,7 @@ fn check_timeline(resume: Lsn, known: u32, leader: &FoundLeader) -> Result<()> {
                  timeline {}",
                 leader.timeline
             ),
-            REMEDY,
+            remedy(),
         )),
     }
 }

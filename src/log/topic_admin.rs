@@ -19,7 +19,7 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::task::spawn_blocking;
 
 use crate::config::{Durability, KafkaSettings};
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::client::{QuietContext, client_config, refused};
 use crate::log::partition::{ASK_TIMEOUT, QuietConsumer, consumer, drop_elsewhere};
 use crate::log::topics::{RECORD_MAX_BYTES, Retention, TopicSpec, TopicState};
@@ -410,7 +410,7 @@ fn fits(spec: &TopicSpec, state: &TopicState, kafka: &KafkaSettings) -> Result<(
                 "it has {} partitions and must have {}: keys would move between partitions",
                 state.partitions, spec.partitions
             ),
-            "set the source's partitions to what the topic has, or begin a new pipeline".to_owned(),
+            format!("set the source's partitions to what the topic has, or {NEW_PIPELINE}"),
         );
     }
     let cleanup = match spec.retention {

@@ -17,7 +17,7 @@ use super::commands::{
 use super::framing::Wire;
 use super::start_up::{StartUp, endpoints, remember};
 use crate::config::PostgresSettings;
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Error, NEW_PIPELINE, Result};
 use crate::model::Lsn;
 use crate::model::relation::quote_identifier;
 use crate::postgres::{self, ServerError};
@@ -348,8 +348,12 @@ impl ReplicationConnection {
     }
 }
 
-const PUBLICATION_REMEDY: &str = "create the publication again and start a new pipeline (new name, new \
-     copies): changes before the publication existed cannot be streamed";
+fn publication_gone(what: String) -> Error {
+    Error::halt(
+        what,
+        format!("create the publication again if manage_publication is false; then {NEW_PIPELINE}"),
+    )
+}
 
 /// Judges a notice. Postgres 18 skips a publication that does not exist at the place in the WAL that
 /// is being decoded, and says so only here: its tables' changes would be lost.
@@ -363,7 +367,7 @@ pub(super) fn notice(body: &NoticeResponseBody) -> Result<()> {
             "the leader leaves changes out of the stream: {}",
             notice.describe()
         );
-        return Err(Error::halt(what, PUBLICATION_REMEDY));
+        return Err(publication_gone(what));
     }
     tracing::debug!(sqlstate = notice.code, "notice from the leader");
     Ok(())
@@ -380,20 +384,13 @@ pub(super) fn stream_refused(error: &ServerError, slot: &str, doing: &str) -> Er
         .any(|wording| text.contains(wording));
     let what = format!("{doing}: {}", error.describe());
     match error.code.as_str() {
-        "42704" if text.contains("replication slot") => Error::halt(
-            what,
-            format!(
-                "slot {slot} does not exist any more, so changes are lost: start a new pipeline (new \
-                 name, new copies)"
-            ),
-        ),
-        "42704" if text.contains("publication") => Error::halt(what, PUBLICATION_REMEDY),
+        "42704" if text.contains("replication slot") => Error::halt(what, NEW_PIPELINE),
+        "42704" if text.contains("publication") => publication_gone(what),
         "55000" if invalidated => Error::halt(
             what,
             format!(
-                "slot {slot} was invalidated (max_slot_wal_keep_size, idle_replication_slot_timeout or \
-                 wal_level), so changes are lost: raise the limit, drop the slot and start a new \
-                 pipeline (new name, new copies)"
+                "raise the limit that invalidated slot {slot} (max_slot_wal_keep_size, \
+                 idle_replication_slot_timeout or wal_level); then {NEW_PIPELINE}"
             ),
         ),
         _other => error.classified(doing),

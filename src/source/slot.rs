@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::Lsn;
 use crate::postgres::classify;
 
@@ -61,7 +61,8 @@ pub fn check(slot: &SlotState, name: &str, database: &str) -> Result<()> {
                 slot.plugin.as_deref().unwrap_or("none"),
                 slot.database.as_deref().unwrap_or("none")
             ),
-            "name another slot in the source's settings, or drop this one if nothing uses it",
+            "point the source's url at the database that the slot belongs to, or set `slot` in the \
+             source's file to another name",
         ));
     }
     if slot.wal_status.as_deref() == Some("lost") {
@@ -69,7 +70,10 @@ pub fn check(slot: &SlotState, name: &str, database: &str) -> Result<()> {
             format!(
                 "slot {name} has lost WAL that walferry has not read: changes are missing for good"
             ),
-            "begin a new pipeline (another pipeline name, or drop the slot and delete the pipeline's topics), and raise max_slot_wal_keep_size",
+            format!(
+                "raise max_slot_wal_keep_size on the leader to more than it writes while walferry is \
+                 away; then {NEW_PIPELINE}"
+            ),
         ));
     }
     Ok(())

@@ -82,7 +82,8 @@ async fn an_update_or_delete_of_a_row_that_is_missing_halts_and_is_not_skipped()
         s.follower("DELETE FROM t WHERE a = 2").await;
         s.leader(change).await;
         s.leader("INSERT INTO t VALUES (5, 5, 5)").await;
-        s.halts(&["public.t", "diverged", "resync"]).await;
+        s.halts(&["public.t", "diverged", "copy the follower anew"])
+            .await;
         s.stop_halted();
         s.follower("INSERT INTO t VALUES (2, 2, 2)").await;
         s.start();

@@ -215,7 +215,7 @@ async fn a_row_that_should_be_there_and_is_not_halts_with_its_key() {
             "(id) = (5)",
             "0/ABCDEF:7",
             "0/ABCDEF:9",
-            "resync",
+            "copy the follower anew",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -5,7 +5,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::params::Timestamp;
-use crate::error::{Error, Result};
+use crate::error::{COPY_ANEW, Error, Result};
 use crate::model::Checkpoint;
 use crate::postgres::classify;
 
@@ -229,7 +229,7 @@ fn parse(row: &Row) -> Result<Checkpoint> {
     let unreadable = |what: &str| {
         Error::halt(
             format!("the checkpoint in walferry.checkpoint {what}"),
-            "restore the row as walferry wrote it, or delete it together with the follower's tables to begin anew",
+            COPY_ANEW,
         )
     };
     let version: i64 = row

@@ -209,7 +209,7 @@ async fn add_labels(
             labels = ?strange,
             "labels are added to the follower's enum, which has others that the leader's has not; if the \
              leader renamed them, rows with an old name keep it: run the leader's ALTER TYPE … RENAME \
-             VALUE on the follower before the new name comes, or resync the table"
+             VALUE on the follower before the new name comes, or copy the follower anew"
         );
     }
     for (n, label) in labels.iter().enumerate() {

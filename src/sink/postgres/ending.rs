@@ -90,7 +90,7 @@ fn commit_error(cause: &Cause) -> Error {
                     "committing: the follower refuses the transaction: {}",
                     summary(server)
                 ),
-                "remove the follower's deferred constraint, or repair what it refers to, and start the sink again",
+                "remove the follower's deferred constraint, or repair what it refers to, and restart walferry",
             ),
             Some(_) => crate::postgres::classify(error, "committing"),
             None => Error::transient(

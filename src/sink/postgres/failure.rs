@@ -6,7 +6,7 @@ use std::fmt;
 use tokio_postgres::error::SqlState;
 
 use super::pipeline::Cause;
-use crate::error::Error;
+use crate::error::{COPY_ANEW, Error};
 use crate::model::batch::Step;
 use crate::model::{Position, RowRef, TableName, TablePlan};
 
@@ -112,21 +112,33 @@ pub(super) fn rows_error(place: &Place, key: Option<&str>, cause: &Cause, doing:
         return crate::postgres::classify(error, doing).at(place);
     };
     match refusal(server.code()) {
+        Some(Refusal::Row) if *server.code() == SqlState::UNIQUE_VIOLATION => Error::halt(
+            format!(
+                "{place}: {doing}: the follower has a row that {} collides with: {}",
+                key.map_or_else(
+                    || "the leader's row".to_owned(),
+                    |key| format!("the row {key}")
+                ),
+                summary(server)
+            ),
+            "delete the row that is in the way on the follower, or drop the follower's unique index if \
+             the leader has none like it, and restart walferry",
+        ),
         Some(Refusal::Row) => Error::halt(
             format!(
                 "{place}: {doing}: the follower refuses {}: {}",
                 key.map_or_else(|| "a row".to_owned(), |key| format!("the row {key}")),
                 summary(server)
             ),
-            "make the follower's table accept the leader's rows (its own constraint, column or type is in \
-             the way) and start the sink again",
+            "make the follower's table accept the leader's rows (drop or widen its own constraint, column \
+             or type that is in the way), and restart walferry",
         ),
         Some(Refusal::Shape) => Error::halt(
             format!(
                 "{place}: {doing}: the follower's table or rights have changed: {}",
                 summary(server)
             ),
-            "give the follower's table the leader's shape and its role the rights again, and start the sink again",
+            "give the follower's table the leader's shape and its role the rights again, and restart walferry",
         ),
         None => crate::postgres::classify(error, doing).at(place),
     }
@@ -148,7 +160,8 @@ pub(super) fn diverged(place: &Place, what: &str) -> Error {
     Error::halt(
         format!("{place}: the follower has diverged from the leader: {what}"),
         format!(
-            "find out who else writes to table {} on the follower, then resync the table",
+            "find out who else writes to table {} on the follower; then make its rows there what they \
+             were on the leader before these changes and restart walferry, or {COPY_ANEW}",
             place.table
         ),
     )
