@@ -69,6 +69,13 @@ fn missing(target: Target<'_>, changed: u64, table: Option<Arc<Table>>) -> Endin
         };
     };
     let what = format!("{what} of {} were there", refs.len());
+    if let Some(key) = target.plan.and_then(only_key) {
+        return Ending::Missing {
+            place: target.place,
+            what: format!("{what}; not there: {key}"),
+            keys: None,
+        };
+    }
     // If an earlier step of the transaction made rows, they are gone with it and the answer would lie.
     let keys = match table {
         Some(table) if target.first => Some((table, rows.clone(), refs.to_vec())),
