@@ -9,6 +9,9 @@ const BATCH_MAX_ENTRIES: usize = 20_000;
 
 /// Of how many smaller batches a batch is made after a halt, and of how many smaller chunks a chunk.
 const SMALLER: usize = 16;
+/// The same where the batch's end is not known. Often no change is to blame then but what is read, and
+/// smaller batches only put off the halt: few steps.
+const SMALLER_UNKNOWN: usize = 160;
 
 /// Smaller batches, up to a place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,10 +93,15 @@ impl Careful {
         }
         let known = batch_end.and_then(|end| usize::try_from(end - at).ok());
         let entries = known.unwrap_or(now.max_entries).min(now.max_entries);
+        let smaller = if known.is_some() {
+            SMALLER
+        } else {
+            SMALLER_UNKNOWN
+        };
         let reach = i64::try_from(entries).unwrap_or(i64::MAX).max(1);
         Some(Careful {
             until: now.until.max(at.saturating_add(reach)),
-            max_entries: (entries / SMALLER).max(1),
+            max_entries: (entries / smaller).max(1),
             cut: None,
         })
     }
@@ -210,7 +218,7 @@ mod tests {
             now = smaller;
             times += 1;
         }
-        assert!(times < 6 && now.max_entries_at(7) == 1, "{times} {now:?}");
+        assert!(times == 2 && now.max_entries_at(7) == 1, "{times} {now:?}");
     }
 
     #[test]

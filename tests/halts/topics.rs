@@ -43,7 +43,8 @@ async fn a_table_topic_made_anew_or_expired_halts_the_sinks_that_needed_it_until
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn topics_deleted_while_everything_runs_halt_who_needs_them_until_a_new_pipeline_begins() {
+async fn a_deleted_topic_halts_who_needs_it_in_the_middle_of_its_work_until_a_new_pipeline_begins()
+{
     tokio::join!(
         deleted_while_running("public.t", "is gone"),
         deleted_while_running("commits", "the commits topic does not"),
