@@ -71,7 +71,7 @@ pub async fn run(context: &SinkContext) -> Result<()> {
         tracing::info!(
             sink = %context.sink.name,
             log_offset = at,
-            "a change cannot be applied; going on in smaller batches up to it"
+            "something cannot be applied; going on in smaller steps up to it"
         );
     }
 }
