@@ -196,11 +196,13 @@ pub async fn run(client: &Client, statement: &str) -> Result<()> {
     Err(classified)
 }
 
-/// Whether a statement came too late: publication or member are there already, or a table, schema
-/// or publication has gone since it was looked at. The next look sees what is so.
+/// Whether a statement came too late: publication or member are there already (one that is made at
+/// the same moment is met as a violation of the catalog's unique index), or a table, schema or
+/// publication has gone since it was looked at. The next look sees what is so.
 fn is_race(code: &SqlState) -> bool {
     [
         SqlState::DUPLICATE_OBJECT,
+        SqlState::UNIQUE_VIOLATION,
         SqlState::UNDEFINED_OBJECT,
         SqlState::UNDEFINED_TABLE,
         SqlState::INVALID_SCHEMA_NAME,
