@@ -205,13 +205,18 @@ impl LogPlace {
         }
     }
 
-    /// Whether the entry at `offset` can be the last valid one before this place.
+    /// Whether the entry at `offset` can be the last valid one before this place. Two logs of a pipeline
+    /// begin alike, so offsets and epochs say little: what an entry says of boundaries counts too. A
+    /// copy ends only when the log has reached its point.
     pub fn may_end_with(&self, offset: i64, entry: &Entry) -> bool {
         let epoch = match entry {
             Entry::Epoch(_) => u64::try_from(offset).ok().map(Epoch),
             Entry::Batch(batch) => Some(batch.epoch).filter(|_| self.to == Some(batch.to)),
-            Entry::CopyBegin(begin) => Some(begin.epoch),
-            Entry::CopyEnd(end) => Some(end.epoch),
+            Entry::CopyBegin(begin) => Some(begin.epoch).filter(|_| self.to == begin.at),
+            Entry::CopyEnd(end) => {
+                let was_reached = self.to.is_none_or(|to| end.point <= to);
+                Some(end.epoch).filter(|_| was_reached)
+            }
         };
         self.last_valid == Some(offset) && epoch.is_some() && self.epoch == epoch
     }

@@ -44,11 +44,12 @@ fn copy_begin(epoch: u64, at: Option<u64>) -> Entry {
     })
 }
 
+/// Of a copy whose point any log has reached.
 fn copy_end(epoch: u64) -> Entry {
     Entry::CopyEnd(CopyEnd {
         epoch: Epoch(epoch),
         copy: 1,
-        point: Lsn(1),
+        point: Lsn::ZERO,
         rows: BTreeMap::new(),
     })
 }
@@ -177,6 +178,19 @@ fn a_place_tells_its_last_entry_from_that_of_another_log() {
     ] {
         assert!(!place.may_end_with(offset, &entry), "{offset} {entry:?}");
     }
+    // The beginnings of two logs: the same kinds of entries at the same offsets, boundaries apart.
+    let begun = [epoch(0), batch(0, 0, 3), copy_begin(0, Some(3))];
+    let (place, _) = read(0, &begun).expect("no hole");
+    assert!(place.may_end_with(2, &copy_begin(0, Some(3))));
+    assert!(!place.may_end_with(2, &copy_begin(0, Some(9))));
+    let ended = [epoch(0), batch(0, 0, 3), copy_end(0)];
+    let (place, _) = read(0, &ended).expect("no hole");
+    assert!(place.may_end_with(2, &copy_end(0)));
+    let Entry::CopyEnd(mut beyond) = copy_end(0) else {
+        unreachable!("copy_end makes it")
+    };
+    beyond.point = Lsn(4);
+    assert!(!place.may_end_with(2, &Entry::CopyEnd(beyond)));
     let (place, _) = read(4, &[epoch(4)]).expect("no hole");
     assert!(place.may_end_with(4, &epoch(4)) && !place.may_end_with(4, &batch(4, 1, 2)));
 }
