@@ -7,9 +7,8 @@ use crate::model::{Checkpoint, Skipped};
 impl Session<'_> {
     /// Adds to the remedy of a change that cannot be applied how to go on without it.
     pub(super) fn or_skip(&self, error: Error) -> Error {
-        let position = match (error.class(), self.attempt) {
-            (Class::Halt, Some((_attempt, Some(position)))) => position,
-            (_, _) => return error,
+        let (Class::Halt, Some((_attempt, Some(position)))) = (error.class(), self.attempt) else {
+            return error;
         };
         let sink = &self.context.sink.name;
         let repair = error.remedy().unwrap_or("repair the follower");

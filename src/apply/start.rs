@@ -191,17 +191,7 @@ async fn same_log(
     tail: &LogTail,
     place: &LogPlace,
 ) -> Result<()> {
-    let reached = place.next_offset;
-    if tail.end() < reached {
-        return Err(Error::halt(
-            format!(
-                "the follower has read {commits} up to offset {reached}, but it ends at {}: Kafka lost \
-                 entries that it had acknowledged, or the topic was made anew",
-                tail.end()
-            ),
-            COPY_ANEW,
-        ));
-    }
+    tail.must_reach(place.next_offset, COPY_ANEW)?;
     let Some(last) = place.last_valid.filter(|last| *last >= tail.low()) else {
         return Ok(());
     };

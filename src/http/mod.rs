@@ -233,15 +233,17 @@ mod tests {
         }
     }
 
+    /// A server on a free port, until the token is cancelled.
+    async fn serving() -> (Served, SocketAddr, CancellationToken) {
+        let (served, stop) = (served(), CancellationToken::new());
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listening = serve(any, served.clone(), stop.clone()).await;
+        (served, listening.unwrap().address, stop)
+    }
+
     #[tokio::test]
     async fn every_page_answers_and_readiness_follows_the_states() {
-        let served = served();
-        let stop = CancellationToken::new();
-        let any = "127.0.0.1:0".parse().unwrap();
-        let address = serve(any, served.clone(), stop.clone())
-            .await
-            .unwrap()
-            .address;
+        let (served, address, stop) = serving().await;
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         let not_ready = get(address, "/readyz").await;
         assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
@@ -270,13 +272,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_halted_sink_of_this_process_is_resumed() {
-        let served = served();
-        let stop = CancellationToken::new();
-        let any = "127.0.0.1:0".parse().unwrap();
-        let address = serve(any, served.clone(), stop.clone())
-            .await
-            .unwrap()
-            .address;
+        let (served, address, stop) = serving().await;
         let post = async |path| ask(address, "POST", path).await;
         assert!(
             get(address, "/v1/sinks/dw/resume")

@@ -25,6 +25,7 @@ const PARTITION: i32 = 0;
 pub struct LogTail {
     topic: String,
     low: i64,
+    /// The high watermark at opening.
     end: i64,
     next: i64,
     entries: mpsc::Receiver<Result<(i64, Entry)>>,
@@ -88,9 +89,15 @@ impl LogTail {
         self.low
     }
 
-    /// The high watermark at opening: the offset of the next entry then.
-    pub fn end(&self) -> i64 {
-        self.end
+    /// Checks that the log reached the entry at `wanted`, or its end lay there, at opening.
+    ///
+    /// # Errors
+    /// Halt with this remedy when it is shorter.
+    pub fn must_reach(&self, wanted: i64, remedy: &str) -> Result<()> {
+        if wanted > self.end {
+            return Err(shorter(&self.topic, wanted, self.end, remedy));
+        }
+        Ok(())
     }
 
     /// The next entry with its offset; waits for it. Cancel-safe.
@@ -192,7 +199,7 @@ fn begin(topic: &str, from: From, low: i64, high: i64) -> Result<i64> {
 fn shorter(topic: &str, wanted: i64, high: i64, remedy: &str) -> Error {
     Error::halt(
         format!(
-            "entry {wanted} of {topic} comes next, but the log ends at {high}: Kafka lost entries that \
+            "entry {wanted} of {topic} comes next, but it ends at {high}: Kafka lost entries that \
              it had acknowledged, or the topic was made anew"
         ),
         remedy,

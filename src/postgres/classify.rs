@@ -10,7 +10,7 @@ use tokio_postgres::error::DbError;
 
 use super::sqlstate::condition_name;
 use super::tls;
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::Lsn;
 
 /// The parts of a server's error that may be shown or decided on.
@@ -130,8 +130,9 @@ impl ServerError {
                 format!(
                     "{what}: a row holds more than Postgres can send as text (1 GiB a value; a bytea takes two characters a byte)"
                 ),
-                "make the value smaller on the leader, or exclude its table; if it is in the WAL already, \
-                 then begin a new pipeline, for nothing behind it can be read from this slot",
+                format!(
+                    "make the value smaller on the leader, or exclude its table; if it is in the WAL already, then {NEW_PIPELINE}"
+                ),
             );
         }
         match verdict(&self.code) {

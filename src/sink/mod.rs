@@ -151,8 +151,9 @@ pub enum SkipOrder {
 /// operator.
 ///
 /// # Errors
-/// Halt when the store keeps no orders, when the sink has no checkpoint there, when its checkpoint is
-/// beyond the position, or when there is nothing to withdraw; transient when it cannot be reached.
+/// Halt when the store keeps no orders, when the sink has no checkpoint there, or when its checkpoint is
+/// beyond the position; transient when it cannot be reached. That nothing was changed (ordered already,
+/// nothing to withdraw) is no error.
 pub async fn order(
     pipeline: &str,
     settings: &SinkSettings,

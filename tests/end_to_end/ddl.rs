@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
+use crate::support::{Pipeline, Postgres, Walferry, assert_equal, content, until, wait_caught_up};
 
 const TABLE: &str = "CREATE TABLE t (id serial PRIMARY KEY, a text, n int NOT NULL DEFAULT 0);
     CREATE TABLE other (id serial PRIMARY KEY, n int);
@@ -35,17 +35,12 @@ async fn load(leader: &Postgres, names: &[&str], stop: &AtomicBool) -> u64 {
 
 /// The remedy of the halt that walferry's output tells, once it is there.
 async fn remedy(walferry: &Walferry) -> String {
-    until("the sink halts", || async {
-        let output = walferry.output();
-        let halt = output.lines().find(|line| line.contains("halted"));
-        halt.map(str::to_owned).ok_or(output)
-    })
-    .await
-    .split_once("remedy=")
-    .expect("a halt has a remedy")
-    .1
-    .trim_matches('"')
-    .replace("\\\"", "\"")
+    let halt = walferry.says("halted").await;
+    halt.split_once("remedy=")
+        .expect("a halt has a remedy")
+        .1
+        .trim_matches('"')
+        .replace("\\\"", "\"")
 }
 
 /// The statement in a remedy that begins with `ALTER TABLE` and holds `what`.
@@ -64,15 +59,7 @@ async fn number(client: &Client, query: &str) -> i64 {
 
 /// Waits until Kafka holds all that the leader has written; entries before and after are apart.
 async fn published(leader: &Client) {
-    let target: String = leader
-        .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
-        .await
-        .unwrap()
-        .get(0);
-    leader
-        .batch_execute("SELECT pg_logical_emit_message(true, 'test', 'boundary')")
-        .await
-        .unwrap();
+    let target = content::mark(leader).await;
     until("the slot is at the leader's end", || async {
         let query = "SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots";
         match leader.query_one(query, &[&target]).await.unwrap().get(0) {
@@ -114,12 +101,7 @@ async fn everything_before_a_new_version_is_applied_before_the_halt() {
     let remedy = remedy(&walferry).await;
     assert_eq!(number(&to, "SELECT count(*) FROM t").await, before);
     assert_eq!(number(&to, "SELECT n::int8 FROM other").await, 39);
-    let output = walferry.output();
-    let halt = output
-        .lines()
-        .find(|line| line.contains("halted"))
-        .unwrap()
-        .to_owned();
+    let halt = walferry.says("halted").await;
     let lsn: String = from
         .query_one("SELECT pg_current_wal_lsn()::text", &[])
         .await

@@ -1,6 +1,6 @@
 //! Large transactions and large values in flat memory.
 
-use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
+use crate::support::{Pipeline, Postgres, assert_equal, wait_caught_up};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_of_a_million_rows_is_one_follower_transaction_in_flat_memory() {
@@ -105,7 +105,7 @@ async fn a_value_that_postgres_itself_cannot_send_halts_the_source_with_its_plac
     from.batch_execute("INSERT INTO t VALUES (2, convert_to(repeat('x', 600 << 20), 'UTF8'))")
         .await
         .unwrap();
-    let halt = said(&walferry, "halted").await;
+    let halt = walferry.says("halted").await;
     let place = before.split('/').next().unwrap();
     for part in ["1 GiB", &format!("while decoding the change at {place}/")] {
         assert!(halt.contains(part), "{part} in {halt}");
@@ -118,7 +118,7 @@ async fn a_value_that_postgres_itself_cannot_send_halts_the_source_with_its_plac
     let to = fresh.client().await;
     let pipeline = Pipeline::new(&leader, &[&fresh]);
     let walferry = pipeline.run();
-    let failed = said(&walferry, "the copy failed").await;
+    let failed = walferry.says("the copy failed").await;
     assert!(
         failed.contains("table public.t") && failed.contains("1 GiB"),
         "{failed}"
@@ -130,14 +130,4 @@ async fn a_value_that_postgres_itself_cannot_send_halts_the_source_with_its_plac
     let _walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
     assert_equal(&from, &to, &["t"]).await;
-}
-
-/// The first line of the log with `part`.
-async fn said(walferry: &Walferry, part: &str) -> String {
-    until(part, || async {
-        let output = walferry.output();
-        let line = output.lines().find(|line| line.contains(part));
-        line.map(str::to_owned).ok_or(output)
-    })
-    .await
 }

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use crate::support::http::{get, metric};
+use crate::support::http::{get, metric, part};
 use crate::support::{Pipeline, Postgres, assert_equal, content, until, wait_caught_up};
 
 /// The newest error of a halted sink, with its remedy.
@@ -27,18 +27,14 @@ impl Halt {
     }
 }
 
-/// Waits until sink `name` has halted with an error that holds `part`.
-async fn halted(pipeline: &Pipeline, name: &str, part: &str) -> Halt {
+/// Waits until sink `name` has halted with an error that holds `needle`.
+async fn halted(pipeline: &Pipeline, name: &str, needle: &str) -> Halt {
     until("the sink halts", || async {
-        let (_, body) = get(pipeline, "/v1/status").await?;
-        let status: serde_json::Value = serde_json::from_str(&body).map_err(|e| e.to_string())?;
-        let sinks = status["sinks"].as_array().ok_or("no sinks")?;
-        let sink = sinks.iter().find(|sink| sink["name"] == name);
-        let sink = sink.ok_or("no such sink")?;
+        let sink = part(pipeline, name).await?;
         let error = &sink["last_error"];
         let what = error["what"].as_str().unwrap_or_default().to_owned();
-        if sink["state"] != "halted" || !what.contains(part) {
-            return Err(body);
+        if sink["state"] != "halted" || !what.contains(needle) {
+            return Err(sink.to_string());
         }
         let remedy = error["remedy"].as_str().ok_or("no remedy")?.to_owned();
         Ok(Halt { what, remedy })

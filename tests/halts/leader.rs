@@ -20,11 +20,14 @@ fn copy_data(server: &Postgres, name: &str) -> PathBuf {
     copy
 }
 
-/// Puts other data in place of a stopped server's, which is kept under a name.
-fn put_data(server: &Postgres, copy: &PathBuf, kept: &str) {
-    let data = server.dir.join("data");
-    command("mv", &[&data, &server.dir.join(kept)]);
+/// Starts the leader on other data in place of its own, which is kept under a name, and walferry.
+fn run_on(operator: &mut Operator, copy: &PathBuf, kept: &str) {
+    operator.leader.stop();
+    let data = operator.leader.dir.join("data");
+    command("mv", &[&data, &operator.leader.dir.join(kept)]);
     command("mv", &[copy, &data]);
+    operator.leader.start_again();
+    operator.run();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,10 +42,7 @@ async fn a_leader_restored_from_a_backup_halts_the_source_until_the_old_one_or_a
     operator.is_well().await;
 
     operator.stop(0);
-    operator.leader.stop();
-    put_data(&operator.leader, &backup, "original");
-    operator.leader.start_again();
-    operator.run();
+    run_on(&mut operator, &backup, "original");
     let wanted = format!("bring back the leader that has this WAL, or {NEW_PIPELINE}");
     let parts = ["the leader's WAL ends at", "a restored backup"];
     operator
@@ -53,19 +53,13 @@ async fn a_leader_restored_from_a_backup_halts_the_source_until_the_old_one_or_a
     operator.streams("a").await;
 
     operator.stop(3);
-    operator.leader.stop();
     let original = operator.leader.dir.join("original");
-    put_data(&operator.leader, &original, "backup");
-    operator.leader.start_again();
-    operator.run();
+    run_on(&mut operator, &original, "backup");
     operator.is_well().await;
 
     // The old leader is gone for good.
     operator.stop(0);
-    operator.leader.stop();
-    put_data(&operator.leader, &backup, "original");
-    operator.leader.start_again();
-    operator.run();
+    run_on(&mut operator, &backup, "original");
     operator
         .halted("leader")
         .await

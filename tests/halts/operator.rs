@@ -1,7 +1,5 @@
 //! What an operator sees of a halt, and does about it.
 
-use serde_json::Value;
-
 use crate::support::{Pipeline, Postgres, Walferry, assert_equal, http, until, wait_caught_up};
 
 /// The remedy that [`Operator::begin_new_pipeline`] follows, word for word.
@@ -133,20 +131,10 @@ impl Operator {
         .await;
     }
 
-    /// What `/v1/status` says of a part.
-    async fn part(&self, name: &str) -> Result<Value, String> {
-        let (_, body) = http::get(&self.pipeline, "/v1/status").await?;
-        let status: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
-        let sinks = status["sinks"].as_array().into_iter().flatten();
-        let mut parts = sinks.chain([&status["source"]]);
-        let found = parts.find(|part| part["name"] == name).cloned();
-        found.ok_or(body)
-    }
-
     /// Waits until a part does its normal work.
     pub async fn streams(&self, part: &str) {
         until(&format!("{part} streams"), || async {
-            let found = self.part(part).await?;
+            let found = http::part(&self.pipeline, part).await?;
             let streams = found["state"] == "streaming";
             streams.then_some(()).ok_or_else(|| found.to_string())
         })
@@ -156,7 +144,7 @@ impl Operator {
     /// Waits until a part has halted; `/v1/status`, `/readyz`, the metrics and the log agree on it.
     pub async fn halted(&self, part: &str) -> Halt {
         let error = until(&format!("{part} halts"), || async {
-            let found = self.part(part).await?;
+            let found = http::part(&self.pipeline, part).await?;
             let halted = found["state"] == "halted";
             halted
                 .then(|| found["last_error"].clone())

@@ -4,18 +4,24 @@ use tokio_postgres::Client;
 
 use super::until;
 
-/// Waits until the follower's applied boundary has reached what is flushed on the leader now.
-pub async fn wait_caught_up(leader: &Client, follower: &Client, sink: &str) {
+/// The leader's WAL position now, with something behind it, so that the log has a boundary beyond it even
+/// on an idle leader.
+pub async fn mark(leader: &Client) -> String {
     let target: String = leader
         .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
         .await
         .unwrap()
         .get(0);
-    // Something behind the target, so that the log has a boundary beyond it even on an idle leader.
     leader
         .batch_execute("SELECT pg_logical_emit_message(true, 'test', 'boundary')")
         .await
         .unwrap();
+    target
+}
+
+/// Waits until the follower's applied boundary has reached what is flushed on the leader now.
+pub async fn wait_caught_up(leader: &Client, follower: &Client, sink: &str) {
+    let target = mark(leader).await;
     until(&format!("sink {sink} at {target}"), || async {
         let query = "SELECT applied::text, applied >= $2::text::pg_lsn FROM walferry.checkpoint WHERE sink = $1";
         match follower.query_opt(query, &[&sink, &target]).await {

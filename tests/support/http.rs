@@ -1,5 +1,7 @@
 //! What a running walferry says over HTTP.
 
+use serde_json::Value;
+
 use super::Pipeline;
 
 /// The value of a metric, if it is there. With `sink`: the one with that label.
@@ -16,6 +18,16 @@ pub async fn metric(pipeline: &Pipeline, name: &str, sink: Option<&str>) -> Opti
 /// What `/metrics` says.
 pub async fn scrape(pipeline: &Pipeline) -> Result<String, String> {
     get(pipeline, "/metrics").await.map(|(_, body)| body)
+}
+
+/// What `/v1/status` says of a part.
+pub async fn part(pipeline: &Pipeline, name: &str) -> Result<Value, String> {
+    let (_, body) = get(pipeline, "/v1/status").await?;
+    let status: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+    let sinks = status["sinks"].as_array().into_iter().flatten();
+    let mut parts = sinks.chain([&status["source"]]);
+    let found = parts.find(|part| part["name"] == name).cloned();
+    found.ok_or(body)
 }
 
 /// A plain HTTP GET: status and body.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{DEADLINE, Postgres, directory, kafka, unique};
+use super::{DEADLINE, Postgres, directory, kafka, unique, until};
 
 /// Settings of one pipeline in a directory of their own.
 pub struct Pipeline {
@@ -204,6 +204,16 @@ impl Walferry {
     /// What it has written so far.
     pub fn output(&self) -> String {
         read(&self.log)
+    }
+
+    /// The first line that it writes with `part` in it; waits for it.
+    pub async fn says(&self, part: &str) -> String {
+        until(&format!("walferry says {part}"), || async {
+            let output = self.output();
+            let line = output.lines().find(|line| line.contains(part));
+            line.map(str::to_owned).ok_or(output)
+        })
+        .await
     }
 }
 

@@ -322,7 +322,7 @@ fn twice(schema: &TableSchema, n: usize, held: &Live) -> Error {
         format!("column {name} may be the follower's {held}, which it was before, or its {name}"),
         format!(
             "if the leader has renamed {name} to {held}: change a row of the table on the leader, so that its \
-             new shape is in the log, and start the sink again; if the leader has dropped {held}, on the \
+             new shape is in the log, and restart walferry; if the leader has dropped {held}, on the \
              follower: ALTER TABLE {table} DROP COLUMN {}",
             quote_identifier(held)
         ),

@@ -111,14 +111,12 @@ pub(super) fn rows_error(place: &Place, key: Option<&str>, cause: &Cause, doing:
     let Some(server) = error.as_db_error() else {
         return crate::postgres::classify(error, doing).at(place);
     };
+    let row = key.map(|key| format!("the row {key}"));
     match refusal(server.code()) {
         Some(Refusal::Row) if *server.code() == SqlState::UNIQUE_VIOLATION => Error::halt(
             format!(
                 "{place}: {doing}: the follower has a row that {} collides with: {}",
-                key.map_or_else(
-                    || "the leader's row".to_owned(),
-                    |key| format!("the row {key}")
-                ),
+                row.as_deref().unwrap_or("the leader's row"),
                 summary(server)
             ),
             "delete the row that is in the way on the follower, or drop the follower's unique index if \
@@ -127,7 +125,7 @@ pub(super) fn rows_error(place: &Place, key: Option<&str>, cause: &Cause, doing:
         Some(Refusal::Row) => Error::halt(
             format!(
                 "{place}: {doing}: the follower refuses {}: {}",
-                key.map_or_else(|| "a row".to_owned(), |key| format!("the row {key}")),
+                row.as_deref().unwrap_or("a row"),
                 summary(server)
             ),
             "make the follower's table accept the leader's rows (drop or widen its own constraint, column \

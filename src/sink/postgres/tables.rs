@@ -261,8 +261,8 @@ fn names<'a>(homes: &[Home<'a>]) -> Vec<Option<&'a str>> {
     homes.iter().map(name).collect()
 }
 
-/// Says once a session and version which columns have other names on the follower: that is so while changes from
-/// before a RENAME COLUMN pass, and should not stay so.
+/// Says once a session and version which columns have other names on the follower: that is so while
+/// changes from before a RENAME COLUMN pass, and should not stay so.
 fn say_other_names(schema: &TableSchema, homes: &[Home<'_>]) {
     for (column, home) in schema.columns.iter().zip(homes) {
         if let Home::In(live) = home

@@ -191,7 +191,7 @@ impl PostgresSink {
         let Some(emptying) = tables::emptying(&client, table).await? else {
             return Err(Error::halt(
                 format!("table {table} does not exist on the follower"),
-                "start the sink again: it creates the table, or says what is missing",
+                "restart walferry: it creates the table, or says what is missing",
             )
             .into());
         };
