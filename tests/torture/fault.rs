@@ -68,6 +68,8 @@ pub enum Pair {
     SourceLeader,
     KafkaOf(Role),
     SinkFollower(Side),
+    /// What the other brokers reach one by, to replicate from it.
+    ToBroker(u32),
 }
 
 /// What is wrong with a link.
@@ -133,6 +135,7 @@ impl Fault {
                 Victim::Follower(side) => Subject::Follower(side),
                 Victim::Broker(_) | Victim::Brokers => Subject::Kafka,
             },
+            Fault::Link(_, Pair::ToBroker(_)) => Subject::Kafka,
             Fault::Link(_, pair) => Subject::Link(pair),
             Fault::DiskFull => Subject::Follower(Side::B),
             Fault::ReadOnly(side) | Fault::Lock(side) => Subject::Follower(side),
@@ -184,7 +187,11 @@ fn sink(random: &mut SmallRng) -> Role {
 }
 
 fn broker(random: &mut SmallRng) -> Victim {
-    Victim::Broker(random.random_range(1..=3))
+    Victim::Broker(node(random))
+}
+
+fn node(random: &mut SmallRng) -> u32 {
+    random.random_range(1..=3)
 }
 
 const fn kind(
@@ -225,26 +232,32 @@ pub const KINDS: &[Kind] = &[
     kind("cut-source-kafka", "the same", Toxiproxy, 1_000..=8_000, |_| Fault::Link(Ill::Cut, Pair::KafkaOf(Role::Source))),
     kind("cut-sink-kafka", "the same", Toxiproxy, 1_000..=8_000, |r| Fault::Link(Ill::Cut, Pair::KafkaOf(sink(r)))),
     kind("cut-sink-follower", "the same", Toxiproxy, 1_000..=8_000, |r| Fault::Link(Ill::Cut, Pair::SinkFollower(side(r)))),
+    kind("cut-broker", "the other brokers are cut off from one", Toxiproxy, 5_000..=15_000, |r| Fault::Link(Ill::Cut, Pair::ToBroker(node(r)))),
     kind("half-open-source-leader", "connections stay open, nothing passes", Toxiproxy, 8_000..=20_000, |_| Fault::Link(Ill::HalfOpen, Pair::SourceLeader)),
     kind("half-open-source-kafka", "the same", Toxiproxy, 8_000..=30_000, |_| Fault::Link(Ill::HalfOpen, Pair::KafkaOf(Role::Source))),
     kind("half-open-sink-kafka", "the same", Toxiproxy, 8_000..=30_000, |r| Fault::Link(Ill::HalfOpen, Pair::KafkaOf(sink(r)))),
     kind("half-open-sink-follower", "the same", Toxiproxy, 8_000..=45_000, |r| Fault::Link(Ill::HalfOpen, Pair::SinkFollower(side(r)))),
+    kind("half-open-broker", "the same", Toxiproxy, 8_000..=30_000, |r| Fault::Link(Ill::HalfOpen, Pair::ToBroker(node(r)))),
     kind("slow-source-leader", "latency of 400 ms +- 200 each way", Toxiproxy, 4_000..=12_000, |_| Fault::Link(Ill::Slow, Pair::SourceLeader)),
     kind("slow-source-kafka", "the same", Toxiproxy, 4_000..=12_000, |_| Fault::Link(Ill::Slow, Pair::KafkaOf(Role::Source))),
     kind("slow-sink-kafka", "the same", Toxiproxy, 4_000..=12_000, |r| Fault::Link(Ill::Slow, Pair::KafkaOf(sink(r)))),
     kind("slow-sink-follower", "the same", Toxiproxy, 4_000..=12_000, |r| Fault::Link(Ill::Slow, Pair::SinkFollower(side(r)))),
+    kind("slow-broker", "the same", Toxiproxy, 4_000..=12_000, |r| Fault::Link(Ill::Slow, Pair::ToBroker(node(r)))),
     kind("narrow-source-leader", "100 kB a second each way", Toxiproxy, 4_000..=12_000, |_| Fault::Link(Ill::Narrow, Pair::SourceLeader)),
     kind("narrow-source-kafka", "the same", Toxiproxy, 4_000..=12_000, |_| Fault::Link(Ill::Narrow, Pair::KafkaOf(Role::Source))),
     kind("narrow-sink-kafka", "the same", Toxiproxy, 4_000..=12_000, |r| Fault::Link(Ill::Narrow, Pair::KafkaOf(sink(r)))),
     kind("narrow-sink-follower", "the same", Toxiproxy, 4_000..=12_000, |r| Fault::Link(Ill::Narrow, Pair::SinkFollower(side(r)))),
+    kind("narrow-broker", "the same", Toxiproxy, 4_000..=12_000, |r| Fault::Link(Ill::Narrow, Pair::ToBroker(node(r)))),
     kind("reset-source-leader", "each connection is reset 0.7 s after its first bytes", Toxiproxy, 3_000..=8_000, |_| Fault::Link(Ill::Reset, Pair::SourceLeader)),
     kind("reset-source-kafka", "the same", Toxiproxy, 3_000..=8_000, |_| Fault::Link(Ill::Reset, Pair::KafkaOf(Role::Source))),
     kind("reset-sink-kafka", "the same", Toxiproxy, 3_000..=8_000, |r| Fault::Link(Ill::Reset, Pair::KafkaOf(sink(r)))),
     kind("reset-sink-follower", "the same", Toxiproxy, 3_000..=8_000, |r| Fault::Link(Ill::Reset, Pair::SinkFollower(side(r)))),
+    kind("reset-broker", "the same", Toxiproxy, 3_000..=8_000, |r| Fault::Link(Ill::Reset, Pair::ToBroker(node(r)))),
     kind("sliced-source-leader", "pieces of about 100 bytes with 1 ms between", Toxiproxy, 3_000..=8_000, |_| Fault::Link(Ill::Sliced, Pair::SourceLeader)),
     kind("sliced-source-kafka", "the same", Toxiproxy, 3_000..=8_000, |_| Fault::Link(Ill::Sliced, Pair::KafkaOf(Role::Source))),
     kind("sliced-sink-kafka", "the same", Toxiproxy, 3_000..=8_000, |r| Fault::Link(Ill::Sliced, Pair::KafkaOf(sink(r)))),
     kind("sliced-sink-follower", "the same", Toxiproxy, 3_000..=8_000, |r| Fault::Link(Ill::Sliced, Pair::SinkFollower(side(r)))),
+    kind("sliced-broker", "the same", Toxiproxy, 3_000..=8_000, |r| Fault::Link(Ill::Sliced, Pair::ToBroker(node(r)))),
     kind("disk-full", "follower b's file system has no byte left", SmallDisk, 8_000..=15_000, |_| Fault::DiskFull),
     kind("read-only", "default_transaction_read_only on a follower", Nothing, 3_000..=10_000, |r| Fault::ReadOnly(side(r))),
     kind("lock", "a session holds ACCESS EXCLUSIVE on a follower's table", Nothing, 3_000..=12_000, |r| Fault::Lock(side(r))),

@@ -1,4 +1,4 @@
-//! The links between walferry and its servers: each runs through a proxy of toxiproxy's.
+//! The links between walferry and its servers, and between the brokers: each runs through a proxy of toxiproxy's.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 use crate::fault::{Ill, Pair, Role, Side};
 use crate::http;
 use crate::process::{free_port, remember};
+use crate::servers::NODES;
 
 /// Where a proxy listens and what it leads to.
 #[derive(Clone, Debug)]
@@ -30,13 +31,19 @@ pub fn proxies_of(pair: Pair) -> Vec<String> {
     match pair {
         Pair::SourceLeader => vec!["leader-database".to_owned()],
         Pair::SinkFollower(side) => vec![format!("{}-database", side.name())],
-        Pair::KafkaOf(role) => (1..=3).map(|n| broker_proxy(role, n)).collect(),
+        Pair::KafkaOf(role) => NODES.map(|n| broker_proxy(role, n)).to_vec(),
+        Pair::ToBroker(node) => vec![replication_proxy(node)],
     }
 }
 
 /// Name of the proxy between a worker and a broker.
 pub fn broker_proxy(role: Role, node: u32) -> String {
     format!("{}-kafka-{node}", role.name())
+}
+
+/// Name of the proxy by which the other brokers reach one.
+pub fn replication_proxy(node: u32) -> String {
+    format!("replication-{node}")
 }
 
 /// Name of the proxy between a worker and its database.
@@ -140,6 +147,7 @@ pub fn all_proxies(upstream: impl Fn(&str) -> u16) -> Vec<Proxy> {
     let mut pairs = vec![Pair::SourceLeader];
     pairs.extend(Role::ALL.map(Pair::KafkaOf));
     pairs.extend(Side::BOTH.map(Pair::SinkFollower));
+    pairs.extend(NODES.map(Pair::ToBroker));
     let names = pairs.into_iter().flat_map(proxies_of);
     names
         .map(|name| Proxy {

@@ -158,6 +158,9 @@ pub struct Kafka {
 /// Nodes of the cluster.
 pub const NODES: [u32; 3] = [1, 2, 3];
 
+/// Name of the listener by which brokers replicate from each other.
+pub const REPLICATION: &str = "REPLICATION";
+
 /// An additional listener of a broker: where it listens, and what it tells clients.
 pub struct Listener {
     pub name: String,
@@ -167,7 +170,7 @@ pub struct Listener {
 }
 
 impl Kafka {
-    /// Makes a cluster with more listeners, and starts it.
+    /// Makes a cluster with more listeners, one of them for the brokers, and starts it.
     pub async fn start(dir: PathBuf, listeners: &[Listener]) -> anyhow::Result<Self> {
         dev_server(&["kafka", "create"], &dir, &["--brokers", "3"]).await?;
         let bootstrap = fs::read_to_string(dir.join("bootstrap"))?.trim().to_owned();
@@ -232,5 +235,5 @@ fn with_listeners<'a>(text: &str, listeners: impl Iterator<Item = &'a Listener> 
         }
         out += "\n";
     }
-    out
+    out + &format!("inter.broker.listener.name={REPLICATION}\n")
 }

@@ -11,7 +11,7 @@ use crate::links::{self, Links, Proxy};
 use crate::load;
 use crate::process::free_port;
 use crate::report::Diary;
-use crate::servers::{Kafka, Listener, NODES, Paused, Postgres};
+use crate::servers::{Kafka, Listener, NODES, Paused, Postgres, REPLICATION};
 use crate::workers::Workers;
 
 /// What this machine offers, as `./dev torture` found out.
@@ -155,24 +155,31 @@ impl World {
     }
 }
 
-/// One listener a broker and worker, each behind a proxy that it advertises.
+/// One listener a broker and worker, and one for the other brokers, each behind a proxy that it advertises.
 fn plan_ports(listeners: &mut Vec<Listener>, proxies: &mut Vec<Proxy>) {
     proxies.extend(links::all_proxies(|_| 0));
-    for (number, role) in Role::ALL.into_iter().enumerate() {
-        for node in NODES {
-            let name = links::broker_proxy(role, node);
-            let proxy = proxies
-                .iter_mut()
-                .find(|p| p.name == name)
-                .expect("all_proxies has every broker");
-            proxy.upstream = free_port();
-            listeners.push(Listener {
-                name: format!("W{number}"),
+    let mut behind = |proxy: &str, name: &str, node| {
+        let proxy = proxies
+            .iter_mut()
+            .find(|p| p.name == proxy)
+            .expect("all_proxies has every broker");
+        proxy.upstream = free_port();
+        listeners.push(Listener {
+            name: name.to_owned(),
+            node,
+            port: proxy.upstream,
+            advertised: proxy.listen,
+        });
+    };
+    for node in NODES {
+        for (number, role) in Role::ALL.into_iter().enumerate() {
+            behind(
+                &links::broker_proxy(role, node),
+                &format!("W{number}"),
                 node,
-                port: proxy.upstream,
-                advertised: proxy.listen,
-            });
+            );
         }
+        behind(&links::replication_proxy(node), REPLICATION, node);
     }
 }
 

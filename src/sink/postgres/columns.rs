@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::Attribute;
 use super::widening::{TypeOf, is_widening};
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::{Oid, TableSchema};
 
@@ -335,7 +335,8 @@ fn remade(schema: &TableSchema, n: usize) -> Error {
         format!(
             "column {name} was dropped on the follower and another one of that name made, while changes of the first are still to come"
         ),
-        "rebuild the follower: empty its tables and drop its schema walferry, and it is copied anew",
+        // Not a copy of this pipeline's: the log still has the changes of the first behind it.
+        NEW_PIPELINE,
     )
 }
 

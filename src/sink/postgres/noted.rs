@@ -8,7 +8,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Identity;
 use super::columns::{Noted, Numbers};
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::TableSchema;
 use crate::postgres::classify;
 
@@ -76,8 +76,7 @@ impl Notes<'_> {
 fn unreadable(error: serde_json::Error) -> Error {
     Error::halt(
         "walferry.columns on the follower holds what walferry has not written",
-        "restore the table as walferry wrote it, or rebuild the follower: empty its tables and drop its \
-         schema walferry",
+        format!("restore the table as walferry wrote it, or {NEW_PIPELINE}"),
     )
     .caused_by(error)
 }
