@@ -4,13 +4,15 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use futures_util::{SinkExt, TryStreamExt};
 use serde::Serialize;
 
+use super::load::Load;
 use super::support::{self, Pipeline, Postgres, wait_caught_up};
 use super::{Plan, load, process};
 
 /// One measured drain.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Drained {
     /// Wall-clock seconds.
     pub seconds: f64,
@@ -28,17 +30,21 @@ pub struct Drained {
     pub peak_bytes: u64,
 }
 
-/// All drains of one run.
-#[derive(Clone, Debug, Serialize)]
+/// All drains of one run; none: left out by `--only`.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Drains {
     /// Postgres's own logical replication, end to end.
-    pub native: Drained,
+    pub native: Option<Drained>,
     /// walferry, end to end through Kafka.
-    pub walferry: Drained,
+    pub walferry: Option<Drained>,
     /// `pg_recvlogical` to /dev/null.
-    pub recvlogical: Drained,
+    pub recvlogical: Option<Drained>,
     /// walferry's source into Kafka.
-    pub source: Drained,
+    pub source: Option<Drained>,
+    /// walferry's sink from full topics.
+    pub sink: Option<Drained>,
+    /// A plain COPY of the rows at the end into an empty table.
+    pub copy: Option<Drained>,
 }
 
 const SETTINGS: &[&str] = &[
@@ -49,20 +55,24 @@ const SETTINGS: &[&str] = &[
     "autovacuum=off",
 ];
 
-/// Starts three equal servers, lets the backlog wait in four slots, and drains one after the other.
-pub async fn measure(plan: &Plan) -> anyhow::Result<Drains> {
+/// Starts equal servers, lets the backlog of a load wait in slots of the leader, and drains one after the
+/// other; at the end every follower must hold what the leader holds.
+pub async fn measure(plan: &Plan, load: Load) -> anyhow::Result<Drains> {
     let leader = Postgres::start_with("leader", SETTINGS);
-    let (native, follower) = (
+    let (native, follower, late) = (
         Postgres::start_with("native", SETTINGS),
         Postgres::start_with("follower", SETTINGS),
+        Postgres::start_with("late", SETTINGS),
     );
     let client = leader.client().await;
     client.batch_execute(load::TABLES).await?;
+    client.batch_execute(&load.first_rows()).await?;
     client
         .batch_execute("CREATE PUBLICATION native FOR TABLE bulk, marker")
         .await?;
     let on_native = native.client().await;
     on_native.batch_execute(load::TABLES).await?;
+    on_native.batch_execute(&load.first_rows()).await?;
     on_native
         .batch_execute(&format!(
             "CREATE SUBSCRIPTION native CONNECTION 'host=127.0.0.1 port={} user=postgres dbname=postgres'
@@ -73,60 +83,99 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Drains> {
     client
         .batch_execute("SELECT pg_create_logical_replication_slot('plain', 'pgoutput')")
         .await?;
-    // Both pipelines have made their slots and their (empty) first copies before the load is written.
-    let pipeline = Pipeline::new(&leader, &[&follower]);
-    let alone = Pipeline::new(&leader, &[]);
-    let on_follower = follower.client().await;
-    let first = pipeline.run();
-    wait_caught_up(&client, &on_follower, "a").await;
-    ensure!(first.terminate() == 0, "walferry did not stop in order");
-    let first = alone.run();
-    wait_confirmed(&client, &alone, "0/1").await;
-    ensure!(first.terminate() == 0, "walferry did not stop in order");
+    // Both pipelines have made their slots and their first copies before the load is written.
+    let whole = Pipeline::new(&leader, &[&follower]);
+    let halves = Pipeline::new(&leader, &[&late]);
+    let (on_follower, on_late) = (follower.client().await, late.client().await);
+    for (pipeline, at) in [(&whole, &on_follower), (&halves, &on_late)] {
+        let first = pipeline.run();
+        wait_caught_up(&client, at, "a").await;
+        ensure!(first.terminate() == 0, "walferry did not stop in order");
+    }
 
-    let end = load::write(&client, plan).await?;
+    let end = load.write(&client, plan).await?;
     eprintln!("  the backlog is written, up to {end}");
-    let drains = Drains {
-        native: drain_native(plan, &leader, &on_native)
-            .await
-            .context("native")?,
-        walferry: drain_walferry(plan, &leader, &on_follower, &pipeline)
-            .await
-            .context("walferry")?,
-        recvlogical: drain_recvlogical(plan, &leader, &end)
-            .await
-            .context("pg_recvlogical")?,
-        source: drain_source(plan, &leader, &alone, &end)
-            .await
-            .context("source")?,
-    };
-    let contents = (
-        load::content(&client).await?,
-        load::content(&on_native).await?,
-        load::content(&on_follower).await?,
-    );
-    ensure!(
-        contents.0 == contents.1,
-        "native's follower differs from the leader: {contents:?}"
-    );
-    ensure!(
-        contents.0 == contents.2,
-        "walferry's follower differs from the leader: {contents:?}"
-    );
+    let mut drains = Drains::default();
+    let changes = load.changes(plan);
+    if plan.measures("native") {
+        let done = drain_native(&leader, &on_native).await;
+        drains.native = Some(done.context("native")?.of(changes));
+    }
+    if plan.measures("walferry") {
+        let done = drain_walferry(&leader, &on_follower, &whole).await;
+        drains.walferry = Some(done.context("walferry")?.of(changes));
+    }
+    if plan.measures("recvlogical") {
+        let done = drain_recvlogical(&leader, &end).await;
+        drains.recvlogical = Some(done.context("pg_recvlogical")?.of(changes));
+    }
+    if plan.measures("source") || plan.measures("sink") {
+        let done = drain_source(&leader, &halves, &end).await;
+        drains.source = Some(done.context("source")?.of(changes));
+    }
+    if plan.measures("sink") {
+        let done = drain_sink(&on_late, &halves).await;
+        drains.sink = Some(done.context("sink")?.of(changes));
+    }
+    let content = load::content(&client).await?;
+    for (what, drained, at) in [
+        ("native's", &drains.native, &on_native),
+        ("walferry's", &drains.walferry, &on_follower),
+        ("walferry's late", &drains.sink, &on_late),
+    ] {
+        let held = load::content(at).await?;
+        ensure!(
+            drained.is_none() || held == content,
+            "{what} follower differs from the leader: {held:?}, {content:?}"
+        );
+    }
+    if plan.measures("copy") {
+        drains.copy = Some(copy_of(&client, &on_late).await?);
+    }
     Ok(drains)
 }
 
-fn drained(plan: &Plan, begin: Instant) -> Drained {
-    let seconds = begin.elapsed().as_secs_f64();
-    let rate = load::changes(plan) as f64 / seconds;
+/// A plain COPY of the leader's rows into an emptied table of a follower: what any sink must pay for inserts.
+async fn copy_of(
+    leader: &tokio_postgres::Client,
+    follower: &tokio_postgres::Client,
+) -> anyhow::Result<Drained> {
+    let rows: i64 = leader
+        .query_one("SELECT count(*) FROM bulk", &[])
+        .await?
+        .get(0);
+    let content = leader.copy_out("COPY bulk TO STDOUT").await?;
+    let pieces: Vec<bytes::Bytes> = content.try_collect().await?;
+    follower.batch_execute("TRUNCATE bulk").await?;
+    let backend: i32 = follower
+        .query_one("SELECT pg_backend_pid()", &[])
+        .await?
+        .get(0);
+    let backend = backend.unsigned_abs();
+    let (begin, cpu) = (Instant::now(), process::cpu_seconds(backend));
+    let sink = follower.copy_in("COPY bulk FROM STDIN").await?;
+    tokio::pin!(sink);
+    for piece in pieces {
+        sink.feed(piece).await?;
+    }
+    sink.finish().await?;
+    let mut result = drained(begin);
+    result.backend_cpu = process::cpu_seconds(backend) - cpu;
+    Ok(result.of(rows.unsigned_abs()))
+}
+
+impl Drained {
+    /// With its rate.
+    fn of(mut self, changes: u64) -> Self {
+        self.rate = changes as f64 / self.seconds;
+        self
+    }
+}
+
+fn drained(begin: Instant) -> Drained {
     Drained {
-        seconds,
-        rate,
-        walsender_cpu: 0.0,
-        reader_cpu: 0.0,
-        backend_cpu: 0.0,
-        kafka_cpu: 0.0,
-        peak_bytes: 0,
+        seconds: begin.elapsed().as_secs_f64(),
+        ..Drained::default()
     }
 }
 
@@ -146,7 +195,6 @@ async fn walsender(leader: &Postgres, slot: &str) -> u32 {
 }
 
 async fn drain_native(
-    plan: &Plan,
     leader: &Postgres,
     follower: &tokio_postgres::Client,
 ) -> anyhow::Result<Drained> {
@@ -155,7 +203,7 @@ async fn drain_native(
         .batch_execute("ALTER SUBSCRIPTION native ENABLE")
         .await?;
     load::arrived(follower).await?;
-    let mut result = drained(plan, begin);
+    let mut result = drained(begin);
     result.walsender_cpu = process::cpu_seconds(walsender(leader, "native").await);
     let worker = follower
         .query_one(
@@ -173,7 +221,6 @@ async fn drain_native(
 }
 
 async fn drain_walferry(
-    plan: &Plan,
     leader: &Postgres,
     follower: &tokio_postgres::Client,
     pipeline: &Pipeline,
@@ -183,24 +230,16 @@ async fn drain_walferry(
     let begin = Instant::now();
     let walferry = pipeline.run();
     load::arrived(follower).await?;
-    let mut result = drained(plan, begin);
+    let mut result = drained(begin);
     result.walsender_cpu =
         process::cpu_seconds(walsender(leader, &format!("walferry_{}", pipeline.name)).await);
-    result.reader_cpu = process::cpu_seconds(walferry.pid());
-    result.peak_bytes = process::peak_bytes(walferry.pid());
-    result.kafka_cpu = process::cpu_of(&brokers) - kafka;
-    let backends = follower
-        .query("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'walferry%' AND backend_type = 'client backend'", &[])
-        .await?;
-    result.backend_cpu = backends
-        .iter()
-        .map(|row| process::cpu_seconds(row.get::<_, i32>(0).unsigned_abs()))
-        .sum();
+    of_walferry(&mut result, walferry.pid(), &brokers, kafka);
+    result.backend_cpu = backends_of(follower).await?;
     ensure!(walferry.terminate() == 0, "walferry did not stop in order");
     Ok(result)
 }
 
-async fn drain_recvlogical(plan: &Plan, leader: &Postgres, end: &str) -> anyhow::Result<Drained> {
+async fn drain_recvlogical(leader: &Postgres, end: &str) -> anyhow::Result<Drained> {
     let begin = Instant::now();
     let mut child = Command::new(support::dev())
         .args([
@@ -232,7 +271,7 @@ async fn drain_recvlogical(plan: &Plan, leader: &Postgres, end: &str) -> anyhow:
     let mut result = loop {
         if let Some(status) = child.try_wait()? {
             ensure!(status.success(), "pg_recvlogical ended with {status}");
-            break drained(plan, begin);
+            break drained(begin);
         }
         if sender == 0 {
             sender = walsender(leader, "plain").await;
@@ -246,26 +285,54 @@ async fn drain_recvlogical(plan: &Plan, leader: &Postgres, end: &str) -> anyhow:
     Ok(result)
 }
 
-async fn drain_source(
-    plan: &Plan,
-    leader: &Postgres,
-    alone: &Pipeline,
-    end: &str,
-) -> anyhow::Result<Drained> {
+async fn drain_source(leader: &Postgres, alone: &Pipeline, end: &str) -> anyhow::Result<Drained> {
     let brokers = process::kafka_pids();
     let kafka = process::cpu_of(&brokers);
     let client = leader.client().await;
     let begin = Instant::now();
-    let walferry = alone.run();
+    let walferry = alone.run_only(&["leader"]);
     wait_confirmed(&client, alone, end).await;
-    let mut result = drained(plan, begin);
+    let mut result = drained(begin);
     result.walsender_cpu =
         process::cpu_seconds(walsender(leader, &format!("walferry_{}", alone.name)).await);
-    result.reader_cpu = process::cpu_seconds(walferry.pid());
-    result.peak_bytes = process::peak_bytes(walferry.pid());
-    result.kafka_cpu = process::cpu_of(&brokers) - kafka;
+    of_walferry(&mut result, walferry.pid(), &brokers, kafka);
     ensure!(walferry.terminate() == 0, "walferry did not stop in order");
     Ok(result)
+}
+
+/// The sink alone, from topics that the source has filled.
+async fn drain_sink(
+    follower: &tokio_postgres::Client,
+    pipeline: &Pipeline,
+) -> anyhow::Result<Drained> {
+    let brokers = process::kafka_pids();
+    let kafka = process::cpu_of(&brokers);
+    let begin = Instant::now();
+    let walferry = pipeline.run_only(&["a"]);
+    load::arrived(follower).await?;
+    let mut result = drained(begin);
+    of_walferry(&mut result, walferry.pid(), &brokers, kafka);
+    result.backend_cpu = backends_of(follower).await?;
+    ensure!(walferry.terminate() == 0, "walferry did not stop in order");
+    Ok(result)
+}
+
+/// What a walferry process and Kafka have used.
+fn of_walferry(result: &mut Drained, pid: u32, brokers: &[u32], kafka_before: f64) {
+    result.reader_cpu = process::cpu_seconds(pid);
+    result.peak_bytes = process::peak_bytes(pid);
+    result.kafka_cpu = process::cpu_of(brokers) - kafka_before;
+}
+
+/// CPU-seconds of a follower's backends that walferry uses.
+async fn backends_of(follower: &tokio_postgres::Client) -> anyhow::Result<f64> {
+    let backends = follower
+        .query("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'walferry%' AND backend_type = 'client backend'", &[])
+        .await?;
+    let pids = backends
+        .iter()
+        .map(|row| row.get::<_, i32>(0).unsigned_abs());
+    Ok(pids.map(process::cpu_seconds).sum())
 }
 
 /// Waits until a pipeline's slot is confirmed up to a position.

@@ -1,4 +1,4 @@
-//! The load: bulk inserts, then small transactions of 2 updates, 1 insert and 1 delete.
+//! The loads that a backlog is made of.
 
 use tokio_postgres::Client;
 
@@ -9,49 +9,115 @@ pub const TABLES: &str = "CREATE TABLE bulk (id bigint PRIMARY KEY, customer int
                                              state text NOT NULL, note text, at timestamptz NOT NULL);
                           CREATE TABLE marker (id int PRIMARY KEY);";
 
-/// Changes in all.
-pub fn changes(plan: &Plan) -> u64 {
-    plan.rows + plan.transactions * 4
+/// What is written while the slots wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// Bulk inserts, then small transactions of two updates, an insert and a delete.
+    Mixed,
+    /// Bulk inserts alone, 10,000 rows a transaction.
+    Inserts,
+    /// Transactions that update the same 1,000 rows again and again, 50 of them each.
+    HotRows,
 }
 
-/// Writes the load on the leader; returns the WAL position behind it.
-pub async fn write(leader: &Client, plan: &Plan) -> anyhow::Result<String> {
-    let (rows, transactions) = (plan.rows, plan.transactions);
-    let chunk = 10_000.min(rows.max(1));
-    leader
-        .batch_execute(&format!(
-            "CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$
-             BEGIN
-               FOR low IN 1..{rows} BY {chunk} LOOP
-                 INSERT INTO bulk SELECT i, i % 5000, i % 100000 / 7.0, 'state ' || i % 5, 'a note for row number ' || i,
-                        timestamptz '2026-01-01' + i * interval '1 second'
-                 FROM generate_series(low, least(low + {chunk} - 1, {rows})) i;
-                 COMMIT;
-               END LOOP;
-               FOR t IN 1..{transactions} LOOP
-                 UPDATE bulk SET amount = amount + 1, state = 'changed' WHERE id = t;
-                 UPDATE bulk SET note = 'another note ' || t WHERE id = {transactions} + t;
-                 INSERT INTO bulk VALUES ({rows} + t, t % 5000, t, 'new', 'a new row', timestamptz '2026-06-01');
-                 DELETE FROM bulk WHERE id = 2 * {transactions} + t;
-                 COMMIT;
-               END LOOP;
-             END $$;"
-        ))
-        .await?;
-    // One at a time: a procedure that commits cannot run inside the transaction of several statements.
-    for statement in [
-        "SET synchronous_commit = off",
-        "CALL fill()",
-        "SET synchronous_commit = on",
-        "INSERT INTO marker VALUES (1)",
-        "CHECKPOINT",
-    ] {
-        leader.batch_execute(statement).await?;
+/// Rows that a transaction of `HotRows` updates, and of how many.
+const HOT_ROWS: (u64, u64) = (50, 1_000);
+
+impl Load {
+    /// All, as they are named in options.
+    pub const ALL: [(&'static str, Load); 3] = [
+        ("mixed", Load::Mixed),
+        ("inserts", Load::Inserts),
+        ("hot-rows", Load::HotRows),
+    ];
+
+    /// Its name in options.
+    pub fn name(self) -> &'static str {
+        Load::ALL
+            .into_iter()
+            .find_map(|(name, load)| (load == self).then_some(name))
+            .expect("ALL has all")
     }
-    Ok(leader
-        .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
-        .await?
-        .get(0))
+
+    /// Changes in all.
+    pub fn changes(self, plan: &Plan) -> u64 {
+        match self {
+            Load::Mixed => plan.rows + plan.transactions * 4,
+            Load::Inserts => plan.rows,
+            Load::HotRows => plan.transactions / 10 * HOT_ROWS.0,
+        }
+    }
+
+    /// What is there before the slots are made.
+    pub fn first_rows(self) -> String {
+        match self {
+            Load::Mixed | Load::Inserts => String::new(),
+            Load::HotRows => insert(1, HOT_ROWS.1),
+        }
+    }
+
+    /// Writes the load on the leader; returns the WAL position behind it.
+    pub async fn write(self, leader: &Client, plan: &Plan) -> anyhow::Result<String> {
+        let (rows, transactions) = (plan.rows, plan.transactions);
+        let inserts = format!(
+            "FOR low IN 1..{rows} BY {ROWS_A_COMMIT} LOOP {} COMMIT; END LOOP;",
+            insert_of("low", &format!("least(low + {ROWS_A_COMMIT} - 1, {rows})"))
+        );
+        let body = match self {
+            Load::Inserts => inserts,
+            Load::Mixed => format!(
+                "{inserts}
+                 FOR t IN 1..{transactions} LOOP
+                   UPDATE bulk SET amount = amount + 1, state = 'changed' WHERE id = t;
+                   UPDATE bulk SET note = 'another note ' || t WHERE id = {transactions} + t;
+                   INSERT INTO bulk VALUES ({rows} + t, t % 5000, t, 'new', 'a new row', timestamptz '2026-06-01');
+                   DELETE FROM bulk WHERE id = 2 * {transactions} + t;
+                   COMMIT;
+                 END LOOP;"
+            ),
+            Load::HotRows => format!(
+                "FOR t IN 1..{} LOOP
+                   UPDATE bulk SET amount = amount + 1, note = 'note ' || t
+                   WHERE id > (t * {each}) % {all} AND id <= (t * {each}) % {all} + {each};
+                   COMMIT;
+                 END LOOP;",
+                transactions / 10,
+                each = HOT_ROWS.0,
+                all = HOT_ROWS.1
+            ),
+        };
+        // One at a time: a procedure that commits cannot run inside the transaction of several statements.
+        for statement in [
+            &format!("CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"),
+            "SET synchronous_commit = off",
+            "CALL fill()",
+            "SET synchronous_commit = on",
+            "INSERT INTO marker VALUES (1)",
+            "CHECKPOINT",
+        ] {
+            leader.batch_execute(statement).await?;
+        }
+        Ok(leader
+            .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+            .await?
+            .get(0))
+    }
+}
+
+/// Rows that one transaction inserts.
+const ROWS_A_COMMIT: u64 = 10_000;
+
+fn insert(low: u64, high: u64) -> String {
+    insert_of(&low.to_string(), &high.to_string())
+}
+
+fn insert_of(low: &str, high: &str) -> String {
+    format!(
+        "INSERT INTO bulk SELECT i, i % 5000, i % 100000 / 7.0, 'state ' || i % 5, 'a note for row number ' || i,
+                timestamptz '2026-01-01' + i * interval '1 second'
+         FROM generate_series({low}, {high}) i;"
+    )
 }
 
 /// Waits until the marker is on a follower.

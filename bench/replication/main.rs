@@ -14,6 +14,18 @@ mod support;
 
 use anyhow::Context;
 
+use load::Load;
+
+/// What can be measured of a backlog, as `--only` names it.
+const DRAINS: [&str; 6] = [
+    "native",
+    "walferry",
+    "recvlogical",
+    "source",
+    "sink",
+    "copy",
+];
+
 /// What to measure, from the command line.
 pub struct Plan {
     /// Rows of the bulk inserts.
@@ -22,8 +34,19 @@ pub struct Plan {
     pub transactions: u64,
     /// Times that each drain is measured; medians are reported.
     pub runs: usize,
-    /// Seconds of the latency measurement, for each side.
+    /// Seconds of the latency measurement, for each side; 0: it is left out.
     pub seconds: u64,
+    /// What to write.
+    pub loads: Vec<Load>,
+    /// Which drains to measure; empty: all.
+    pub only: Vec<String>,
+}
+
+impl Plan {
+    /// Whether a drain is measured.
+    pub fn measures(&self, drain: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == drain)
+    }
 }
 
 fn plan() -> anyhow::Result<Plan> {
@@ -32,39 +55,75 @@ fn plan() -> anyhow::Result<Plan> {
         transactions: 100_000,
         runs: 1,
         seconds: 15,
+        loads: Load::ALL.map(|(_, load)| load).to_vec(),
+        only: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(option) = arguments.next() {
         let value = arguments
             .next()
-            .with_context(|| format!("{option} needs a number"))?;
-        let number: u64 = value.parse().with_context(|| format!("{option} {value}"))?;
+            .with_context(|| format!("{option} needs a value"))?;
+        let number = || -> anyhow::Result<u64> {
+            value.parse().with_context(|| format!("{option} {value}"))
+        };
         match option.as_str() {
-            "--rows" => plan.rows = number,
-            "--transactions" => plan.transactions = number,
-            "--runs" => plan.runs = usize::try_from(number)?.max(1),
-            "--seconds" => plan.seconds = number,
+            "--rows" => plan.rows = number()?,
+            "--transactions" => plan.transactions = number()?,
+            "--runs" => plan.runs = usize::try_from(number()?)?.max(1),
+            "--seconds" => plan.seconds = number()?,
+            "--load" => plan.loads = named_loads(&value)?,
+            "--only" => plan.only = named_drains(&value)?,
             other => anyhow::bail!(
-                "unknown option {other}; there are --rows, --transactions, --runs, --seconds"
+                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only"
             ),
         }
     }
     Ok(plan)
 }
 
+fn named_loads(value: &str) -> anyhow::Result<Vec<Load>> {
+    let named = |name: &str| {
+        let found = Load::ALL.into_iter().find(|(known, _)| *known == name);
+        let known = Load::ALL.map(|(known, _)| known).join(", ");
+        found
+            .map(|(_, load)| load)
+            .with_context(|| format!("there is no load {name}; there are {known}"))
+    };
+    value.split(',').map(named).collect()
+}
+
+fn named_drains(value: &str) -> anyhow::Result<Vec<String>> {
+    for name in value.split(',') {
+        anyhow::ensure!(
+            DRAINS.contains(&name),
+            "there is no drain {name}; there are {}",
+            DRAINS.join(", ")
+        );
+    }
+    Ok(value.split(',').map(str::to_owned).collect())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let plan = plan()?;
-    let mut drains = Vec::new();
-    for run in 0..plan.runs {
-        eprintln!(
-            "run {} of {}: backlog of {} changes",
-            run + 1,
-            plan.runs,
-            load::changes(&plan)
-        );
-        drains.push(drain::measure(&plan).await.context("backlog drain")?);
+    let mut results = report::Results::default();
+    for &load in &plan.loads {
+        let mut runs = Vec::new();
+        for run in 0..plan.runs {
+            eprintln!(
+                "{}, run {} of {}: backlog of {} changes",
+                load.name(),
+                run + 1,
+                plan.runs,
+                load.changes(&plan)
+            );
+            let drains = drain::measure(&plan, load).await;
+            runs.push(drains.with_context(|| format!("backlog of {}", load.name()))?);
+        }
+        results.add(&plan, load, runs);
     }
-    let latency = latency::measure(&plan).await.context("latency")?;
-    report::print_and_write(&plan, &drains, &latency)
+    if plan.seconds > 0 {
+        results.latency = Some(latency::measure(&plan).await.context("latency")?);
+    }
+    results.print_and_write()
 }

@@ -4,98 +4,154 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::Plan;
 use super::drain::{Drained, Drains};
 use super::latency::Latency;
-use super::{Plan, load};
+use super::load::Load;
 
+/// Everything measured.
+#[derive(Default, Serialize)]
+pub struct Results {
+    backlogs: Vec<Backlog>,
+    /// Commit to visible.
+    pub latency: Option<Latency>,
+}
+
+/// One load, some runs.
 #[derive(Serialize)]
-struct Results<'a> {
+struct Backlog {
+    load: Load,
     changes: u64,
-    drains: &'a [Drains],
-    latency: &'a Latency,
+    runs: Vec<Drains>,
     ratios: Ratios,
 }
 
 /// Medians over the runs of ratios within a run.
 #[derive(Serialize)]
 struct Ratios {
-    end_to_end_of_native: f64,
-    source_of_recvlogical: f64,
-    latency_p50_of_native: f64,
+    end_to_end_of_native: Option<f64>,
+    source_of_recvlogical: Option<f64>,
+    sink_of_native: Option<f64>,
+    sink_of_copy: Option<f64>,
+    /// CPU-seconds of the walferry process for a million changes, end to end.
+    cpu_a_million: Option<f64>,
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied()
 }
 
-/// Prints the table and writes `bench/results/replication.json`.
-pub fn print_and_write(plan: &Plan, drains: &[Drains], latency: &Latency) -> anyhow::Result<()> {
-    let ratio = |of: fn(&Drains) -> f64| median(drains.iter().map(of).collect());
-    let ratios = Ratios {
-        end_to_end_of_native: ratio(|d| d.walferry.rate / d.native.rate),
-        source_of_recvlogical: ratio(|d| d.source.rate / d.recvlogical.rate),
-        latency_p50_of_native: latency.walferry.p50_ms / latency.native.p50_ms,
-    };
-    println!(
-        "backlog of {} changes, median of {} run(s)",
-        load::changes(plan),
-        drains.len()
-    );
-    println!(
-        "{:<28} {:>8} {:>11} {:>10} {:>9} {:>9} {:>8} {:>9}",
-        "", "seconds", "changes/s", "walsender", "reader", "backend", "Kafka", "peak MiB"
-    );
-    line("native, end to end", drains, |d| &d.native);
-    line("walferry, end to end", drains, |d| &d.walferry);
-    line("pg_recvlogical", drains, |d| &d.recvlogical);
-    line("walferry, source only", drains, |d| &d.source);
-    println!(
-        "(walsender, reader, backend, Kafka: CPU-seconds; reader: apply worker, or the walferry process)\n"
-    );
-    println!(
-        "end to end / native          {:>6.2}   (at least 0.35)",
-        ratios.end_to_end_of_native
-    );
-    println!(
-        "source / pg_recvlogical      {:>6.2}   (at least 0.60)",
-        ratios.source_of_recvlogical
-    );
-    println!(
-        "\ncommit to visible at {} transactions/s: p50 / p99",
-        latency.rate
-    );
-    println!(
-        "native                       {:>6.1} / {:.1} ms",
-        latency.native.p50_ms, latency.native.p99_ms
-    );
-    println!(
-        "walferry                     {:>6.1} / {:.1} ms   (p50 below 20)",
-        latency.walferry.p50_ms, latency.walferry.p99_ms
-    );
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results/replication.json");
-    std::fs::create_dir_all(file.parent().expect("the path above has a folder"))?;
-    let results = Results {
-        changes: load::changes(plan),
-        drains,
-        latency,
-        ratios,
-    };
-    std::fs::write(&file, serde_json::to_vec_pretty(&results)?)?;
-    println!("\n{}", file.display());
-    Ok(())
+type Of = fn(&Drains) -> &Option<Drained>;
+
+/// What is measured, in the order of the table.
+const LINES: [(&str, Of); 6] = [
+    ("native, end to end", |d| &d.native),
+    ("walferry, end to end", |d| &d.walferry),
+    ("pg_recvlogical", |d| &d.recvlogical),
+    ("walferry, source only", |d| &d.source),
+    ("walferry, sink only", |d| &d.sink),
+    ("COPY of the rows at the end", |d| &d.copy),
+];
+
+impl Results {
+    /// Adds the runs of one load.
+    pub fn add(&mut self, plan: &Plan, load: Load, runs: Vec<Drains>) {
+        let changes = load.changes(plan);
+        let ratio = |a: Of, b: Of| {
+            let of = |run: &Drains| Some(a(run).as_ref()?.rate / b(run).as_ref()?.rate);
+            median(runs.iter().filter_map(of).collect())
+        };
+        let cpu = |run: &Drains| Some(run.walferry.as_ref()?.reader_cpu / changes as f64 * 1e6);
+        let ratios = Ratios {
+            end_to_end_of_native: ratio(|d| &d.walferry, |d| &d.native),
+            source_of_recvlogical: ratio(|d| &d.source, |d| &d.recvlogical),
+            sink_of_native: ratio(|d| &d.sink, |d| &d.native),
+            sink_of_copy: ratio(|d| &d.sink, |d| &d.copy).filter(|_| load == Load::Inserts),
+            cpu_a_million: median(runs.iter().filter_map(cpu).collect()),
+        };
+        self.backlogs.push(Backlog {
+            load,
+            changes,
+            runs,
+            ratios,
+        });
+    }
+
+    /// Prints the tables and writes `bench/results/replication.json`.
+    pub fn print_and_write(&self) -> anyhow::Result<()> {
+        for backlog in &self.backlogs {
+            backlog.print();
+        }
+        if let Some(latency) = &self.latency {
+            println!(
+                "\ncommit to visible at {} transactions/s: p50 / p99",
+                latency.rate
+            );
+            for (name, of) in [("native", latency.native), ("walferry", latency.walferry)] {
+                println!("{name:<31} {:>6.1} / {:.1} ms", of.p50_ms, of.p99_ms);
+            }
+        }
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results/replication.json");
+        std::fs::create_dir_all(file.parent().expect("the path above has a folder"))?;
+        std::fs::write(&file, serde_json::to_vec_pretty(self)?)?;
+        println!("\n{}", file.display());
+        Ok(())
+    }
 }
 
-fn line(name: &str, drains: &[Drains], of: fn(&Drains) -> &Drained) {
-    let m = |get: fn(&Drained) -> f64| median(drains.iter().map(|d| get(of(d))).collect());
-    println!(
-        "{name:<28} {:>8.2} {:>11.0} {:>10.2} {:>9.2} {:>9.2} {:>8.2} {:>9.0}",
-        m(|d| d.seconds),
-        m(|d| d.rate),
-        m(|d| d.walsender_cpu),
-        m(|d| d.reader_cpu),
-        m(|d| d.backend_cpu),
-        m(|d| d.kafka_cpu),
-        m(|d| d.peak_bytes as f64 / f64::from(1 << 20)),
-    );
+impl Backlog {
+    fn print(&self) {
+        println!(
+            "\n{}: backlog of {} changes, median of {} run(s)",
+            self.load.name(),
+            self.changes,
+            self.runs.len()
+        );
+        println!(
+            "{:<28} {:>8} {:>11} {:>10} {:>9} {:>9} {:>8} {:>9}",
+            "", "seconds", "changes/s", "walsender", "reader", "backend", "Kafka", "peak MiB"
+        );
+        for (name, of) in LINES {
+            let measured: Vec<&Drained> = self
+                .runs
+                .iter()
+                .filter_map(|run| of(run).as_ref())
+                .collect();
+            line(name, &measured);
+        }
+        println!(
+            "(walsender, reader, backend, Kafka: CPU-seconds; reader: apply worker, or the walferry process)"
+        );
+        for (name, value) in [
+            ("end to end / native", self.ratios.end_to_end_of_native),
+            ("source / pg_recvlogical", self.ratios.source_of_recvlogical),
+            ("sink / native", self.ratios.sink_of_native),
+            ("sink / COPY", self.ratios.sink_of_copy),
+            ("CPU-seconds a million changes", self.ratios.cpu_a_million),
+        ] {
+            if let Some(value) = value {
+                println!("{name:<31} {value:>6.2}");
+            }
+        }
+    }
+}
+
+fn line(name: &str, measured: &[&Drained]) {
+    let m = |get: fn(&Drained) -> f64| median(measured.iter().map(|d| get(d)).collect());
+    let columns = || {
+        Some(format!(
+            "{:>8.2} {:>11.0} {:>10.2} {:>9.2} {:>9.2} {:>8.2} {:>9.0}",
+            m(|d| d.seconds)?,
+            m(|d| d.rate)?,
+            m(|d| d.walsender_cpu)?,
+            m(|d| d.reader_cpu)?,
+            m(|d| d.backend_cpu)?,
+            m(|d| d.kafka_cpu)?,
+            m(|d| d.peak_bytes as f64 / f64::from(1 << 20))?,
+        ))
+    };
+    if let Some(columns) = columns() {
+        println!("{name:<28} {columns}");
+    }
 }
