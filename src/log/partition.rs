@@ -79,14 +79,22 @@ pub(crate) struct PartitionReader {
 }
 
 impl PartitionReader {
-    /// Makes a reader; nothing is read before [`PartitionReader::start`].
+    /// Makes a reader; nothing is read before [`PartitionReader::start`] or
+    /// [`PartitionReader::read_to_end`]. The broker keeps a request for records for `wait` when there
+    /// are none: for so long a question waits that is asked while the partition is read.
     ///
     /// # Errors
     /// Halt when librdkafka refuses the settings.
-    pub(crate) fn open(kafka: &KafkaSettings, topic: &str, partition: i32) -> Result<Self> {
+    pub(crate) fn open(
+        kafka: &KafkaSettings,
+        topic: &str,
+        partition: i32,
+        wait: Duration,
+    ) -> Result<Self> {
         let config = consumer_config(
             kafka,
             &[
+                ("fetch.wait.max.ms", &wait.as_millis().to_string()),
                 ("queued.min.messages", "10000"),
                 ("queued.max.messages.kbytes", "8192"),
             ],
@@ -139,8 +147,8 @@ impl PartitionReader {
         }
     }
 
-    /// Hands every record from `next` (the offset that reading has reached) to the high watermark,
-    /// asked now, to `take`; returns that watermark.
+    /// Hands every record from `next` to the high watermark, asked now, to `take`; returns that
+    /// watermark. Nothing is read before and after: requests for records would hold the question up.
     ///
     /// # Errors
     /// As [`PartitionReader::poll`]; transient when the records do not come in time.
@@ -150,6 +158,10 @@ impl PartitionReader {
         mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
     ) -> Result<i64> {
         let (_low, high) = self.watermarks()?;
+        if next >= high {
+            return Ok(high);
+        }
+        self.start(next)?;
         let mut heard = Instant::now();
         while next < high {
             match self.poll(STOP_CHECK_INTERVAL)? {
@@ -169,6 +181,10 @@ impl PartitionReader {
                 None => {}
             }
         }
+        let stopped = self.consumer.unassign();
+        stopped.map_err(|error| {
+            Error::transient(format!("reading {}", self.topic)).caused_by(error)
+        })?;
         Ok(high)
     }
 

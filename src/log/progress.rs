@@ -173,15 +173,18 @@ impl ProgressReader {
 
 type Newest = watch::Sender<BTreeMap<String, Progress>>;
 
-/// Reads the topic to its end.
+/// How long the broker keeps a request for progress that is not said yet.
+const FETCH_WAIT: Duration = Duration::from_millis(500);
+
+/// Reads the topic to its end, and begins to follow it.
 fn catch_up(kafka: &KafkaSettings, topic: &str, newest: &Newest) -> Result<PartitionReader> {
-    let reader = PartitionReader::open(kafka, topic, 0)?;
+    let reader = PartitionReader::open(kafka, topic, 0, FETCH_WAIT)?;
     let (low, _high) = reader.watermarks()?;
-    reader.start(low)?;
-    reader.read_to_end(low, |message| {
+    let end = reader.read_to_end(low, |message| {
         note(message, topic, newest);
         Ok(())
     })?;
+    reader.start(end)?;
     Ok(reader)
 }
 

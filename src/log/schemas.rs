@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
@@ -10,6 +11,9 @@ use crate::config::KafkaSettings;
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::partition::PartitionReader;
 use crate::model::{Oid, SchemaVersion, TableName, TableSchema};
+
+/// How long the broker keeps a request for versions that are not there yet.
+const FETCH_WAIT: Duration = Duration::from_millis(500);
 
 /// All schema versions known so far; reads further when an unknown one is asked for.
 pub struct SchemaStore {
@@ -31,9 +35,8 @@ impl SchemaStore {
     /// # Errors
     /// Transient for Kafka's; halt when the topic is gone or holds what is no schema.
     pub fn open(kafka: &KafkaSettings, topic: &str) -> Result<Self> {
-        let reader = PartitionReader::open(kafka, topic, 0)?;
+        let reader = PartitionReader::open(kafka, topic, 0, FETCH_WAIT)?;
         let (low, _high) = reader.watermarks()?;
-        reader.start(low)?;
         let mut store = SchemaStore {
             reader,
             topic: topic.to_owned(),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
@@ -17,6 +18,10 @@ use crate::log::partition::{
 
 /// Entries fetched and parsed ahead of who reads them.
 const AHEAD_MAX_ENTRIES: usize = 1024;
+
+/// How long the broker keeps a request for entries that are not there yet; the log's end is asked for
+/// meanwhile, on the same connection.
+const FETCH_WAIT: Duration = Duration::from_millis(50);
 
 /// The log's only partition.
 const PARTITION: i32 = 0;
@@ -57,7 +62,7 @@ impl LogTail {
     pub async fn open(kafka: &KafkaSettings, commits: &str, from: From) -> Result<Self> {
         let (kafka, topic) = (kafka.clone(), commits.to_owned());
         let opened = spawn_blocking(move || {
-            let reader = PartitionReader::open(&kafka, &topic, PARTITION)?;
+            let reader = PartitionReader::open(&kafka, &topic, PARTITION, FETCH_WAIT)?;
             let (low, high) = reader.watermarks()?;
             let next = begin(&topic, from, low, high)?;
             reader.start(next)?;
