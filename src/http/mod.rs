@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::lag::{HostClock, Lag, SharedTracker};
 use crate::metrics;
-use crate::status::{ProcessStatus, SinkView, SourceView, State};
+use crate::status::{LastError, ProcessStatus, SinkView, SourceView, State};
 
 /// What the server tells of.
 #[derive(Clone)]
@@ -176,23 +176,40 @@ impl Served {
                 }
             })
             .collect();
-        let source_state = source.iter().map(|s| (s.name.as_str(), s.view.state));
-        let sink_states = sinks.iter().map(|s| (s.name.as_str(), s.view.state));
+        let source_part = source
+            .iter()
+            .map(|s| (s.name.as_str(), s.view.state, &s.view.last_error));
+        let sink_parts = sinks
+            .iter()
+            .map(|s| (s.name.as_str(), s.view.state, &s.view.last_error));
+        let not_ready = not_ready(source_part.chain(sink_parts));
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pipeline: self.status.pipeline.clone(),
-            not_ready: not_ready(source_state.chain(sink_states)),
+            not_ready,
             source,
             sinks,
         }
     }
 }
 
-/// Parts that are not in their normal work, with what they do instead.
-fn not_ready<'a>(parts: impl Iterator<Item = (&'a str, State)>) -> Vec<String> {
+/// Parts that are not in their normal work, with what they do instead; where an error keeps them from it
+/// also what it is and what to do.
+fn not_ready<'a>(
+    parts: impl Iterator<Item = (&'a str, State, &'a Option<LastError>)>,
+) -> Vec<String> {
     parts
-        .filter(|(_, state)| *state != State::Streaming)
-        .map(|(name, state)| format!("{name} is {}", state.name()))
+        .filter(|(_, state, _)| *state != State::Streaming)
+        .map(|(name, state, error)| {
+            let named = format!("{name} is {}", state.name());
+            match (state, error) {
+                (State::Halted | State::Retrying, Some(error)) => match &error.remedy {
+                    Some(remedy) => format!("{named}: {}; what to do: {remedy}", error.what),
+                    None => format!("{named}: {}", error.what),
+                },
+                _other => named,
+            }
+        })
         .collect()
 }
 

@@ -157,6 +157,7 @@ impl PartitionReader {
         mut next: i64,
         mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
     ) -> Result<i64> {
+        forget_events(&self.consumer);
         let (_low, high) = self.watermarks()?;
         if next >= high {
             return Ok(high);
@@ -259,6 +260,16 @@ fn must_exist(consumer: &QuietConsumer, topic: &str, partition: i32) -> Result<(
             ));
         }
         std::thread::sleep(STOP_CHECK_INTERVAL);
+    }
+}
+
+/// Forgets what a consumer has to say that reads nothing: brokers close connections that are idle
+/// (`connections.max.idle.ms`), and librdkafka says that all brokers are down then.
+pub(crate) fn forget_events(consumer: &QuietConsumer) {
+    while let Some(event) = consumer.poll(Duration::ZERO) {
+        if let Err(error) = event {
+            tracing::debug!(%error, "Kafka consumer, while it read nothing");
+        }
     }
 }
 

@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
-use rdkafka::producer::{
-    BaseRecord, DefaultProducerContext, FutureProducer, FutureRecord, Producer, ThreadedProducer,
-};
+use rdkafka::producer::{BaseRecord, FutureProducer, FutureRecord, Producer, ThreadedProducer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
-use crate::log::client::{client_config, refused};
+use crate::log::client::{QuietContext, client_config, refused};
 use crate::log::partition::{ASK_TIMEOUT, PartitionReader, STOP_CHECK_INTERVAL};
 use crate::model::{Lsn, TableName};
 
@@ -52,7 +50,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes progress records (fire and forget: the follower's checkpoint is the truth).
 pub struct ProgressWriter {
-    producer: Option<Arc<ThreadedProducer<DefaultProducerContext>>>,
+    producer: Option<Arc<ThreadedProducer<QuietContext>>>,
     topic: String,
 }
 
@@ -70,7 +68,7 @@ impl ProgressWriter {
         ];
         let fixed = [("enable.idempotence", "true"), ("acks", "all")];
         let producer = client_config(kafka, &own, &fixed)
-            .create()
+            .create_with_context(QuietContext::default())
             .map_err(|error| refused("Kafka producer", error))?;
         Ok(ProgressWriter {
             producer: Some(Arc::new(producer)),
@@ -117,9 +115,10 @@ impl Drop for ProgressWriter {
 /// Transient when Kafka does not acknowledge it in time; halt when librdkafka refuses the settings.
 pub async fn forget(kafka: &KafkaSettings, topic: &str, sink: &str) -> Result<()> {
     let fixed = [("enable.idempotence", "true"), ("acks", "all")];
-    let producer: FutureProducer = client_config(kafka, &[("linger.ms", "0")], &fixed)
-        .create()
-        .map_err(|error| refused("Kafka producer", error))?;
+    let producer: FutureProducer<QuietContext> =
+        client_config(kafka, &[("linger.ms", "0")], &fixed)
+            .create_with_context(QuietContext::default())
+            .map_err(|error| refused("Kafka producer", error))?;
     let tombstone = FutureRecord::<str, [u8]>::to(topic).partition(0).key(sink);
     let failed = || Error::transient(format!("writing to {topic}"));
     producer

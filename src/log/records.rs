@@ -20,7 +20,7 @@ use crate::log::header::{
     RECORD_HEADER, RecordHeader,
 };
 use crate::log::partition::{
-    QuietConsumer, consumer, consumer_config, one_partition, read_error, watermarks,
+    QuietConsumer, consumer, consumer_config, forget_events, one_partition, read_error, watermarks,
 };
 
 /// One record, borrowed from librdkafka's buffer.
@@ -225,6 +225,13 @@ impl RecordReader {
 
     /// Begins to fetch what was assigned; with a new consumer when the shares have become too large.
     fn fetch_waiting(&mut self) -> Result<()> {
+        if self
+            .assigned
+            .iter()
+            .all(|assigned| assigned.queue.is_none())
+        {
+            forget_events(&self.consumer);
+        }
         if self.assigned.len() > self.shares {
             self.shares = self.assigned.len().next_power_of_two();
             for assigned in &mut self.assigned {

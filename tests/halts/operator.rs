@@ -156,7 +156,8 @@ impl Operator {
 
         let (code, reasons) = http::get(&self.pipeline, "/readyz").await.unwrap();
         assert_eq!(code, 503, "{reasons}");
-        assert!(reasons.contains(&format!("{part} is halted")), "{reasons}");
+        let reason = format!("{part} is halted: {what}; what to do: {remedy}");
+        assert!(reasons.contains(&reason), "{reasons}");
         let metrics = http::scrape(&self.pipeline).await.unwrap();
         let labels = [format!("part=\"{part}\""), "class=\"halt\"".to_owned()];
         let counted = metrics.lines().any(|line| {

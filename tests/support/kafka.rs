@@ -25,6 +25,14 @@ impl Kafka {
         }
     }
 
+    /// Starts a broker with settings of its own (`name=value`).
+    pub fn start_with(name: &str, settings: &[&str]) -> Self {
+        let mut kafka = Kafka::new(name);
+        let settings: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
+        kafka.bootstrap = named(&kafka.run("start", &settings), "bootstrap=");
+        kafka
+    }
+
     /// `kill -9`.
     pub fn kill(&self) {
         self.run("stop", &["--mode", "immediate"]);
