@@ -76,7 +76,7 @@ fn faults_are_named_whole_or_by_their_beginning() {
         named(&of).unwrap().iter().map(|k| k.name).collect()
     };
     assert_eq!(names(&["kill-sink"]), ["kill-sink"]);
-    assert_eq!(names(&["cut"]).len(), 4);
+    assert_eq!(names(&["cut"]).len(), 5);
     assert!(named(&["kil".to_owned()]).is_err());
 }
 
