@@ -1,5 +1,7 @@
 //! The loads that a backlog is made of.
 
+use std::fmt::Display;
+
 use tokio_postgres::Client;
 
 use super::Plan;
@@ -62,7 +64,7 @@ impl Load {
         let (rows, transactions) = (plan.rows, plan.transactions);
         let inserts = format!(
             "FOR low IN 1..{rows} BY {ROWS_A_COMMIT} LOOP {} COMMIT; END LOOP;",
-            insert_of("low", &format!("least(low + {ROWS_A_COMMIT} - 1, {rows})"))
+            insert("low", format!("least(low + {ROWS_A_COMMIT} - 1, {rows})"))
         );
         let body = match self {
             Load::Inserts => inserts,
@@ -108,11 +110,7 @@ impl Load {
 /// Rows that one transaction inserts.
 const ROWS_A_COMMIT: u64 = 10_000;
 
-fn insert(low: u64, high: u64) -> String {
-    insert_of(&low.to_string(), &high.to_string())
-}
-
-fn insert_of(low: &str, high: &str) -> String {
+fn insert(low: impl Display, high: impl Display) -> String {
     format!(
         "INSERT INTO bulk SELECT i, i % 5000, i % 100000 / 7.0, 'state ' || i % 5, 'a note for row number ' || i,
                 timestamptz '2026-01-01' + i * interval '1 second'

@@ -13,8 +13,8 @@ use super::load::Load;
 #[derive(Default, Serialize)]
 pub struct Results {
     backlogs: Vec<Backlog>,
-    /// Commit to visible.
-    pub latency: Option<Latency>,
+    latency: Option<Latency>,
+    latency_p50_of_native: Option<f64>,
 }
 
 /// One load, some runs.
@@ -76,6 +76,12 @@ impl Results {
             runs,
             ratios,
         });
+    }
+
+    /// Sets what was measured from commit to visible.
+    pub fn set_latency(&mut self, latency: Latency) {
+        self.latency_p50_of_native = Some(latency.walferry.p50_ms / latency.native.p50_ms);
+        self.latency = Some(latency);
     }
 
     /// Prints the tables and writes `bench/results/replication.json`.

@@ -20,6 +20,10 @@ pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a topic that brokers do not know may be one that they do not know yet.
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long the broker keeps a request for records that are not there yet, where nothing is asked
+/// meanwhile.
+pub(crate) const FETCH_WAIT: Duration = Duration::from_millis(500);
+
 /// How often a thread that waits for records looks whether it is to stop.
 pub(crate) const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -147,18 +151,20 @@ impl PartitionReader {
         }
     }
 
-    /// Hands every record from `next` to the high watermark, asked now, to `take`; returns that
-    /// watermark. Nothing is read before and after: requests for records would hold the question up.
+    /// Hands every record from `from` (none: the oldest one) to the high watermark, asked now, to
+    /// `take`; returns that watermark. Nothing is read before and after: requests for records would hold
+    /// the question up.
     ///
     /// # Errors
     /// As [`PartitionReader::poll`]; transient when the records do not come in time.
     pub(crate) fn read_to_end(
         &self,
-        mut next: i64,
+        from: Option<i64>,
         mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
     ) -> Result<i64> {
         forget_events(&self.consumer);
-        let (_low, high) = self.watermarks()?;
+        let (low, high) = self.watermarks()?;
+        let mut next = from.unwrap_or(low);
         if next >= high {
             return Ok(high);
         }

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::client::{QuietContext, client_config, refused};
-use crate::log::partition::{ASK_TIMEOUT, PartitionReader, STOP_CHECK_INTERVAL};
+use crate::log::partition::{ASK_TIMEOUT, FETCH_WAIT, PartitionReader, STOP_CHECK_INTERVAL};
 use crate::model::{Lsn, TableName};
 
 /// What a sink says of itself after a durable step.
@@ -172,14 +172,10 @@ impl ProgressReader {
 
 type Newest = watch::Sender<BTreeMap<String, Progress>>;
 
-/// How long the broker keeps a request for progress that is not said yet.
-const FETCH_WAIT: Duration = Duration::from_millis(500);
-
 /// Reads the topic to its end, and begins to follow it.
 fn catch_up(kafka: &KafkaSettings, topic: &str, newest: &Newest) -> Result<PartitionReader> {
     let reader = PartitionReader::open(kafka, topic, 0, FETCH_WAIT)?;
-    let (low, _high) = reader.watermarks()?;
-    let end = reader.read_to_end(low, |message| {
+    let end = reader.read_to_end(None, |message| {
         note(message, topic, newest);
         Ok(())
     })?;

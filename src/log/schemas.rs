@@ -2,24 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, NEW_PIPELINE, Result};
-use crate::log::partition::PartitionReader;
+use crate::log::partition::{FETCH_WAIT, PartitionReader};
 use crate::model::{Oid, SchemaVersion, TableName, TableSchema};
-
-/// How long the broker keeps a request for versions that are not there yet.
-const FETCH_WAIT: Duration = Duration::from_millis(500);
 
 /// All schema versions known so far; reads further when an unknown one is asked for.
 pub struct SchemaStore {
     reader: PartitionReader,
     topic: String,
-    next: i64,
+    /// Where to read on; none: nothing was read yet.
+    next: Option<i64>,
     known: HashMap<SchemaVersion, Known>,
 }
 
@@ -36,11 +33,10 @@ impl SchemaStore {
     /// Transient for Kafka's; halt when the topic is gone or holds what is no schema.
     pub fn open(kafka: &KafkaSettings, topic: &str) -> Result<Self> {
         let reader = PartitionReader::open(kafka, topic, 0, FETCH_WAIT)?;
-        let (low, _high) = reader.watermarks()?;
         let mut store = SchemaStore {
             reader,
             topic: topic.to_owned(),
-            next: low,
+            next: None,
             known: HashMap::new(),
         };
         store.read_on()?;
@@ -85,12 +81,13 @@ impl SchemaStore {
     /// As [`SchemaStore::open`].
     pub fn read_on(&mut self) -> Result<()> {
         let (topic, known) = (&self.topic, &mut self.known);
-        self.next = self.reader.read_to_end(self.next, |message| {
+        let end = self.reader.read_to_end(self.next, |message| {
             let (version, schema) = parse(topic, message)?;
             let (offset, schema) = (message.offset(), Arc::new(schema));
             known.insert(version, Known { offset, schema });
             Ok(())
         })?;
+        self.next = Some(end);
         Ok(())
     }
 }

@@ -12,8 +12,14 @@ pub struct Kafka {
 impl Kafka {
     /// Starts a broker.
     pub fn start(name: &str) -> Self {
+        Kafka::start_with(name, &[])
+    }
+
+    /// Starts a broker with settings of its own (`name=value`).
+    pub fn start_with(name: &str, settings: &[&str]) -> Self {
         let mut kafka = Kafka::new(name);
-        kafka.start_again();
+        let settings: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
+        kafka.started(&settings);
         kafka
     }
 
@@ -25,14 +31,6 @@ impl Kafka {
         }
     }
 
-    /// Starts a broker with settings of its own (`name=value`).
-    pub fn start_with(name: &str, settings: &[&str]) -> Self {
-        let mut kafka = Kafka::new(name);
-        let settings: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
-        kafka.bootstrap = named(&kafka.run("start", &settings), "bootstrap=");
-        kafka
-    }
-
     /// `kill -9`.
     pub fn kill(&self) {
         self.run("stop", &["--mode", "immediate"]);
@@ -40,7 +38,11 @@ impl Kafka {
 
     /// Starts it again on its old data and port.
     pub fn start_again(&mut self) {
-        let said = self.run("start", &[]);
+        self.started(&[]);
+    }
+
+    fn started(&mut self, more: &[&str]) {
+        let said = self.run("start", more);
         self.bootstrap = named(&said, "bootstrap=");
     }
 
