@@ -58,4 +58,39 @@ place_stack() {
   mkdir -p -- "$DIST" "$RUN/servers" "$LOG"
 }
 place_stack
+
+# What a directory of throw-away servers may grow to, and what must be left beside it, in KiB.
+readonly MEMORY_DIR_KIB=$((10 << 20)) MEMORY_LEFT_KIB=$((6 << 20))
+
+# make_servers_dir DIR memory|disk: for the servers of one test run; in memory, with a link, where there is plenty. Tests are of
+# walferry, not of the disk: on a busy one a broker's fsync for each new topic takes seconds, a test hundreds.
+make_servers_dir() {
+  local dir=$1 where=$2 free available memory
+  free=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) || free=0
+  available=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)
+  mkdir -p -- "$(dirname -- "$dir")"
+  chmod 755 "$(dirname -- "$dir")"
+  if [[ $where == memory && ${free:-0} -ge $MEMORY_DIR_KIB && ${available:-0} -ge $((MEMORY_DIR_KIB + MEMORY_LEFT_KIB)) ]] &&
+    memory=$(mktemp -d /dev/shm/walferry-test.XXXXXX 2>/dev/null); then
+    ln -s -- "$memory" "$dir"
+  else
+    mkdir -- "$dir"
+  fi
+  chmod 755 "$dir/"
+  own_by_server_user "$dir/"
+}
+
+remove_servers_dir() {
+  [[ ! -L $1 ]] || rm -rf -- "$(readlink -f -- "$1")"
+  rm -rf -- "$1"
+}
+
+# Moves what is kept for a person out of memory.
+keep_servers_dir() {
+  local memory
+  [[ -L $1 ]] || return 0
+  memory=$(readlink -f -- "$1")
+  rm -- "$1"
+  cp -a --sparse=always -- "$memory" "$1" && rm -rf -- "$memory"
+}
 readonly SERVER_USER STACK DIST RUN LOG

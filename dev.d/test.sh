@@ -62,8 +62,9 @@ end_tests() {
   trap - EXIT
   (server_stop_all "$TEST_DIR" immediate) >/dev/null 2>&1 || true
   if [[ $status -eq 0 ]]; then
-    rm -rf -- "$TEST_DIR"
+    remove_servers_dir "$TEST_DIR"
   else
+    keep_servers_dir "$TEST_DIR"
     say "failed; servers' data and logs are kept in $TEST_DIR"
   fi
   exit "$status"
@@ -81,13 +82,12 @@ start_test_kafka() {
 
 has_end_to_end_tests() { [[ -e $ROOT/tests/end_to_end.rs || -e $ROOT/tests/end_to_end/main.rs ]]; }
 
-# A directory for the servers of this run, removed with them at its end.
+# A directory for the servers of this run, removed with them at its end: in memory or on the disk.
 begin_test_run() {
-  find "$STACK/test" -mindepth 1 -maxdepth 1 -name 'run-*' -mtime +1 -exec rm -rf {} + 2>/dev/null || true
+  local where=$1 old
+  while read -r old; do remove_servers_dir "$old"; done < <(find "$STACK/test" -mindepth 1 -maxdepth 1 -name 'run-*' -mtime +1 2>/dev/null)
   TEST_DIR=$STACK/test/run-$$
-  mkdir -p -- "$TEST_DIR"
-  chmod 755 "$STACK/test" "$TEST_DIR"
-  own_by_server_user "$TEST_DIR"
+  make_servers_dir "$TEST_DIR" "$where"
   trap end_tests EXIT
   # Tests wait for servers more than they compute.
   export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
@@ -103,7 +103,7 @@ cmd_test() {
   cd "$ROOT" || exit
   ensure_rust
   ensure_setup "$newest" "$PG_OLDEST"
-  begin_test_run
+  begin_test_run memory
   if [[ $quick == no ]]; then
     test_lints
     # Whole runs only: with arguments somebody is after particular tests.
@@ -138,7 +138,7 @@ cmd_bounds() {
   cd "$ROOT" || exit
   ensure_rust
   ensure_setup "$(default_major)"
-  begin_test_run
+  begin_test_run disk
   start_test_kafka
   WALFERRY_BOUNDS=full WALFERRY_TEST_PG=$(default_major) \
     cargo test --release --locked --test bounds "$@" -- --nocapture --test-threads 1

@@ -87,9 +87,10 @@ cmd_torture() {
   ensure_setup "$(default_major)"
   ensure_toxiproxy
   find_faketime
-  dir=$STACK/torture/run-$$
-  mkdir -p -- "$dir"
-  chmod 755 "$STACK/torture" "$dir"
+  # As part of a test run, beside its other servers.
+  dir=${TEST_DIR:-$STACK}/torture/run-$$
+  mkdir -p -- "$dir" "$STACK/torture"
+  chmod 755 "$(dirname -- "$dir")" "$dir"
   own_by_server_user "$dir"
   # shellcheck disable=SC2064 # the directory as it is now
   trap "end_torture '$dir'" EXIT

@@ -163,6 +163,9 @@ async fn dies_and_goes_on(leader: &Postgres, follower: &Postgres, point: Point, 
         pipeline.name
     );
     leader.sql(&slot).await;
+    for server in [leader, follower] {
+        server.sql(&format!("DROP DATABASE {database}")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -220,6 +220,7 @@ impl RowWriter {
     /// The stream comes first: rows use only half of the producer's queue.
     async fn yield_to_stream(&self) {
         while self.producer.unacknowledged_bytes() > self.context.source.queue_max_bytes / 2 {
+            self.producer.push();
             tokio::time::sleep(YIELD_INTERVAL).await;
         }
     }

@@ -111,6 +111,9 @@ impl StreamLoop {
                 state.stop_by = Some(Instant::now() + STOP_TIMEOUT);
             }
             let turn = self.turn(&mut state).await?;
+            if turn == Turn::Empty {
+                self.producer.push();
+            }
             self.close_batches(&mut state)?;
             self.report(&mut state).await?;
             if self.is_finished(&state) {

@@ -16,6 +16,7 @@ use rdkafka::producer::ProducerContext;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
+use super::hand_over::HandOver;
 use super::{Acked, BatchId, PartitionSlot};
 use crate::error::{Class, Error, Result};
 use crate::log::client::log_line;
@@ -107,7 +108,7 @@ pub(super) struct Acks {
     failed: Notify,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is held is only ever changed by steps that cannot panic half-way.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -155,12 +156,6 @@ impl Acks {
         self.bytes.fetch_add(bytes, SeqCst);
         self.records.fetch_add(1, SeqCst);
         (cell << SLOT_BITS) | slot.0 as usize
-    }
-
-    /// Takes back [`Acks::sending`]: the record was not taken.
-    pub(super) fn not_sent(&self, batch: BatchId, bytes: usize) {
-        self.cells[cell_of(batch)].sent.fetch_sub(1, SeqCst);
-        self.done_with(bytes);
     }
 
     fn done_with(&self, bytes: usize) {
@@ -242,6 +237,10 @@ impl Acks {
         }
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(SeqCst)
+    }
+
     /// # Errors
     /// The epoch is over.
     pub(super) fn check(&self) -> Result<()> {
@@ -287,12 +286,16 @@ pub(super) fn delivery_error(code: RDKafkaErrorCode, place: &(String, i32), byte
     }
 }
 
-/// Receives delivery reports on the producer's own thread.
-pub(super) struct DeliveryContext(Arc<Acks>);
+/// Receives delivery reports on the producer's own thread, and hands over what waited for them.
+pub(super) struct DeliveryContext(Arc<HandOver>);
 
 impl DeliveryContext {
-    pub(super) fn new(acks: Arc<Acks>) -> Self {
-        DeliveryContext(acks)
+    pub(super) fn new(hand_over: Arc<HandOver>) -> Self {
+        DeliveryContext(hand_over)
+    }
+
+    fn fail(&self, error: &Error) {
+        self.0.acks.fail(error);
     }
 }
 
@@ -304,13 +307,12 @@ impl ClientContext for DeliveryContext {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::Fatal) {
-            self.0
-                .fail(&Error::transient(format!("Kafka producer: {reason}")).caused_by(error));
+            self.fail(&Error::transient(format!("Kafka producer: {reason}")).caused_by(error));
             return;
         }
         match Report::read(code, reason).filter(Report::needs_a_person) {
             // librdkafka would try for ever: say it, and let the next epoch ask whether others answer.
-            Some(report) => self.0.fail(&report.transient()),
+            Some(report) => self.fail(&report.transient()),
             // Others pass by themselves: records are sent again until they are acknowledged.
             None => tracing::debug!(error = %error, reason, "Kafka producer"),
         }
@@ -325,7 +327,8 @@ impl ProducerContext for DeliveryContext {
             Ok(message) => {
                 let bytes = message.key_len() + message.payload_len();
                 let offset = Some(message.offset()).filter(|offset| *offset >= 0);
-                self.0.delivered(opaque, offset, bytes);
+                self.0.acks.delivered(opaque, offset, bytes);
+                self.0.acknowledged(unpack(opaque).1);
             }
             Err((error, message)) => {
                 let bytes = message.key_len() + message.payload_len();
@@ -336,7 +339,7 @@ impl ProducerContext for DeliveryContext {
                         Error::transient("Kafka did not take a record").caused_by(error.clone())
                     }
                 };
-                self.0.fail(&error);
+                self.fail(&error);
             }
         }
     }

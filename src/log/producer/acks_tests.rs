@@ -67,16 +67,6 @@ fn a_cell_is_clean_for_the_next_batch() {
 }
 
 #[test]
-fn a_record_that_was_not_taken_is_not_waited_for() {
-    let acks = Acks::new();
-    let batch = acks.open();
-    acks.sending(batch, A, 10);
-    acks.not_sent(batch, 10);
-    assert_eq!(acks.queued(256), 0);
-    assert!(poll(pin!(acks.acked(batch))).is_some());
-}
-
-#[test]
 fn room_is_waited_for_until_enough_is_acknowledged() {
     let acks = Acks::new();
     let batch = acks.open();

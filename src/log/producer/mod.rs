@@ -4,9 +4,14 @@
 //! Acknowledgements are counted, not stored: a batch knows how many records are under way and, a
 //! partition, the last acknowledged offset and the count (`acks`). Nothing is allocated on our side
 //! for a record; librdkafka copies key, value and headers.
+//!
+//! A partition has one burst of records with librdkafka at a time (`turns`, which says why); what is
+//! sent meanwhile is collected. Little goes at once only when it is pushed ([`EpochProducer::push`]).
 
 mod acks;
+mod hand_over;
 mod native;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +27,8 @@ use crate::log::client::{client_config, refused};
 use crate::log::topics::RECORD_MAX_BYTES;
 
 use acks::{Acks, DeliveryContext};
-use native::{Produced, TopicHandles};
+use hand_over::HandOver;
+use turns::{REQUEST_MAX_BYTES, Record};
 
 /// A topic partition of this producer's, by a small number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +40,9 @@ pub struct BatchId(pub u64);
 
 /// A header of a record.
 pub type Header<'a> = (&'static str, &'a [u8]);
+
+/// Headers a record may have.
+const HEADERS_MAX: usize = 4;
 
 /// Whether a record was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +75,7 @@ const RECORD_OVERHEAD_BYTES: usize = 256;
 
 /// The producer of one epoch. Shared by the stream, the copy readers and the commit log.
 pub struct EpochProducer {
-    // Before `producer`: librdkafka's topic handles must go before the client.
-    topics: TopicHandles,
+    hand_over: Arc<HandOver>,
     producer: Option<Arc<ThreadedProducer<DeliveryContext>>>,
     acks: Arc<Acks>,
     queue_max_bytes: usize,
@@ -80,10 +88,13 @@ impl EpochProducer {
     /// Halt when librdkafka refuses the settings.
     pub fn open(kafka: &KafkaSettings, queue_max_bytes: usize) -> Result<Self> {
         let record_max = (RECORD_MAX_BYTES + HEADROOM_BYTES).to_string();
+        let request_max = REQUEST_MAX_BYTES.to_string();
+        let linger = std::env::var("WF_LINGER").unwrap_or("1".into());
         let own = [
             ("compression.type", "lz4"),
-            ("linger.ms", "1"),
-            ("batch.size", "1000000"),
+            // Time for the rest of a burst to be handed over behind its first record.
+            ("linger.ms", linger.as_str()),
+            ("batch.size", request_max.as_str()),
         ];
         let fixed = [
             ("enable.idempotence", "true"),
@@ -98,11 +109,12 @@ impl EpochProducer {
             ("queue.buffering.max.kbytes", "2147483647"),
         ];
         let acks = Arc::new(Acks::new());
+        let hand_over = Arc::new(HandOver::new(Arc::clone(&acks)));
         let producer: ThreadedProducer<DeliveryContext> = client_config(kafka, &own, &fixed)
-            .create_with_context(DeliveryContext::new(Arc::clone(&acks)))
+            .create_with_context(DeliveryContext::new(Arc::clone(&hand_over)))
             .map_err(|error| refused("Kafka producer", error))?;
         Ok(EpochProducer {
-            topics: TopicHandles::default(),
+            hand_over,
             producer: Some(Arc::new(producer)),
             acks,
             queue_max_bytes,
@@ -116,7 +128,7 @@ impl EpochProducer {
 
     /// The number of a topic's partition; the same for the same arguments.
     pub fn partition_slot(&self, topic: &str, partition: i32) -> PartitionSlot {
-        self.topics.slot(self.client(), topic, partition)
+        self.hand_over.topics.slot(self.client(), topic, partition)
     }
 
     /// Topic and partition of a slot.
@@ -124,7 +136,7 @@ impl EpochProducer {
     /// # Panics
     /// When the slot is not from this producer.
     pub fn partition_of(&self, slot: PartitionSlot) -> (String, i32) {
-        self.topics.name(slot)
+        self.hand_over.topics.name(slot)
     }
 
     /// A new, open batch. At most 4,096 batches may be open at a time.
@@ -135,10 +147,14 @@ impl EpochProducer {
         self.acks.open()
     }
 
-    /// Sends one record as part of an open batch. Never blocks. Payloads are copied.
+    /// Sends one record as part of an open batch. Never blocks. Payloads are copied. It may stay here
+    /// until [`EpochProducer::push`], [`EpochProducer::acked`] or [`EpochProducer::room`] is called.
     ///
     /// # Errors
     /// The epoch is over; or halt when the record is larger than the broker takes.
+    ///
+    /// # Panics
+    /// When a record has more than four headers.
     pub fn send(
         &self,
         batch: BatchId,
@@ -147,29 +163,27 @@ impl EpochProducer {
         value: Option<&[u8]>,
         headers: &[Header<'_>],
     ) -> Result<Sent> {
+        assert!(headers.len() <= HEADERS_MAX, "{} headers", headers.len());
         self.acks.check()?;
         if self.acks.queued(RECORD_OVERHEAD_BYTES) >= self.queue_max_bytes {
             return Ok(Sent::Full);
         }
-        let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-        // Counted before it is handed over: its acknowledgement may come before `produce` returns.
-        let opaque = self.acks.sending(batch, slot, bytes);
-        let outcome = self
-            .topics
-            .produce(self.client(), slot, key, value, headers, opaque);
-        match outcome {
-            Produced::Taken => Ok(Sent::Taken),
-            Produced::Refused(RDKafkaErrorCode::QueueFull) => {
-                self.acks.not_sent(batch, bytes);
-                Ok(Sent::Full)
-            }
-            Produced::Refused(code) => {
-                self.acks.not_sent(batch, bytes);
-                let error = acks::delivery_error(code, &self.topics.name(slot), bytes);
-                self.acks.fail(&error);
-                Err(error)
-            }
-        }
+        let mut record = Record {
+            key,
+            value,
+            headers,
+            opaque: 0,
+        };
+        // Counted before it is handed over: its acknowledgement may come before `send` returns.
+        record.opaque = self.acks.sending(batch, slot, record.payload_len());
+        self.hand_over.send(slot, &record);
+        Ok(Sent::Taken)
+    }
+
+    /// Whatever was sent so far goes to Kafka as soon as it is its partition's turn: for a sender
+    /// that has nothing more at hand.
+    pub fn push(&self) {
+        self.hand_over.push();
     }
 
     /// Waits until there is room in the queue again: a quarter of it, so that a sender is not woken
@@ -178,6 +192,7 @@ impl EpochProducer {
     /// # Errors
     /// The epoch is over.
     pub async fn room(&self) -> Result<()> {
+        self.push();
         let enough = self.queue_max_bytes - self.queue_max_bytes / 4;
         self.acks.room(RECORD_OVERHEAD_BYTES, enough).await
     }
@@ -193,6 +208,7 @@ impl EpochProducer {
     /// # Errors
     /// The epoch is over.
     pub async fn acked(&self, batch: BatchId) -> Result<BTreeMap<PartitionSlot, Acked>> {
+        self.push();
         self.acks.acked(batch).await
     }
 
@@ -210,7 +226,7 @@ impl EpochProducer {
     /// # Errors
     /// Transient when the broker does not answer in time.
     pub async fn watermarks(&self, slot: PartitionSlot) -> Result<(i64, i64)> {
-        let (topic, partition) = self.topics.name(slot);
+        let (topic, partition) = self.hand_over.topics.name(slot);
         let producer = Arc::clone(self.producer());
         let asked = tokio::task::spawn_blocking(move || {
             let by = Instant::now() + ASK_TIMEOUT;
@@ -258,7 +274,7 @@ impl Drop for EpochProducer {
     fn drop(&mut self) {
         self.acks
             .fail(&Error::transient("the epoch's producer was closed"));
-        self.topics.release();
+        self.hand_over.topics.release();
         let Some(producer) = self.producer.take() else {
             return;
         };

@@ -1,4 +1,5 @@
-//! librdkafka's own produce call: handles of topics looked up once, headers passed as they are.
+//! librdkafka's own produce call: handles of topics looked up once, headers passed as they are. What
+//! is kept a partition is here too, found by the same number.
 //!
 //! Why not `BaseProducer::send`: see the comment at the call.
 
@@ -6,15 +7,15 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::raw::c_void;
 use std::ptr;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rdkafka::client::Client;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 use sys::rd_kafka_vtype_t as Tag;
 
-use super::acks::DeliveryContext;
-use super::{Header, PartitionSlot};
+use super::acks::{DeliveryContext, lock};
+use super::turns::{Record, Turn};
+use super::{HEADERS_MAX, PartitionSlot};
 use crate::log::header::{COPY_HEADER, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, RECORD_HEADER};
 
 /// Whether librdkafka took a record.
@@ -24,9 +25,6 @@ pub(super) enum Produced {
     /// It did not.
     Refused(RDKafkaErrorCode),
 }
-
-/// Headers a record may have.
-const HEADERS_MAX: usize = 4;
 
 /// Topic, partition, flags, opaque, key, value.
 const FIXED_ARGUMENTS: usize = 6;
@@ -39,13 +37,22 @@ unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
+struct Client(*mut sys::rd_kafka_t);
+
+// SAFETY: a client may be used from any thread, as its handles may.
+unsafe impl Send for Client {}
+// SAFETY: as above.
+unsafe impl Sync for Client {}
+
 struct Slot {
     topic: usize,
     partition: i32,
+    turn: Mutex<Turn>,
 }
 
 #[derive(Default)]
-struct Registry {
+pub(super) struct Registry {
+    client: Option<Client>,
     names: Vec<String>,
     handles: Vec<Handle>,
     slots: Vec<Slot>,
@@ -57,7 +64,8 @@ struct Registry {
 pub(super) struct TopicHandles(RwLock<Registry>);
 
 impl TopicHandles {
-    fn read(&self) -> RwLockReadGuard<'_, Registry> {
+    /// Topics and partitions as they are; while it is held, handles stay alive.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Registry> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -67,7 +75,7 @@ impl TopicHandles {
 
     pub(super) fn slot(
         &self,
-        client: &Client<DeliveryContext>,
+        client: &rdkafka::client::Client<DeliveryContext>,
         topic: &str,
         partition: i32,
     ) -> PartitionSlot {
@@ -85,6 +93,7 @@ impl TopicHandles {
         let at = match registry.names.iter().position(|name| name == topic) {
             Some(at) => at,
             None => {
+                registry.client = Some(Client(client.native_ptr()));
                 registry.handles.push(topic_handle(client, topic));
                 registry.names.push(topic.to_owned());
                 registry.names.len() - 1
@@ -95,6 +104,7 @@ impl TopicHandles {
         registry.slots.push(Slot {
             topic: at,
             partition,
+            turn: Mutex::default(),
         });
         let partitions = registry.by_name.entry(topic.to_owned()).or_default();
         partitions.insert(partition, slot);
@@ -103,44 +113,61 @@ impl TopicHandles {
 
     pub(super) fn name(&self, slot: PartitionSlot) -> (String, i32) {
         let registry = self.read();
-        let Slot { topic, partition } = registry.slots[slot.0 as usize];
-        (registry.names[topic].clone(), partition)
+        registry.name(slot)
+    }
+
+    /// Gives the handles back; nothing may be produced any more.
+    pub(super) fn release(&self) {
+        for Handle(handle) in self.write().handles.drain(..) {
+            // SAFETY: the handle came from `rd_kafka_topic_new` and is given back once.
+            unsafe { sys::rd_kafka_topic_destroy(handle) };
+        }
+    }
+}
+
+impl Registry {
+    /// Topic and partition of a slot.
+    pub(super) fn name(&self, slot: PartitionSlot) -> (String, i32) {
+        let Slot {
+            topic, partition, ..
+        } = self.slots[slot.0 as usize];
+        (self.names[topic].clone(), partition)
+    }
+
+    /// What waits for a partition.
+    pub(super) fn turn(&self, slot: PartitionSlot) -> MutexGuard<'_, Turn> {
+        lock(&self.slots[slot.0 as usize].turn)
     }
 
     /// Hands one record to librdkafka, which copies it.
     ///
     /// # Panics
-    /// When a record has more than four headers.
-    pub(super) fn produce(
-        &self,
-        client: &Client<DeliveryContext>,
-        slot: PartitionSlot,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: &[Header<'_>],
-        opaque: usize,
-    ) -> Produced {
-        assert!(headers.len() <= HEADERS_MAX, "{} headers", headers.len());
-        let registry = self.read();
-        let Slot { topic, partition } = registry.slots[slot.0 as usize];
+    /// When the handles have been given back.
+    pub(super) fn produce(&self, slot: PartitionSlot, record: &Record<'_>) -> Produced {
+        let Slot {
+            topic, partition, ..
+        } = self.slots[slot.0 as usize];
+        let Some(Client(client)) = self.client else {
+            unreachable!("a slot has a topic, and a topic is made with the client");
+        };
         let mut arguments =
             [argument(Tag::RD_KAFKA_VTYPE_END, |u| u.i = 0); FIXED_ARGUMENTS + HEADERS_MAX];
         let fixed = [
             argument(Tag::RD_KAFKA_VTYPE_RKT, |u| {
-                u.rkt = registry.handles[topic].0
+                u.rkt = self.handles[topic].0
             }),
             argument(Tag::RD_KAFKA_VTYPE_PARTITION, |u| u.i32_ = partition),
             argument(Tag::RD_KAFKA_VTYPE_MSGFLAGS, |u| {
                 u.i = sys::RD_KAFKA_MSG_F_COPY
             }),
             argument(Tag::RD_KAFKA_VTYPE_OPAQUE, |u| {
-                u.ptr = opaque as *mut c_void
+                u.ptr = record.opaque as *mut c_void
             }),
-            argument(Tag::RD_KAFKA_VTYPE_KEY, |u| u.mem = memory(key)),
-            argument(Tag::RD_KAFKA_VTYPE_VALUE, |u| u.mem = memory(value)),
+            argument(Tag::RD_KAFKA_VTYPE_KEY, |u| u.mem = memory(record.key)),
+            argument(Tag::RD_KAFKA_VTYPE_VALUE, |u| u.mem = memory(record.value)),
         ];
         arguments[..FIXED_ARGUMENTS].copy_from_slice(&fixed);
-        for ((name, bytes), place) in headers.iter().zip(&mut arguments[FIXED_ARGUMENTS..]) {
+        for ((name, bytes), place) in record.headers.iter().zip(&mut arguments[FIXED_ARGUMENTS..]) {
             let header = sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2 {
                 name: header_name(name).as_ptr(),
                 val: bytes.as_ptr().cast(),
@@ -155,9 +182,9 @@ impl TopicHandles {
         // (`handing_over_costs` in tests/log_kafka.rs).
         let error = unsafe {
             sys::rd_kafka_produceva(
-                client.native_ptr(),
+                client,
                 arguments.as_ptr(),
-                FIXED_ARGUMENTS + headers.len(),
+                FIXED_ARGUMENTS + record.headers.len(),
             )
         };
         if error.is_null() {
@@ -171,17 +198,9 @@ impl TopicHandles {
         };
         Produced::Refused(code.into())
     }
-
-    /// Gives the handles back; nothing may be produced any more.
-    pub(super) fn release(&mut self) {
-        for Handle(handle) in self.write().handles.drain(..) {
-            // SAFETY: the handle came from `rd_kafka_topic_new` and is given back once.
-            unsafe { sys::rd_kafka_topic_destroy(handle) };
-        }
-    }
 }
 
-fn topic_handle(client: &Client<DeliveryContext>, topic: &str) -> Handle {
+fn topic_handle(client: &rdkafka::client::Client<DeliveryContext>, topic: &str) -> Handle {
     let name = CString::new(topic).expect("topic names have no NUL");
     // SAFETY: the client is alive, the name is a C string that librdkafka copies, and a null
     // configuration stands for the client's default.

@@ -1,0 +1,90 @@
+//! Records on their way to librdkafka: collected a partition, handed over in its turn (`turns`).
+
+use std::sync::{Arc, Mutex};
+
+use super::PartitionSlot;
+use super::acks::{self, Acks, lock};
+use super::native::{Produced, Registry, TopicHandles};
+use super::turns::{Burst, Record};
+
+/// Memory of bursts kept for the next ones.
+const SPARE_BURSTS: usize = 4;
+
+/// Shared by senders and the thread that receives delivery reports.
+pub(super) struct HandOver {
+    pub(super) topics: TopicHandles,
+    pub(super) acks: Arc<Acks>,
+    /// Partitions that got records since the last push.
+    unpushed: Mutex<Vec<PartitionSlot>>,
+    spare: Mutex<Vec<Burst>>,
+}
+
+impl HandOver {
+    pub(super) fn new(acks: Arc<Acks>) -> Self {
+        HandOver {
+            topics: TopicHandles::default(),
+            acks,
+            unpushed: Mutex::default(),
+            spare: Mutex::default(),
+        }
+    }
+
+    /// Takes a record that `acks` has counted.
+    pub(super) fn send(&self, slot: PartitionSlot, record: &Record<'_>) {
+        let registry = self.topics.read();
+        let next = {
+            let mut turn = registry.turn(slot);
+            if turn.add(record, || lock(&self.spare).pop().unwrap_or_default()) {
+                lock(&self.unpushed).push(slot);
+            }
+            turn.next()
+        };
+        self.hand_over(&registry, slot, next);
+    }
+
+    /// Whatever was sent so far goes when it is its partition's turn, however little it is.
+    pub(super) fn push(&self) {
+        let unpushed = std::mem::take(&mut *lock(&self.unpushed));
+        let registry = self.topics.read();
+        for slot in unpushed {
+            let next = {
+                let mut turn = registry.turn(slot);
+                turn.push();
+                turn.next()
+            };
+            self.hand_over(&registry, slot, next);
+        }
+    }
+
+    /// Kafka has acknowledged a record.
+    pub(super) fn acknowledged(&self, slot: PartitionSlot) {
+        let registry = self.topics.read();
+        let next = {
+            let mut turn = registry.turn(slot);
+            turn.acknowledged();
+            turn.next()
+        };
+        self.hand_over(&registry, slot, next);
+    }
+
+    /// The turn is not locked meanwhile: nothing else of the partition is handed over until all of
+    /// this is acknowledged.
+    fn hand_over(&self, registry: &Registry, slot: PartitionSlot, burst: Option<Burst>) {
+        // Looked at while the registry is held: handles are given back only when the epoch is over.
+        let Some(burst) = burst.filter(|_| !self.acks.is_over()) else {
+            return;
+        };
+        burst.for_each(|record| match registry.produce(slot, record) {
+            Produced::Taken => true,
+            Produced::Refused(code) => {
+                let error = acks::delivery_error(code, &registry.name(slot), record.payload_len());
+                self.acks.fail(&error);
+                false
+            }
+        });
+        let mut spare = lock(&self.spare);
+        if spare.len() < SPARE_BURSTS {
+            spare.push(burst.cleared());
+        }
+    }
+}
