@@ -1,11 +1,12 @@
 //! Records on their way to librdkafka: collected a partition, handed over in its turn (`turns`).
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::PartitionSlot;
 use super::acks::{self, Acks, lock};
 use super::native::{Produced, Registry, TopicHandles};
-use super::turns::{Burst, Record};
+use super::turns::{Burst, Load, Record};
 
 /// Memory of bursts kept for the next ones.
 const SPARE_BURSTS: usize = 4;
@@ -16,6 +17,7 @@ pub(super) struct HandOver {
     pub(super) acks: Arc<Acks>,
     /// Partitions that got records since the last push.
     unpushed: Mutex<Vec<PartitionSlot>>,
+    load: Mutex<Load>,
     spare: Mutex<Vec<Burst>>,
 }
 
@@ -25,6 +27,7 @@ impl HandOver {
             topics: TopicHandles::default(),
             acks,
             unpushed: Mutex::default(),
+            load: Mutex::new(Load::new(Instant::now())),
             spare: Mutex::default(),
         }
     }
@@ -69,12 +72,13 @@ impl HandOver {
 
     /// The turn is not locked meanwhile: nothing else of the partition is handed over until all of
     /// this is acknowledged.
-    fn hand_over(&self, registry: &Registry, slot: PartitionSlot, burst: Option<Burst>) {
+    fn hand_over(&self, registry: &Registry, slot: PartitionSlot, next: Option<Burst>) {
         // Looked at while the registry is held: handles are given back only when the epoch is over.
-        let Some(burst) = burst.filter(|_| !self.acks.is_over()) else {
+        let Some(burst) = next.filter(|_| !self.acks.is_over()) else {
             return;
         };
-        burst.for_each(|record| match registry.produce(slot, record) {
+        let pace = lock(&self.load).pace(&burst, Instant::now());
+        burst.for_each(|record| match registry.produce(slot, pace, record) {
             Produced::Taken => true,
             Produced::Refused(code) => {
                 let error = acks::delivery_error(code, &registry.name(slot), record.payload_len());

@@ -73,10 +73,17 @@ const LEADER_INTERVAL: Duration = Duration::from_millis(50);
 /// What librdkafka keeps a record beside key and value, for the bound of the queue.
 const RECORD_OVERHEAD_BYTES: usize = 256;
 
+/// `linger.ms` of the two clients. Within a millisecond a whole burst is handed over behind its first record.
+const PROMPT_LINGER_MS: &str = "0";
+const BULK_LINGER_MS: &str = "1";
+
+type Client = ThreadedProducer<DeliveryContext>;
+
 /// The producer of one epoch. Shared by the stream, the copy readers and the commit log.
 pub struct EpochProducer {
     hand_over: Arc<HandOver>,
-    producer: Option<Arc<ThreadedProducer<DeliveryContext>>>,
+    /// By [`Pace`]: what is sent at once, and what comes in large bursts.
+    clients: Option<[Arc<Client>; 2]>,
     acks: Arc<Acks>,
     queue_max_bytes: usize,
 }
@@ -87,35 +94,13 @@ impl EpochProducer {
     /// # Errors
     /// Halt when librdkafka refuses the settings.
     pub fn open(kafka: &KafkaSettings, queue_max_bytes: usize) -> Result<Self> {
-        let record_max = (RECORD_MAX_BYTES + HEADROOM_BYTES).to_string();
-        let request_max = REQUEST_MAX_BYTES.to_string();
-        let linger = std::env::var("WF_LINGER").unwrap_or("1".into());
-        let own = [
-            ("compression.type", "lz4"),
-            // Time for the rest of a burst to be handed over behind its first record.
-            ("linger.ms", linger.as_str()),
-            ("batch.size", request_max.as_str()),
-        ];
-        let fixed = [
-            ("enable.idempotence", "true"),
-            ("acks", "all"),
-            ("message.timeout.ms", "0"),
-            ("message.max.bytes", record_max.as_str()),
-            // librdkafka's producer asks for it otherwise: a topic that is gone is lost history, and
-            // an empty one in its place would hide that.
-            ("allow.auto.create.topics", "false"),
-            // Ours is the bound that counts (`queue_max_bytes`): it can be waited for.
-            ("queue.buffering.max.messages", "0"),
-            ("queue.buffering.max.kbytes", "2147483647"),
-        ];
         let acks = Arc::new(Acks::new());
         let hand_over = Arc::new(HandOver::new(Arc::clone(&acks)));
-        let producer: ThreadedProducer<DeliveryContext> = client_config(kafka, &own, &fixed)
-            .create_with_context(DeliveryContext::new(Arc::clone(&hand_over)))
-            .map_err(|error| refused("Kafka producer", error))?;
+        let client = |linger| client(kafka, linger, Arc::clone(&hand_over)).map(Arc::new);
+        let clients = [client(PROMPT_LINGER_MS)?, client(BULK_LINGER_MS)?];
         Ok(EpochProducer {
             hand_over,
-            producer: Some(Arc::new(producer)),
+            clients: Some(clients),
             acks,
             queue_max_bytes,
         })
@@ -128,7 +113,9 @@ impl EpochProducer {
 
     /// The number of a topic's partition; the same for the same arguments.
     pub fn partition_slot(&self, topic: &str, partition: i32) -> PartitionSlot {
-        self.hand_over.topics.slot(self.client(), topic, partition)
+        let clients = self.clients();
+        let clients = [clients[0].client(), clients[1].client()];
+        self.hand_over.topics.slot(clients, topic, partition)
     }
 
     /// Topic and partition of a slot.
@@ -227,7 +214,7 @@ impl EpochProducer {
     /// Transient when the broker does not answer in time.
     pub async fn watermarks(&self, slot: PartitionSlot) -> Result<(i64, i64)> {
         let (topic, partition) = self.hand_over.topics.name(slot);
-        let producer = Arc::clone(self.producer());
+        let producer = Arc::clone(&self.clients()[0]);
         let asked = tokio::task::spawn_blocking(move || {
             let by = Instant::now() + ASK_TIMEOUT;
             loop {
@@ -255,15 +242,36 @@ impl EpochProducer {
         self.acks.failed().await
     }
 
-    fn producer(&self) -> &Arc<ThreadedProducer<DeliveryContext>> {
-        self.producer
+    fn clients(&self) -> &[Arc<Client>; 2] {
+        self.clients
             .as_ref()
-            .expect("the producer is there until drop")
+            .expect("the clients are there until drop")
     }
+}
 
-    fn client(&self) -> &rdkafka::client::Client<DeliveryContext> {
-        self.producer().client()
-    }
+fn client(kafka: &KafkaSettings, linger_ms: &str, hand_over: Arc<HandOver>) -> Result<Client> {
+    let record_max = (RECORD_MAX_BYTES + HEADROOM_BYTES).to_string();
+    let request_max = REQUEST_MAX_BYTES.to_string();
+    let own = [
+        ("compression.type", "lz4"),
+        ("linger.ms", linger_ms),
+        ("batch.size", request_max.as_str()),
+    ];
+    let fixed = [
+        ("enable.idempotence", "true"),
+        ("acks", "all"),
+        ("message.timeout.ms", "0"),
+        ("message.max.bytes", record_max.as_str()),
+        // librdkafka's producer asks for it otherwise: a topic that is gone is lost history, and
+        // an empty one in its place would hide that.
+        ("allow.auto.create.topics", "false"),
+        // Ours is the bound that counts (`queue_max_bytes`): it can be waited for.
+        ("queue.buffering.max.messages", "0"),
+        ("queue.buffering.max.kbytes", "2147483647"),
+    ];
+    client_config(kafka, &own, &fixed)
+        .create_with_context(DeliveryContext::new(hand_over))
+        .map_err(|error| refused("Kafka producer", error))
 }
 
 /// Headers (a MOVE's keys) and framing beside key and value of the largest record.
@@ -275,14 +283,16 @@ impl Drop for EpochProducer {
         self.acks
             .fail(&Error::transient("the epoch's producer was closed"));
         self.hand_over.topics.release();
-        let Some(producer) = self.producer.take() else {
+        let Some(clients) = self.clients.take() else {
             return;
         };
-        producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        for client in &clients {
+            client.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        }
         // Joining librdkafka's threads takes up to a second while a broker is unreachable.
         let closing = std::thread::Builder::new()
             .name("walferry-producer-close".to_owned())
-            .spawn(move || drop(producer));
+            .spawn(move || drop(clients));
         if let Err(error) = closing {
             tracing::warn!(%error, "no thread to close a Kafka producer: closed in place");
         }

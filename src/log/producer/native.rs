@@ -14,7 +14,7 @@ use rdkafka_sys as sys;
 use sys::rd_kafka_vtype_t as Tag;
 
 use super::acks::{DeliveryContext, lock};
-use super::turns::{Record, Turn};
+use super::turns::{Pace, Record, Turn};
 use super::{HEADERS_MAX, PartitionSlot};
 use crate::log::header::{COPY_HEADER, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, RECORD_HEADER};
 
@@ -39,6 +39,9 @@ unsafe impl Sync for Handle {}
 
 struct Client(*mut sys::rd_kafka_t);
 
+/// What all that follows has two of, by [`Pace`]: clients, and their handles of a topic.
+type ByPace<T> = [T; 2];
+
 // SAFETY: a client may be used from any thread, as its handles may.
 unsafe impl Send for Client {}
 // SAFETY: as above.
@@ -52,9 +55,9 @@ struct Slot {
 
 #[derive(Default)]
 pub(super) struct Registry {
-    client: Option<Client>,
+    clients: Option<ByPace<Client>>,
     names: Vec<String>,
-    handles: Vec<Handle>,
+    handles: Vec<ByPace<Handle>>,
     slots: Vec<Slot>,
     by_name: HashMap<String, HashMap<i32, PartitionSlot>>,
 }
@@ -75,7 +78,7 @@ impl TopicHandles {
 
     pub(super) fn slot(
         &self,
-        client: &rdkafka::client::Client<DeliveryContext>,
+        clients: ByPace<&rdkafka::client::Client<DeliveryContext>>,
         topic: &str,
         partition: i32,
     ) -> PartitionSlot {
@@ -93,8 +96,10 @@ impl TopicHandles {
         let at = match registry.names.iter().position(|name| name == topic) {
             Some(at) => at,
             None => {
-                registry.client = Some(Client(client.native_ptr()));
-                registry.handles.push(topic_handle(client, topic));
+                registry.clients = Some(clients.map(|client| Client(client.native_ptr())));
+                registry
+                    .handles
+                    .push(clients.map(|client| topic_handle(client, topic)));
                 registry.names.push(topic.to_owned());
                 registry.names.len() - 1
             }
@@ -118,7 +123,7 @@ impl TopicHandles {
 
     /// Gives the handles back; nothing may be produced any more.
     pub(super) fn release(&self) {
-        for Handle(handle) in self.write().handles.drain(..) {
+        for Handle(handle) in self.write().handles.drain(..).flatten() {
             // SAFETY: the handle came from `rd_kafka_topic_new` and is given back once.
             unsafe { sys::rd_kafka_topic_destroy(handle) };
         }
@@ -143,19 +148,19 @@ impl Registry {
     ///
     /// # Panics
     /// When the handles have been given back.
-    pub(super) fn produce(&self, slot: PartitionSlot, record: &Record<'_>) -> Produced {
+    pub(super) fn produce(&self, slot: PartitionSlot, pace: Pace, record: &Record<'_>) -> Produced {
         let Slot {
             topic, partition, ..
         } = self.slots[slot.0 as usize];
-        let Some(Client(client)) = self.client else {
-            unreachable!("a slot has a topic, and a topic is made with the client");
+        let Some(clients) = &self.clients else {
+            unreachable!("a slot has a topic, and a topic is made with the clients");
         };
+        let Client(client) = clients[pace as usize];
+        let Handle(handle) = self.handles[topic][pace as usize];
         let mut arguments =
             [argument(Tag::RD_KAFKA_VTYPE_END, |u| u.i = 0); FIXED_ARGUMENTS + HEADERS_MAX];
         let fixed = [
-            argument(Tag::RD_KAFKA_VTYPE_RKT, |u| {
-                u.rkt = self.handles[topic].0
-            }),
+            argument(Tag::RD_KAFKA_VTYPE_RKT, |u| u.rkt = handle),
             argument(Tag::RD_KAFKA_VTYPE_PARTITION, |u| u.i32_ = partition),
             argument(Tag::RD_KAFKA_VTYPE_MSGFLAGS, |u| {
                 u.i = sys::RD_KAFKA_MSG_F_COPY

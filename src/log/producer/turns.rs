@@ -9,6 +9,7 @@
 //! that would have to wait.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::Header;
 
@@ -20,8 +21,24 @@ pub(super) const REQUEST_MAX_BYTES: usize = 1_000_000;
 const WORTH_BYTES: usize = 128 * 1024;
 /// Kafka's framing of a record: at most 36 bytes (`RD_KAFKAP_MESSAGE_V2_MAX_OVERHEAD`), and of headers.
 const FRAMING_BYTES: usize = 64;
+/// So many records are handed over before librdkafka's thread has woken at the first.
+const PROMPT_RECORDS: usize = 32;
+/// What the load is judged by: records of the last window or two, and how many are load.
+const WINDOW: Duration = Duration::from_millis(10);
+const LOAD_RECORDS: usize = 250;
 /// Kept for the next burst.
 const SPARE_MAX_BYTES: usize = 2 * BURST_MAX_BYTES;
+
+/// Which of the producer's two clients takes a burst. Records are handed over one by one, and a
+/// request takes what is there: behind a part of a burst its rest would have to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Sends at once (`linger.ms=0`): few records, and no load.
+    Prompt = 0,
+    /// Waits a moment: until a large burst is there, or, under load, for fewer and larger requests,
+    /// whose number is what costs a broker and the sinks.
+    Bulk = 1,
+}
 
 /// One record as it is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +94,11 @@ impl Burst {
 
     fn takes(&self, record: &Record<'_>) -> bool {
         self.shapes.is_empty() || self.weight + weight(record) <= BURST_MAX_BYTES
+    }
+
+    /// Records in it.
+    pub(super) fn len(&self) -> usize {
+        self.shapes.len()
     }
 
     /// Its records in order; false from `each` ends it.
@@ -170,9 +192,48 @@ impl Turn {
             return None;
         }
         let burst = self.waiting.pop_front()?;
-        self.under_way = burst.shapes.len();
+        self.under_way = burst.len();
         self.pushed &= !self.waiting.is_empty();
         Some(burst)
+    }
+}
+
+/// How many records all partitions were handed lately. Not how many are under way: waiting makes them
+/// more, and would then be what it is judged by.
+pub(super) struct Load {
+    since: Instant,
+    records: usize,
+    /// Those of the window before.
+    before: usize,
+}
+
+impl Load {
+    /// None yet.
+    pub(super) fn new(now: Instant) -> Self {
+        Load {
+            since: now,
+            records: 0,
+            before: 0,
+        }
+    }
+
+    /// Counts a burst and says which client is for it. Bursts of a partition may change between them:
+    /// the one before is acknowledged.
+    pub(super) fn pace(&mut self, burst: &Burst, now: Instant) -> Pace {
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= WINDOW {
+            let recent = passed < 2 * WINDOW;
+            self.before = if recent { self.records } else { 0 };
+            self.records = 0;
+            self.since = now;
+        }
+        self.records += burst.len();
+        let load = self.records.max(self.before) >= LOAD_RECORDS;
+        if load || burst.len() > PROMPT_RECORDS {
+            Pace::Bulk
+        } else {
+            Pace::Prompt
+        }
     }
 }
 

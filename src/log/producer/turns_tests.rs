@@ -3,7 +3,12 @@ use super::*;
 const NAMES: [&str; 2] = ["walferry", "walferry.part"];
 
 /// Key, value, headers and number of a record, owned.
-type Owned = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(&'static str, Vec<u8>)>, usize);
+type Owned = (
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+    Vec<(&'static str, Vec<u8>)>,
+    usize,
+);
 
 fn add(turn: &mut Turn, value: &[u8], opaque: usize) -> bool {
     let record = Record {
@@ -27,9 +32,19 @@ fn numbers(burst: &Burst) -> Vec<usize> {
 #[test]
 fn records_come_out_as_they_were_put_in() {
     let records: Vec<Owned> = vec![
-        (Some(b"k".to_vec()), Some(b"value".to_vec()), vec![(NAMES[0], vec![7; 32])], 3),
+        (
+            Some(b"k".to_vec()),
+            Some(b"value".to_vec()),
+            vec![(NAMES[0], vec![7; 32])],
+            3,
+        ),
         (None, None, vec![], 4),
-        (Some(vec![]), None, vec![(NAMES[0], vec![1]), (NAMES[1], vec![])], 5),
+        (
+            Some(vec![]),
+            None,
+            vec![(NAMES[0], vec![1]), (NAMES[1], vec![])],
+            5,
+        ),
         (None, Some(vec![]), vec![(NAMES[1], vec![9; 8])], 6),
     ];
     let mut burst = Burst::default();
@@ -104,19 +119,43 @@ fn much_goes_by_itself_in_requests_that_kafka_takes() {
     let (mut bursts, mut seen) = (Vec::new(), Vec::new());
     turn.push();
     while let Some(burst) = turn.next() {
-        assert!(burst.weight <= BURST_MAX_BYTES || burst.shapes.len() == 1);
-        for _ in 0..burst.shapes.len() {
+        assert!(burst.weight <= BURST_MAX_BYTES || burst.len() == 1);
+        for _ in 0..burst.len() {
             assert!(turn.next().is_none());
             turn.acknowledged();
         }
         seen.extend(numbers(&burst));
-        bursts.push(burst.shapes.len());
+        bursts.push(burst.len());
     }
     assert_eq!(seen, (0..sent + 2).collect::<Vec<_>>());
     assert_eq!(bursts[2..], [1, 1, 1]);
     assert!(bursts[0] > 80 && bursts[0] == bursts[1], "{bursts:?}");
     let huge = Burst::default();
     assert!(huge.cleared().bytes.capacity() <= SPARE_MAX_BYTES);
+}
+
+#[test]
+fn few_records_are_sent_at_once_unless_there_is_load() {
+    let start = Instant::now();
+    let mut load = Load::new(start);
+    let mut pace = |records, after| {
+        let mut turn = Turn::default();
+        for number in 0..records {
+            add(&mut turn, b"x", number);
+        }
+        turn.push();
+        load.pace(&turn.next().unwrap(), start + Duration::from_millis(after))
+    };
+    assert_eq!(pace(PROMPT_RECORDS, 0), Pace::Prompt);
+    assert_eq!(pace(1, 1), Pace::Prompt);
+    assert_eq!(pace(PROMPT_RECORDS + 1, 2), Pace::Bulk, "many at once");
+    assert_eq!(pace(1, 3), Pace::Prompt);
+    assert_eq!(pace(LOAD_RECORDS, 4), Pace::Bulk);
+    assert_eq!(pace(1, 5), Pace::Bulk, "load");
+    assert_eq!(pace(1, 11), Pace::Bulk, "load in the window before");
+    assert_eq!(pace(1, 22), Pace::Prompt, "load no more");
+    assert_eq!(pace(LOAD_RECORDS, 23), Pace::Bulk);
+    assert_eq!(pace(1, 99), Pace::Prompt, "long ago");
 }
 
 #[test]
