@@ -17,6 +17,7 @@ mod restarts;
 mod secured;
 mod shapes;
 mod skips;
+mod stalled;
 mod trimming;
 mod truncate;
 mod types;

@@ -36,6 +36,16 @@ impl Kafka {
         self.run("stop", &["--mode", "immediate"]);
     }
 
+    /// Stops it where it is (SIGSTOP), or lets it go on (SIGCONT).
+    pub fn signal(&self, name: &str) {
+        let note = std::fs::read_to_string(self.dir.join("node-1/pid")).expect("its pid");
+        let pid = note.split_whitespace().next().expect("its pid");
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), pid])
+            .status();
+        assert!(status.expect("kill can be run").success());
+    }
+
     /// Starts it again on its old data and port.
     pub fn start_again(&mut self) {
         self.started(&[]);

@@ -193,6 +193,16 @@ impl Walferry {
         self.status_bytes("VmRSS:")
     }
 
+    /// CPU time that it has used, of all its threads.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name, which may have blanks: field 3; utime and stime are 14 and 15.
+        let (_name, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let fields = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10) // proc_pid_stat(5): 100 a second
+    }
+
     fn status_bytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name));

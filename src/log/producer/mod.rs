@@ -138,7 +138,7 @@ impl EpochProducer {
     /// until [`EpochProducer::push`], [`EpochProducer::acked`] or [`EpochProducer::room`] is called.
     ///
     /// # Errors
-    /// The epoch is over; or halt when the record is larger than the broker takes.
+    /// The epoch is over; or halt when this record, or one that waited, is larger than Kafka takes.
     ///
     /// # Panics
     /// When a record has more than four headers.
@@ -164,6 +164,7 @@ impl EpochProducer {
         // Counted before it is handed over: its acknowledgement may come before `send` returns.
         record.opaque = self.acks.sending(batch, slot, record.payload_len());
         self.hand_over.send(slot, &record);
+        self.acks.check()?;
         Ok(Sent::Taken)
     }
 
