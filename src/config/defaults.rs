@@ -25,11 +25,11 @@ pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(300);
 /// `batch_max_bytes` of a source.
 pub const SOURCE_BATCH: usize = 4 << 20;
 /// `queue_max_bytes` of a source.
-pub const QUEUE: usize = 64 << 20;
+pub const QUEUE: usize = 32 << 20;
 /// `batch_max_bytes` of a sink.
-pub const SINK_BATCH: usize = 16 << 20;
+pub const SINK_BATCH: usize = 8 << 20;
 /// `fetch_max_bytes` of a sink.
-pub const FETCH: usize = 32 << 20;
+pub const FETCH: usize = 16 << 20;
 /// Smallest size that can be set.
 pub const LEAST_SIZE: usize = 64 << 10;
 /// Largest size that can be set.
