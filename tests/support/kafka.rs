@@ -91,5 +91,6 @@ impl Drop for Kafka {
             .output();
         // The run stops what is left at its end.
         drop(stop);
+        super::forget_data(&self.dir.join("node-1/data"));
     }
 }

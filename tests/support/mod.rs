@@ -79,6 +79,14 @@ pub fn directory(name: &str) -> PathBuf {
     path
 }
 
+/// Removes the data of a server that is stopped, unless its test has failed: a run has hundreds, and
+/// may have them in memory.
+pub fn forget_data(data: &std::path::Path) {
+    if !std::thread::panicking() {
+        let _ = std::fs::remove_dir_all(data);
+    }
+}
+
 /// A short name that no other test of this or another run uses.
 pub fn unique() -> String {
     use std::sync::atomic::{AtomicU32, Ordering};

@@ -123,5 +123,6 @@ impl Drop for Postgres {
             .arg(&self.dir)
             .args(["--mode", "immediate"])
             .output();
+        super::forget_data(&self.dir.join("data"));
     }
 }
