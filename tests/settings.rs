@@ -57,12 +57,12 @@ fn defaults_are_what_production_wants() {
     assert_eq!(source.wal_sender_timeout, Duration::from_secs(10));
     assert_eq!(source.epoch_max, Duration::from_secs(86_400));
     assert_eq!(source.batch_max_bytes, 4 << 20);
-    assert_eq!(source.queue_max_bytes, 64 << 20);
+    assert_eq!(source.queue_max_bytes, 32 << 20);
     assert_eq!(source.postgres.tls.mode, TlsMode::Prefer);
     let sink = &settings.sinks[0];
     assert_eq!(sink.name, "dw");
-    assert_eq!(sink.batch_max_bytes, 16 << 20);
-    assert_eq!(sink.fetch_max_bytes, 32 << 20);
+    assert_eq!(sink.batch_max_bytes, 8 << 20);
+    assert_eq!(sink.fetch_max_bytes, 16 << 20);
     let StoreSettings::Postgres(store) = &sink.store else {
         panic!("{:?}", sink.store)
     };
