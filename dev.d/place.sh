@@ -58,23 +58,28 @@ place_stack() {
   mkdir -p -- "$DIST" "$RUN/servers" "$LOG"
 }
 place_stack
+readonly SERVER_USER STACK DIST RUN LOG
 
 # What a directory of throw-away servers may grow to, and what must be left beside it, in KiB.
 readonly MEMORY_DIR_KIB=$((10 << 20)) MEMORY_LEFT_KIB=$((6 << 20))
 
+plenty_of_memory() {
+  local free available
+  free=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) || free=0
+  available=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)
+  [[ ${free:-0} -ge $MEMORY_DIR_KIB && ${available:-0} -ge $((MEMORY_DIR_KIB + MEMORY_LEFT_KIB)) ]]
+}
+
 # make_servers_dir DIR memory|disk: for the servers of one test run; in memory, with a link, where there is plenty. Tests are of
 # walferry, not of the disk: on a busy one a broker's fsync for each new topic takes seconds, a test hundreds.
 make_servers_dir() {
-  local dir=$1 where=$2 free available memory
-  free=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) || free=0
-  available=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)
+  local dir=$1 where=$2 memory
   mkdir -p -- "$(dirname -- "$dir")"
   chmod 755 "$(dirname -- "$dir")"
-  if [[ $where == memory && ${free:-0} -ge $MEMORY_DIR_KIB && ${available:-0} -ge $((MEMORY_DIR_KIB + MEMORY_LEFT_KIB)) ]] &&
-    memory=$(mktemp -d /dev/shm/walferry-test.XXXXXX 2>/dev/null); then
+  if [[ $where == memory ]] && plenty_of_memory && memory=$(mktemp -d /dev/shm/walferry-test.XXXXXX 2>/dev/null); then
     ln -s -- "$memory" "$dir"
   else
-    mkdir -- "$dir"
+    mkdir -p -- "$dir"
   fi
   chmod 755 "$dir/"
   own_by_server_user "$dir/"
@@ -93,4 +98,3 @@ keep_servers_dir() {
   rm -- "$1"
   cp -a --sparse=always -- "$memory" "$1" && rm -rf -- "$memory"
 }
-readonly SERVER_USER STACK DIST RUN LOG

@@ -89,9 +89,8 @@ cmd_torture() {
   find_faketime
   # As part of a test run, beside its other servers.
   dir=${TEST_DIR:-$STACK}/torture/run-$$
-  mkdir -p -- "$dir" "$STACK/torture"
-  chmod 755 "$(dirname -- "$dir")" "$dir"
-  own_by_server_user "$dir"
+  mkdir -p -- "$STACK/torture"
+  make_servers_dir "$dir" disk
   # shellcheck disable=SC2064 # the directory as it is now
   trap "end_torture '$dir'" EXIT
   mount_small_disk "$dir"

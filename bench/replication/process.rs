@@ -1,24 +1,8 @@
-//! CPU time and peak memory of processes, from `/proc`.
+//! Peak memory and CPU time of processes, from `/proc`.
 
 use std::fs;
 
-/// CPU-seconds that a process has used, its dead threads included; 0 when it is gone.
-pub fn cpu_seconds(pid: u32) -> f64 {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return 0.0;
-    };
-    // Fields are counted behind the command name, which may hold spaces.
-    let Some((_, fields)) = stat.rsplit_once(')') else {
-        return 0.0;
-    };
-    let ticks: f64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|f| f.parse::<f64>().ok())
-        .sum();
-    ticks / 100.0 // USER_HZ is 100 on every Linux that Rust runs on
-}
+pub use crate::support::process::cpu_seconds;
 
 /// Peak resident memory in bytes.
 pub fn peak_bytes(pid: u32) -> u64 {

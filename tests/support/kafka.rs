@@ -40,10 +40,7 @@ impl Kafka {
     pub fn signal(&self, name: &str) {
         let note = std::fs::read_to_string(self.dir.join("node-1/pid")).expect("its pid");
         let pid = note.split_whitespace().next().expect("its pid");
-        let status = Command::new("kill")
-            .args([&format!("-{name}"), pid])
-            .status();
-        assert!(status.expect("kill can be run").success());
+        super::process::signal(pid, name);
     }
 
     /// Starts it again on its old data and port.

@@ -7,6 +7,7 @@ pub mod content;
 pub mod http;
 pub mod kafka;
 pub mod postgres;
+pub mod process;
 pub mod secured_kafka;
 pub mod walferry;
 

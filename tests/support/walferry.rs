@@ -171,11 +171,7 @@ impl Walferry {
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(self.child.id().to_string())
-            .status();
-        assert!(status.unwrap().success());
+        super::process::signal(&self.child.id().to_string(), name);
     }
 
     /// Process id.
@@ -191,16 +187,6 @@ impl Walferry {
     /// Resident memory now, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")
-    }
-
-    /// CPU time that it has used, of all its threads.
-    pub fn cpu_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // Behind the name, which may have blanks: field 3; utime and stime are 14 and 15.
-        let (_name, fields) = stat.rsplit_once(')').expect("a name in parentheses");
-        let fields = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 10) // proc_pid_stat(5): 100 a second
     }
 
     fn status_bytes(&self, name: &str) -> u64 {

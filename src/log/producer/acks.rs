@@ -6,21 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::ProducerContext;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
-use super::hand_over::HandOver;
 use super::{Acked, BatchId, PartitionSlot};
 use crate::error::{Class, Error, Result};
-use crate::log::client::log_line;
-use crate::log::reports::Report;
 
 /// Batches that may be open at a time.
 const CELLS: usize = 4096;
@@ -167,7 +159,13 @@ impl Acks {
         }
     }
 
-    fn delivered(&self, opaque: usize, offset: Option<i64>, bytes: usize) {
+    /// Counts an acknowledgement; returns whose partition's it was.
+    pub(super) fn delivered(
+        &self,
+        opaque: usize,
+        offset: Option<i64>,
+        bytes: usize,
+    ) -> PartitionSlot {
         let (cell, slot) = unpack(opaque);
         let cell = &self.cells[cell];
         lock(&cell.partitions).count(slot.0, offset);
@@ -177,6 +175,7 @@ impl Acks {
         if cell.closed.load(SeqCst) && acknowledged == cell.sent.load(SeqCst) {
             cell.complete.notify_one();
         }
+        slot
     }
 
     /// Bytes sent and not acknowledged, with `overhead` bytes a record.
@@ -244,7 +243,7 @@ impl Acks {
     /// # Errors
     /// The epoch is over.
     pub(super) fn check(&self) -> Result<()> {
-        if !self.over.load(SeqCst) {
+        if !self.is_over() {
             return Ok(());
         }
         Err(self.reason())
@@ -261,7 +260,7 @@ impl Acks {
         let told = self.failed.notified();
         tokio::pin!(told);
         told.as_mut().enable();
-        if !self.over.load(SeqCst) {
+        if !self.is_over() {
             told.await;
         }
         self.reason()
@@ -283,65 +282,6 @@ pub(super) fn delivery_error(code: RDKafkaErrorCode, place: &(String, i32), byte
         other => Error::transient(format!(
             "Kafka did not take a record for {topic} {partition}: {other}"
         )),
-    }
-}
-
-/// Receives delivery reports on the producer's own thread, and hands over what waited for them.
-pub(super) struct DeliveryContext(Arc<HandOver>);
-
-impl DeliveryContext {
-    pub(super) fn new(hand_over: Arc<HandOver>) -> Self {
-        DeliveryContext(hand_over)
-    }
-
-    fn fail(&self, error: &Error) {
-        self.0.acks.fail(error);
-    }
-}
-
-impl ClientContext for DeliveryContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        if code == Some(RDKafkaErrorCode::Fatal) {
-            self.fail(&Error::transient(format!("Kafka producer: {reason}")).caused_by(error));
-            return;
-        }
-        match Report::read(code, reason).filter(Report::needs_a_person) {
-            // librdkafka would try for ever: say it, and let the next epoch ask whether others answer.
-            Some(report) => self.fail(&report.transient()),
-            // Others pass by themselves: records are sent again until they are acknowledged.
-            None => tracing::debug!(error = %error, reason, "Kafka producer"),
-        }
-    }
-}
-
-impl ProducerContext for DeliveryContext {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        match result {
-            Ok(message) => {
-                let bytes = message.key_len() + message.payload_len();
-                let offset = Some(message.offset()).filter(|offset| *offset >= 0);
-                self.0.acks.delivered(opaque, offset, bytes);
-                self.0.acknowledged(unpack(opaque).1);
-            }
-            Err((error, message)) => {
-                let bytes = message.key_len() + message.payload_len();
-                let place = (message.topic().to_owned(), message.partition());
-                let error = match error.rdkafka_error_code() {
-                    Some(code) => delivery_error(code, &place, bytes),
-                    None => {
-                        Error::transient("Kafka did not take a record").caused_by(error.clone())
-                    }
-                };
-                self.fail(&error);
-            }
-        }
     }
 }
 

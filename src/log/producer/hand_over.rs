@@ -1,12 +1,12 @@
 //! Records on their way to librdkafka: collected a partition, handed over in its turn (`turns`).
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use super::PartitionSlot;
 use super::acks::{self, Acks, lock};
 use super::native::{Produced, Registry, TopicHandles};
-use super::turns::{Burst, Load, Record};
+use super::turns::{Burst, Load, Record, Turn};
 
 /// Memory of bursts kept for the next ones.
 const SPARE_BURSTS: usize = 4;
@@ -14,7 +14,7 @@ const SPARE_BURSTS: usize = 4;
 /// Shared by senders and the thread that receives delivery reports.
 pub(super) struct HandOver {
     pub(super) topics: TopicHandles,
-    pub(super) acks: Arc<Acks>,
+    pub(super) acks: Acks,
     /// Partitions that got records since the last push.
     unpushed: Mutex<Vec<PartitionSlot>>,
     load: Mutex<Load>,
@@ -22,10 +22,10 @@ pub(super) struct HandOver {
 }
 
 impl HandOver {
-    pub(super) fn new(acks: Arc<Acks>) -> Self {
+    pub(super) fn new() -> Self {
         HandOver {
             topics: TopicHandles::default(),
-            acks,
+            acks: Acks::new(),
             unpushed: Mutex::default(),
             load: Mutex::new(Load::new(Instant::now())),
             spare: Mutex::default(),
@@ -34,15 +34,11 @@ impl HandOver {
 
     /// Takes a record that `acks` has counted.
     pub(super) fn send(&self, slot: PartitionSlot, record: &Record<'_>) {
-        let registry = self.topics.read();
-        let next = {
-            let mut turn = registry.turn(slot);
+        self.step(&self.topics.read(), slot, |turn| {
             if turn.add(record, || lock(&self.spare).pop().unwrap_or_default()) {
                 lock(&self.unpushed).push(slot);
             }
-            turn.next()
-        };
-        self.hand_over(&registry, slot, next);
+        });
     }
 
     /// Whatever was sent so far goes when it is its partition's turn, however little it is.
@@ -50,33 +46,31 @@ impl HandOver {
         let unpushed = std::mem::take(&mut *lock(&self.unpushed));
         let registry = self.topics.read();
         for slot in unpushed {
-            let next = {
-                let mut turn = registry.turn(slot);
-                turn.push();
-                turn.next()
-            };
-            self.hand_over(&registry, slot, next);
+            self.step(&registry, slot, Turn::push);
         }
     }
 
     /// Kafka has acknowledged a record.
     pub(super) fn acknowledged(&self, slot: PartitionSlot) {
-        let registry = self.topics.read();
+        self.step(&self.topics.read(), slot, Turn::acknowledged);
+    }
+
+    /// Something happens to a partition; then the burst whose turn it is, if any, is handed over.
+    fn step(&self, registry: &Registry, slot: PartitionSlot, happens: impl FnOnce(&mut Turn)) {
         let next = {
             let mut turn = registry.turn(slot);
-            turn.acknowledged();
+            happens(&mut turn);
             turn.next()
         };
-        self.hand_over(&registry, slot, next);
+        // Looked at while the registry is held: handles are given back only when the epoch is over.
+        if let Some(burst) = next.filter(|_| !self.acks.is_over()) {
+            self.hand_over(registry, slot, burst);
+        }
     }
 
     /// The turn is not locked meanwhile: nothing else of the partition is handed over until all of
     /// this is acknowledged.
-    fn hand_over(&self, registry: &Registry, slot: PartitionSlot, next: Option<Burst>) {
-        // Looked at while the registry is held: handles are given back only when the epoch is over.
-        let Some(burst) = next.filter(|_| !self.acks.is_over()) else {
-            return;
-        };
+    fn hand_over(&self, registry: &Registry, slot: PartitionSlot, burst: Burst) {
         let pace = lock(&self.load).pace(&burst, Instant::now());
         burst.for_each(|record| match registry.produce(slot, pace, record) {
             Produced::Taken => true,

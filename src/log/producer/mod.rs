@@ -9,6 +9,7 @@
 //! sent meanwhile is collected. Little goes at once only when it is pushed ([`EpochProducer::push`]).
 
 mod acks;
+mod delivery;
 mod hand_over;
 mod native;
 mod turns;
@@ -26,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::log::client::{client_config, refused};
 use crate::log::topics::RECORD_MAX_BYTES;
 
-use acks::{Acks, DeliveryContext};
+use delivery::DeliveryContext;
 use hand_over::HandOver;
 use turns::{REQUEST_MAX_BYTES, Record};
 
@@ -83,9 +84,8 @@ type Client = ThreadedProducer<DeliveryContext>;
 /// The producer of one epoch. Shared by the stream, the copy readers and the commit log.
 pub struct EpochProducer {
     hand_over: Arc<HandOver>,
-    /// By [`Pace`]: what is sent at once, and what comes in large bursts.
+    /// By `turns::Pace`: what is sent at once, and what comes in large bursts.
     clients: Option<[Arc<Client>; 2]>,
-    acks: Arc<Acks>,
     queue_max_bytes: usize,
 }
 
@@ -95,14 +95,12 @@ impl EpochProducer {
     /// # Errors
     /// Halt when librdkafka refuses the settings.
     pub fn open(kafka: &KafkaSettings, queue_max_bytes: usize) -> Result<Self> {
-        let acks = Arc::new(Acks::new());
-        let hand_over = Arc::new(HandOver::new(Arc::clone(&acks)));
+        let hand_over = Arc::new(HandOver::new());
         let client = |linger| client(kafka, linger, Arc::clone(&hand_over)).map(Arc::new);
         let clients = [client(PROMPT_LINGER_MS)?, client(BULK_LINGER_MS)?];
         Ok(EpochProducer {
             hand_over,
             clients: Some(clients),
-            acks,
             queue_max_bytes,
         })
     }
@@ -114,8 +112,7 @@ impl EpochProducer {
 
     /// The number of a topic's partition; the same for the same arguments.
     pub fn partition_slot(&self, topic: &str, partition: i32) -> PartitionSlot {
-        let clients = self.clients();
-        let clients = [clients[0].client(), clients[1].client()];
+        let clients = self.clients().each_ref().map(|client| client.client());
         self.hand_over.topics.slot(clients, topic, partition)
     }
 
@@ -132,7 +129,7 @@ impl EpochProducer {
     /// # Panics
     /// When more batches are open: a bug of the caller, which must wait for [`EpochProducer::acked`].
     pub fn open_batch(&self) -> BatchId {
-        self.acks.open()
+        self.hand_over.acks.open()
     }
 
     /// Sends one record as part of an open batch. Never blocks. Payloads are copied. It may stay here
@@ -152,8 +149,8 @@ impl EpochProducer {
         headers: &[Header<'_>],
     ) -> Result<Sent> {
         assert!(headers.len() <= HEADERS_MAX, "{} headers", headers.len());
-        self.acks.check()?;
-        if self.acks.queued(RECORD_OVERHEAD_BYTES) >= self.queue_max_bytes {
+        self.hand_over.acks.check()?;
+        if self.hand_over.acks.queued(RECORD_OVERHEAD_BYTES) >= self.queue_max_bytes {
             return Ok(Sent::Full);
         }
         let mut record = Record {
@@ -163,9 +160,12 @@ impl EpochProducer {
             opaque: 0,
         };
         // Counted before it is handed over: its acknowledgement may come before `send` returns.
-        record.opaque = self.acks.sending(batch, slot, record.payload_len());
+        record.opaque = self
+            .hand_over
+            .acks
+            .sending(batch, slot, record.payload_len());
         self.hand_over.send(slot, &record);
-        self.acks.check()?;
+        self.hand_over.acks.check()?;
         Ok(Sent::Taken)
     }
 
@@ -183,12 +183,15 @@ impl EpochProducer {
     pub async fn room(&self) -> Result<()> {
         self.push();
         let enough = self.queue_max_bytes - self.queue_max_bytes / 4;
-        self.acks.room(RECORD_OVERHEAD_BYTES, enough).await
+        self.hand_over
+            .acks
+            .room(RECORD_OVERHEAD_BYTES, enough)
+            .await
     }
 
     /// Bytes of keys and values sent and not yet acknowledged.
     pub fn unacknowledged_bytes(&self) -> usize {
-        self.acks.queued(0)
+        self.hand_over.acks.queued(0)
     }
 
     /// Waits until every record of the batch is acknowledged (nothing more may be sent to it), and
@@ -198,7 +201,7 @@ impl EpochProducer {
     /// The epoch is over.
     pub async fn acked(&self, batch: BatchId) -> Result<BTreeMap<PartitionSlot, Acked>> {
         self.push();
-        self.acks.acked(batch).await
+        self.hand_over.acks.acked(batch).await
     }
 
     /// The high watermark of a partition, asked from the broker now.
@@ -241,7 +244,7 @@ impl EpochProducer {
 
     /// Waits until the epoch is over through an error of the producer; for `select!`.
     pub async fn failed(&self) -> Error {
-        self.acks.failed().await
+        self.hand_over.acks.failed().await
     }
 
     fn clients(&self) -> &[Arc<Client>; 2] {
@@ -282,7 +285,8 @@ const HEADROOM_BYTES: usize = 64 * 1024;
 impl Drop for EpochProducer {
     /// Throws away what is not yet sent. What is under way may still land: it is void by its epoch.
     fn drop(&mut self) {
-        self.acks
+        self.hand_over
+            .acks
             .fail(&Error::transient("the epoch's producer was closed"));
         self.hand_over.topics.release();
         let Some(clients) = self.clients.take() else {

@@ -9,11 +9,12 @@ use std::os::raw::c_void;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use rdkafka::client::ClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 use sys::rd_kafka_vtype_t as Tag;
 
-use super::acks::{DeliveryContext, lock};
+use super::acks::lock;
 use super::turns::{Pace, Record, Turn};
 use super::{HEADERS_MAX, PartitionSlot};
 use crate::log::header::{COPY_HEADER, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, RECORD_HEADER};
@@ -78,7 +79,7 @@ impl TopicHandles {
 
     pub(super) fn slot(
         &self,
-        clients: ByPace<&rdkafka::client::Client<DeliveryContext>>,
+        clients: ByPace<&rdkafka::client::Client<impl ClientContext>>,
         topic: &str,
         partition: i32,
     ) -> PartitionSlot {
@@ -205,7 +206,7 @@ impl Registry {
     }
 }
 
-fn topic_handle(client: &rdkafka::client::Client<DeliveryContext>, topic: &str) -> Handle {
+fn topic_handle(client: &rdkafka::client::Client<impl ClientContext>, topic: &str) -> Handle {
     let name = CString::new(topic).expect("topic names have no NUL");
     // SAFETY: the client is alive, the name is a C string that librdkafka copies, and a null
     // configuration stands for the client's default.
