@@ -1,12 +1,13 @@
 //! How fast a backlog that waits in slots is drained, end to end and by sources alone.
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use futures_util::{SinkExt, TryStreamExt};
 use serde::Serialize;
 
+use super::debezium::{self, Debezium};
 use super::load::Load;
 use super::support::{self, Pipeline, Postgres, wait_caught_up};
 use super::{Plan, load, process};
@@ -20,9 +21,9 @@ pub struct Drained {
     pub rate: f64,
     /// CPU-seconds of the leader's walsender.
     pub walsender_cpu: f64,
-    /// CPU-seconds of the reading process (walferry, pg_recvlogical; for native the apply worker).
+    /// CPU-seconds of the reading process (walferry, pg_recvlogical, Connect; for native the apply worker).
     pub reader_cpu: f64,
-    /// CPU-seconds of the follower's backend that walferry uses.
+    /// CPU-seconds of the follower's backends that walferry or Debezium uses.
     pub backend_cpu: f64,
     /// CPU-seconds of Kafka.
     pub kafka_cpu: f64,
@@ -45,6 +46,10 @@ pub struct Drains {
     pub sink: Option<Drained>,
     /// A plain COPY of the rows at the end into an empty table.
     pub copy: Option<Drained>,
+    /// Debezium as its documentation sets it up, end to end through Kafka.
+    pub debezium: Option<Drained>,
+    /// The same, tuned.
+    pub debezium_tuned: Option<Drained>,
 }
 
 const SETTINGS: &[&str] = &[
@@ -54,6 +59,9 @@ const SETTINGS: &[&str] = &[
     "checkpoint_timeout=30min",
     "autovacuum=off",
 ];
+
+/// How long Debezium may take before it counts as failed.
+const LONGEST_DRAIN: Duration = Duration::from_secs(1800);
 
 /// Starts equal servers, lets the backlog of a load wait in slots of the leader, and drains one after the
 /// other; at the end every follower must hold what the leader holds.
@@ -92,9 +100,16 @@ pub async fn measure(plan: &Plan, load: Load) -> anyhow::Result<Drains> {
         wait_caught_up(&client, at, "a").await;
         ensure!(first.terminate() == 0, "walferry did not stop in order");
     }
+    let mut peers = Vec::new();
+    for setting in debezium::SETTINGS {
+        if plan.measures(setting) {
+            peers.push((setting, Peer::prepare(setting, &leader, load).await?));
+        }
+    }
 
     let end = load.write(&client, plan).await?;
     eprintln!("  the backlog is written, up to {end}");
+    let content = load::content(&client).await?;
     let mut drains = Drains::default();
     let changes = load.changes(plan);
     if plan.measures("native") {
@@ -117,7 +132,11 @@ pub async fn measure(plan: &Plan, load: Load) -> anyhow::Result<Drains> {
         let done = drain_walferry(&leader, &on_late, &halves, &["a"]).await;
         drains.sink = Some(done.context("sink")?.of(changes));
     }
-    let content = load::content(&client).await?;
+    for (setting, peer) in &peers {
+        let done = drain_debezium(&leader, peer, &load.last_changes(plan), &content).await;
+        let done = done.context(*setting)?.of(changes);
+        *drains.of_debezium(setting) = Some(done);
+    }
     for (what, drained, at) in [
         ("native's", &drains.native, &on_native),
         ("walferry's", &drains.walferry, &on_follower),
@@ -165,6 +184,16 @@ async fn copy_of(
     let mut result = drained(begin);
     result.backend_cpu = process::cpu_seconds(backend) - cpu;
     Ok(result.of(rows.unsigned_abs()))
+}
+
+impl Drains {
+    fn of_debezium(&mut self, setting: &str) -> &mut Option<Drained> {
+        if setting == debezium::SETTINGS[0] {
+            &mut self.debezium
+        } else {
+            &mut self.debezium_tuned
+        }
+    }
 }
 
 impl Drained {
@@ -238,10 +267,71 @@ async fn drain_walferry(
     let mut result = drained(begin);
     result.walsender_cpu =
         process::cpu_seconds(walsender(leader, &format!("walferry_{}", pipeline.name)).await);
-    of_walferry(&mut result, walferry.pid(), &brokers, kafka);
-    result.backend_cpu = backends_of(follower).await?;
+    of_pipeline(&mut result, walferry.pid(), &brokers, kafka);
+    result.backend_cpu = backends_of(follower, "walferry%").await?;
     ensure!(walferry.terminate() == 0, "walferry did not stop in order");
     Ok(result)
+}
+
+/// Debezium, ready to drain what the leader writes from now on, and its follower.
+struct Peer {
+    debezium: Debezium,
+    on_follower: tokio_postgres::Client,
+    _follower: Postgres,
+}
+
+impl Peer {
+    async fn prepare(setting: &'static str, leader: &Postgres, load: Load) -> anyhow::Result<Self> {
+        let follower = Postgres::start_with(setting, SETTINGS);
+        let on_follower = follower.client().await;
+        on_follower.batch_execute(load::TABLES).await?;
+        on_follower.batch_execute(&load.first_rows()).await?;
+        let debezium = Debezium::prepare(setting, leader, &follower, &["bulk", "marker"]).await?;
+        Ok(Peer {
+            debezium,
+            on_follower,
+            _follower: follower,
+        })
+    }
+}
+
+/// The whole pipeline from the moment that Connect streams from its slot: the start of its process does
+/// not count. The tables have topics of their own, so the marker says nothing of `bulk`: the end is when
+/// the last change of `bulk` is there too and the content is the leader's.
+async fn drain_debezium(
+    leader: &Postgres,
+    peer: &Peer,
+    last_changes: &str,
+    content: &(i64, String),
+) -> anyhow::Result<Drained> {
+    let on_leader = leader.client().await;
+    let follower = &peer.on_follower;
+    let connect = peer.debezium.run()?;
+    connect.streams(&on_leader).await?;
+    let (begin, before) = (Instant::now(), process::cpu_seconds(connect.pid()));
+    let brokers = process::kafka_pids();
+    let kafka = process::cpu_of(&brokers);
+    let drain = async {
+        let mut held = None;
+        while begin.elapsed() < LONGEST_DRAIN {
+            if follower.query_opt(last_changes, &[]).await?.is_some() {
+                let mut result = drained(begin);
+                result.walsender_cpu =
+                    process::cpu_seconds(walsender(leader, peer.debezium.slot()).await);
+                of_pipeline(&mut result, connect.pid(), &brokers, kafka);
+                result.reader_cpu -= before;
+                result.backend_cpu = backends_of(follower, "debezium").await?;
+                let now = load::content(follower).await?;
+                if now == *content {
+                    return Ok(result);
+                }
+                held = Some(now);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bail!("the follower does not hold what the leader holds: {held:?}, {content:?}")
+    };
+    connect.unless_it_fails(drain).await
 }
 
 async fn drain_recvlogical(leader: &Postgres, end: &str) -> anyhow::Result<Drained> {
@@ -284,7 +374,7 @@ async fn drain_recvlogical(leader: &Postgres, end: &str) -> anyhow::Result<Drain
         reader_cpu = process::cpu_seconds(child.id()).max(reader_cpu);
         sender_cpu = process::cpu_seconds(sender).max(sender_cpu);
         peak = process::peak_bytes(child.id()).max(peak);
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     };
     (result.reader_cpu, result.walsender_cpu, result.peak_bytes) = (reader_cpu, sender_cpu, peak);
     Ok(result)
@@ -300,22 +390,22 @@ async fn drain_source(leader: &Postgres, alone: &Pipeline, end: &str) -> anyhow:
     let mut result = drained(begin);
     result.walsender_cpu =
         process::cpu_seconds(walsender(leader, &format!("walferry_{}", alone.name)).await);
-    of_walferry(&mut result, walferry.pid(), &brokers, kafka);
+    of_pipeline(&mut result, walferry.pid(), &brokers, kafka);
     ensure!(walferry.terminate() == 0, "walferry did not stop in order");
     Ok(result)
 }
 
-/// What a walferry process and Kafka have used.
-fn of_walferry(result: &mut Drained, pid: u32, brokers: &[u32], kafka_before: f64) {
+/// What the process of a pipeline and Kafka have used.
+fn of_pipeline(result: &mut Drained, pid: u32, brokers: &[u32], kafka_before: f64) {
     result.reader_cpu = process::cpu_seconds(pid);
     result.peak_bytes = process::peak_bytes(pid);
     result.kafka_cpu = process::cpu_of(brokers) - kafka_before;
 }
 
-/// CPU-seconds of a follower's backends that walferry uses.
-async fn backends_of(follower: &tokio_postgres::Client) -> anyhow::Result<f64> {
+/// CPU-seconds of a follower's backends that an application uses.
+async fn backends_of(follower: &tokio_postgres::Client, application: &str) -> anyhow::Result<f64> {
     let backends = follower
-        .query("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'walferry%' AND backend_type = 'client backend'", &[])
+        .query("SELECT pid FROM pg_stat_activity WHERE application_name LIKE $1 AND backend_type = 'client backend'", &[&application])
         .await?;
     let pids = backends
         .iter()

@@ -1,14 +1,15 @@
 //! From a commit on the leader to its being visible on a follower, at 500 transactions a second.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::Plan;
+use super::debezium::Debezium;
 use super::support::{Pipeline, Postgres, wait_caught_up};
+use super::{Plan, debezium};
 
 /// Milliseconds from commit to visible.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -21,7 +22,7 @@ pub struct Quantiles {
     pub transactions: usize,
 }
 
-/// Both sides.
+/// All sides.
 #[derive(Clone, Debug, Serialize)]
 pub struct Latency {
     /// Transactions a second asked for.
@@ -30,18 +31,22 @@ pub struct Latency {
     pub native: Quantiles,
     /// walferry.
     pub walferry: Quantiles,
+    /// Debezium in the settings that are measured.
+    pub debezium: BTreeMap<&'static str, Quantiles>,
 }
 
 const RATE: u64 = 500;
+const SETTINGS: [&str; 2] = ["fsync=on", "synchronous_commit=on"];
+/// How long Connect has the same load before it counts: its code is compiled as it runs.
+const WARM_JVM_SECONDS: u64 = 10;
 const TABLE: &str = "CREATE TABLE pulse (id bigint PRIMARY KEY, v text)";
 
 /// Measures one side after the other on the same servers.
 pub async fn measure(plan: &Plan) -> anyhow::Result<Latency> {
-    let settings = ["fsync=on", "synchronous_commit=on"];
-    let leader = Postgres::start_with("leader", &settings);
+    let leader = Postgres::start_with("leader", &SETTINGS);
     let (native, follower) = (
-        Postgres::start_with("native", &settings),
-        Postgres::start_with("follower", &settings),
+        Postgres::start_with("native", &SETTINGS),
+        Postgres::start_with("follower", &SETTINGS),
     );
     let writer = leader.client().await;
     writer.batch_execute(TABLE).await?;
@@ -68,11 +73,39 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Latency> {
     run(&writer, &on_follower, 20_000_000, 2).await?;
     let of_walferry = run(&writer, &on_follower, 30_000_000, seconds).await?;
     ensure!(walferry.terminate() == 0, "walferry did not stop in order");
+    let mut of_debezium = BTreeMap::new();
+    let bases = (40_000_000..).step_by(20_000_000);
+    for (setting, base) in debezium::SETTINGS.into_iter().zip(bases) {
+        if plan.measures(setting) {
+            let measured = of_peer(plan, setting, base, &leader, &writer).await?;
+            of_debezium.insert(setting, measured);
+        }
+    }
     Ok(Latency {
         rate: RATE,
         native: of_native,
         walferry: of_walferry,
+        debezium: of_debezium,
     })
+}
+
+async fn of_peer(
+    plan: &Plan,
+    setting: &'static str,
+    base: i64,
+    leader: &Postgres,
+    writer: &Client,
+) -> anyhow::Result<Quantiles> {
+    let follower = Postgres::start_with(setting, &SETTINGS);
+    let on_follower = follower.client().await;
+    on_follower.batch_execute(TABLE).await?;
+    let debezium = Debezium::prepare(setting, leader, &follower, &["pulse"]).await?;
+    let connect = debezium.run()?;
+    connect.streams(writer).await?;
+    let warm = run(writer, &on_follower, base, WARM_JVM_SECONDS);
+    connect.unless_it_fails(warm).await?;
+    let measured = run(writer, &on_follower, base + 10_000_000, plan.seconds.max(1));
+    connect.unless_it_fails(measured).await
 }
 
 /// Writes `RATE` transactions a second and looks at the follower each millisecond.

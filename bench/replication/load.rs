@@ -59,6 +59,23 @@ impl Load {
         }
     }
 
+    /// A query of a follower that finds a row once the marker and the last change of `bulk` are there.
+    pub fn last_changes(self, plan: &Plan) -> String {
+        let (rows, transactions) = (plan.rows, plan.transactions);
+        let last_of_bulk = match self {
+            Load::Inserts => format!("id = {rows}"),
+            Load::Mixed => format!(
+                "id = {rows} + {transactions} AND NOT EXISTS (SELECT 1 FROM bulk WHERE id = 3 * {transactions})"
+            ),
+            Load::HotRows => {
+                let last = transactions / 10;
+                let id = last * HOT_ROWS.0 % HOT_ROWS.1 + 1;
+                format!("id = {id} AND note = 'note {last}'")
+            }
+        };
+        format!("SELECT 1 FROM bulk, marker WHERE bulk.{last_of_bulk}")
+    }
+
     /// Writes the load on the leader; returns the WAL position behind it.
     pub async fn write(self, leader: &Client, plan: &Plan) -> anyhow::Result<String> {
         let (rows, transactions) = (plan.rows, plan.transactions);
@@ -132,7 +149,7 @@ pub async fn arrived(follower: &Client) -> anyhow::Result<()> {
     }
 }
 
-/// One number for the contents of `bulk`.
+/// A number of rows and one number for the contents of `bulk`.
 pub async fn content(client: &Client) -> anyhow::Result<(i64, String)> {
     let row = client
         .query_one("SELECT count(*), coalesce(sum(hashtextextended(bulk::text, 0)::numeric), 0)::text FROM bulk", &[])

@@ -1,8 +1,9 @@
-//! walferry against Postgres's own logical replication: the same load, machine and run.
+//! walferry against Postgres's own logical replication, and Debezium when asked: the same load, machine and run.
 //!
 //! `./dev bench` builds this with optimisations and runs it. Everything is printed as a table of
 //! ratios and written as JSON to `bench/results/`.
 
+mod debezium;
 mod drain;
 mod latency;
 mod load;
@@ -17,13 +18,15 @@ use anyhow::Context;
 use load::Load;
 
 /// What can be measured of a backlog, as `--only` names it.
-const DRAINS: [&str; 6] = [
+const DRAINS: [&str; 8] = [
     "native",
     "walferry",
     "recvlogical",
     "source",
     "sink",
     "copy",
+    debezium::SETTINGS[0],
+    debezium::SETTINGS[1],
 ];
 
 /// What to measure, from the command line.
@@ -38,14 +41,21 @@ pub struct Plan {
     pub seconds: u64,
     /// What to write.
     pub loads: Vec<Load>,
-    /// Which drains to measure; empty: all.
+    /// Which drains to measure; empty: all of Postgres and walferry.
     pub only: Vec<String>,
+    /// Whether to measure Debezium too without its being named.
+    pub peers: bool,
 }
 
 impl Plan {
     /// Whether a drain is measured.
     pub fn measures(&self, drain: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == drain)
+        let unnamed = if debezium::SETTINGS.contains(&drain) {
+            self.peers
+        } else {
+            self.only.is_empty()
+        };
+        unnamed || self.only.iter().any(|only| only == drain)
     }
 }
 
@@ -57,9 +67,14 @@ fn plan() -> anyhow::Result<Plan> {
         seconds: 15,
         loads: Load::ALL.map(|(_, load)| load).to_vec(),
         only: Vec::new(),
+        peers: false,
     };
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(option) = arguments.next() {
+        if option == "--peers" {
+            plan.peers = true;
+            continue;
+        }
         let value = arguments
             .next()
             .with_context(|| format!("{option} needs a value"))?;
@@ -74,7 +89,7 @@ fn plan() -> anyhow::Result<Plan> {
             "--load" => plan.loads = named_loads(&value)?,
             "--only" => plan.only = named_drains(&value)?,
             other => anyhow::bail!(
-                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only"
+                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only, --peers"
             ),
         }
     }
@@ -106,6 +121,9 @@ fn named_drains(value: &str) -> anyhow::Result<Vec<String>> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let plan = plan()?;
+    if debezium::SETTINGS.iter().any(|name| plan.measures(name)) {
+        debezium::fetch()?;
+    }
     let mut results = report::Results::default();
     for &load in &plan.loads {
         let mut runs = Vec::new();

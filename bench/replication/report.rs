@@ -33,6 +33,11 @@ struct Ratios {
     source_of_recvlogical: Option<f64>,
     sink_of_native: Option<f64>,
     sink_of_copy: Option<f64>,
+    end_to_end_of_debezium: Option<f64>,
+    end_to_end_of_debezium_tuned: Option<f64>,
+    /// Changes a CPU-second of the walferry process over those of the Connect process.
+    cpu_rate_of_debezium: Option<f64>,
+    cpu_rate_of_debezium_tuned: Option<f64>,
     /// CPU-seconds of the walferry process for a million changes, end to end.
     cpu_a_million: Option<f64>,
 }
@@ -45,13 +50,15 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 type Of = fn(&Drains) -> &Option<Drained>;
 
 /// What is measured, in the order of the table.
-const LINES: [(&str, Of); 6] = [
+const LINES: [(&str, Of); 8] = [
     ("native, end to end", |d| &d.native),
     ("walferry, end to end", |d| &d.walferry),
     ("pg_recvlogical", |d| &d.recvlogical),
     ("walferry, source only", |d| &d.source),
     ("walferry, sink only", |d| &d.sink),
     ("COPY of the rows at the end", |d| &d.copy),
+    ("Debezium, end to end", |d| &d.debezium),
+    ("Debezium tuned, end to end", |d| &d.debezium_tuned),
 ];
 
 impl Results {
@@ -62,12 +69,22 @@ impl Results {
             let of = |run: &Drains| Some(a(run).as_ref()?.rate / b(run).as_ref()?.rate);
             median(runs.iter().filter_map(of).collect())
         };
+        let cpu_rate = |peer: Of| {
+            let of = |run: &Drains| {
+                Some(peer(run).as_ref()?.reader_cpu / run.walferry.as_ref()?.reader_cpu)
+            };
+            median(runs.iter().filter_map(of).collect())
+        };
         let cpu = |run: &Drains| Some(run.walferry.as_ref()?.reader_cpu / changes as f64 * 1e6);
         let ratios = Ratios {
             end_to_end_of_native: ratio(|d| &d.walferry, |d| &d.native),
             source_of_recvlogical: ratio(|d| &d.source, |d| &d.recvlogical),
             sink_of_native: ratio(|d| &d.sink, |d| &d.native),
             sink_of_copy: ratio(|d| &d.sink, |d| &d.copy).filter(|_| load == Load::Inserts),
+            end_to_end_of_debezium: ratio(|d| &d.walferry, |d| &d.debezium),
+            end_to_end_of_debezium_tuned: ratio(|d| &d.walferry, |d| &d.debezium_tuned),
+            cpu_rate_of_debezium: cpu_rate(|d| &d.debezium),
+            cpu_rate_of_debezium_tuned: cpu_rate(|d| &d.debezium_tuned),
             cpu_a_million: median(runs.iter().filter_map(cpu).collect()),
         };
         self.backlogs.push(Backlog {
@@ -94,7 +111,9 @@ impl Results {
                 "\ncommit to visible at {} transactions/s: p50 / p99",
                 latency.rate
             );
-            for (name, of) in [("native", latency.native), ("walferry", latency.walferry)] {
+            let measured = [("native", latency.native), ("walferry", latency.walferry)];
+            let of_debezium = latency.debezium.iter().map(|(name, of)| (*name, *of));
+            for (name, of) in measured.into_iter().chain(of_debezium) {
                 println!("{name:<31} {:>6.1} / {:.1} ms", of.p50_ms, of.p99_ms);
             }
         }
@@ -127,7 +146,7 @@ impl Backlog {
             line(name, &measured);
         }
         println!(
-            "(walsender, reader, backend, Kafka: CPU-seconds; reader: apply worker, or the walferry process)"
+            "(walsender, reader, backend, Kafka: CPU-seconds; reader: apply worker, walferry or Connect)"
         );
         for (name, value) in [
             ("end to end / native", self.ratios.end_to_end_of_native),
@@ -135,9 +154,22 @@ impl Backlog {
             ("sink / native", self.ratios.sink_of_native),
             ("sink / COPY", self.ratios.sink_of_copy),
             ("CPU-seconds a million changes", self.ratios.cpu_a_million),
+            ("end to end / Debezium", self.ratios.end_to_end_of_debezium),
+            (
+                "end to end / Debezium tuned",
+                self.ratios.end_to_end_of_debezium_tuned,
+            ),
+            (
+                "changes per CPU-second / Debezium's",
+                self.ratios.cpu_rate_of_debezium,
+            ),
+            (
+                "changes per CPU-second / Debezium's, tuned",
+                self.ratios.cpu_rate_of_debezium_tuned,
+            ),
         ] {
             if let Some(value) = value {
-                println!("{name:<31} {value:>6.2}");
+                println!("{name:<42} {value:>6.2}");
             }
         }
     }

@@ -1,0 +1,183 @@
+//! Debezium as a peer: Kafka Connect in one process, its source on the leader and its JDBC sink on a
+//! follower of its own. The property files are in `bench/peers/`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use tokio_postgres::Client;
+
+use super::support::{self, Postgres};
+
+/// As its documentation sets it up, and tuned: drains of `--only` and folders in `bench/peers/`.
+pub const SETTINGS: [&str; 2] = ["debezium", "debezium-tuned"];
+
+/// Fetches its jars, once.
+pub fn fetch() -> anyhow::Result<()> {
+    let status = Command::new(script()).arg("fetch").status()?;
+    ensure!(status.success(), "Debezium cannot be fetched: {status}");
+    Ok(())
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/peers/debezium.sh")
+}
+
+/// One pair of connectors and what they were given: a slot, a publication and topics of their own.
+pub struct Debezium {
+    setting: &'static str,
+    name: String,
+    dir: PathBuf,
+    leader_port: u16,
+    follower_port: u16,
+    tables: &'static [&'static str],
+}
+
+impl Debezium {
+    /// Makes slot, publication and topics: what the leader writes from now on waits for the connectors.
+    pub async fn prepare(
+        setting: &'static str,
+        leader: &Postgres,
+        follower: &Postgres,
+        tables: &'static [&'static str],
+    ) -> anyhow::Result<Self> {
+        let name = format!("debezium_{}", support::unique());
+        let client = leader.client().await;
+        client
+            .batch_execute(&format!(
+                "CREATE PUBLICATION {name} FOR TABLE {}",
+                tables.join(", ")
+            ))
+            .await?;
+        client
+            .execute(
+                "SELECT pg_create_logical_replication_slot($1, 'pgoutput')",
+                &[&name],
+            )
+            .await?;
+        let debezium = Debezium {
+            setting,
+            dir: support::directory(setting),
+            leader_port: leader.port,
+            follower_port: follower.port,
+            name,
+            tables,
+        };
+        debezium.make_topics().await?;
+        Ok(debezium)
+    }
+
+    /// With one partition each, so that the order of a table's changes is kept.
+    async fn make_topics(&self) -> anyhow::Result<()> {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", support::kafka())
+            .create()?;
+        let names = self.topics();
+        let topics: Vec<NewTopic> = names
+            .iter()
+            .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)))
+            .collect();
+        for made in admin.create_topics(&topics, &AdminOptions::new()).await? {
+            made.map_err(|(name, code)| anyhow::anyhow!("topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    fn topics(&self) -> Vec<String> {
+        let topic = |table| format!("{}.public.{table}", self.name);
+        self.tables.iter().map(topic).collect()
+    }
+
+    /// The name of its slot.
+    pub fn slot(&self) -> &str {
+        &self.name
+    }
+
+    /// Starts Connect with the connectors.
+    pub fn run(&self) -> anyhow::Result<Connect> {
+        let log = self.dir.join("log");
+        let file = std::fs::File::create(&log)?;
+        let tables: Vec<String> = self.tables.iter().map(|t| format!("public.{t}")).collect();
+        let child = Command::new(script())
+            .args(["run", self.setting])
+            .args(self.tables)
+            .env("DEBEZIUM_BROKERS", support::kafka())
+            .env("DEBEZIUM_DIR", &self.dir)
+            .env("DEBEZIUM_NAME", &self.name)
+            .env("DEBEZIUM_TABLES", tables.join(","))
+            .env("DEBEZIUM_TOPICS", self.topics().join(","))
+            .env("DEBEZIUM_LEADER_PORT", self.leader_port.to_string())
+            .env("DEBEZIUM_FOLLOWER_PORT", self.follower_port.to_string())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()?;
+        Ok(Connect {
+            child,
+            log,
+            slot: self.name.clone(),
+        })
+    }
+}
+
+/// A running Connect; killed when dropped, as nothing of it is used again.
+pub struct Connect {
+    child: Child,
+    log: PathBuf,
+    slot: String,
+}
+
+impl Connect {
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id() // the script becomes Connect
+    }
+
+    /// Waits until the source streams from its slot.
+    pub async fn streams(&self, leader: &Client) -> anyhow::Result<()> {
+        let active = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active";
+        let wait = async {
+            while leader.query_opt(active, &[&self.slot]).await?.is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            anyhow::Ok(())
+        };
+        self.unless_it_fails(wait).await
+    }
+
+    /// Does something that waits for Connect; fails when Connect does.
+    pub async fn unless_it_fails<T>(
+        &self,
+        wait: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        tokio::select! {
+            done = wait => done,
+            failed = self.fails() => failed.map(|never| match never {}),
+        }
+    }
+
+    /// Comes back when a task has failed, which Connect outlives, or Connect has ended.
+    async fn fails(&self) -> anyhow::Result<std::convert::Infallible> {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let log = std::fs::read_to_string(&self.log).context("Connect's log")?;
+            // Nobody has waited for it: ended, it is still there, without a command line.
+            let command = std::fs::read(format!("/proc/{}/cmdline", self.pid()));
+            if command.is_ok_and(|words| words.is_empty()) || log.contains(" ERROR ") {
+                let errors: Vec<&str> = log.lines().filter(|l| l.contains(" ERROR ")).collect();
+                bail!("Connect failed, see {}: {errors:#?}", self.log.display());
+            }
+        }
+    }
+}
+
+impl Drop for Connect {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
