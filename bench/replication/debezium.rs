@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::Client;
 
 use super::support::{self, Postgres};
@@ -32,6 +33,7 @@ pub struct Debezium {
     setting: &'static str,
     name: String,
     dir: PathBuf,
+    http_port: u16,
     leader_port: u16,
     follower_port: u16,
     tables: &'static [&'static str],
@@ -62,6 +64,7 @@ impl Debezium {
         let debezium = Debezium {
             setting,
             dir: support::directory(setting),
+            http_port: support::walferry::free_port(),
             leader_port: leader.port,
             follower_port: follower.port,
             name,
@@ -92,11 +95,6 @@ impl Debezium {
         self.tables.iter().map(topic).collect()
     }
 
-    /// The name of its slot.
-    pub fn slot(&self) -> &str {
-        &self.name
-    }
-
     /// Starts Connect with the connectors.
     pub fn run(&self) -> anyhow::Result<Connect> {
         let log = self.dir.join("log");
@@ -107,6 +105,7 @@ impl Debezium {
             .args(self.tables)
             .env("DEBEZIUM_BROKERS", support::kafka())
             .env("DEBEZIUM_DIR", &self.dir)
+            .env("DEBEZIUM_HTTP_PORT", self.http_port.to_string())
             .env("DEBEZIUM_NAME", &self.name)
             .env("DEBEZIUM_TABLES", tables.join(","))
             .env("DEBEZIUM_TOPICS", self.topics().join(","))
@@ -119,6 +118,7 @@ impl Debezium {
         Ok(Connect {
             child,
             log,
+            http_port: self.http_port,
             slot: self.name.clone(),
         })
     }
@@ -128,6 +128,7 @@ impl Debezium {
 pub struct Connect {
     child: Child,
     log: PathBuf,
+    http_port: u16,
     slot: String,
 }
 
@@ -137,16 +138,54 @@ impl Connect {
         self.child.id() // the script becomes Connect
     }
 
+    /// The name of its slot.
+    pub fn slot(&self) -> &str {
+        &self.slot
+    }
+
     /// Waits until the source streams from its slot.
     pub async fn streams(&self, leader: &Client) -> anyhow::Result<()> {
-        let active = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active";
+        self.slot_becomes(leader, true).await
+    }
+
+    /// Stops the source alone: its slot holds what the leader writes from now on.
+    pub async fn stop_source(&self, leader: &Client) -> anyhow::Result<()> {
+        self.put("stop").await?;
+        self.slot_becomes(leader, false).await
+    }
+
+    /// Lets the source go on, and waits until it streams.
+    pub async fn resume_source(&self, leader: &Client) -> anyhow::Result<()> {
+        self.put("resume").await?;
+        self.streams(leader).await
+    }
+
+    async fn slot_becomes(&self, leader: &Client, active: bool) -> anyhow::Result<()> {
+        let query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active = $2";
         let wait = async {
-            while leader.query_opt(active, &[&self.slot]).await?.is_none() {
+            while leader
+                .query_opt(query, &[&self.slot, &active])
+                .await?
+                .is_none()
+            {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             anyhow::Ok(())
         };
         self.unless_it_fails(wait).await
+    }
+
+    /// Connect's own way to stop a connector and let it go on.
+    async fn put(&self, action: &str) -> anyhow::Result<()> {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.http_port)).await?;
+        let request = format!(
+            "PUT /connectors/debezium-source/{action} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        ensure!(answer.starts_with("HTTP/1.1 20"), "{action}: {answer}");
+        Ok(())
     }
 
     /// Does something that waits for Connect; fails when Connect does.

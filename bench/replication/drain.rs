@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use futures_util::{SinkExt, TryStreamExt};
 use serde::Serialize;
 
-use super::debezium::{self, Debezium};
+use super::debezium::{self, Connect, Debezium};
 use super::load::Load;
 use super::support::{self, Pipeline, Postgres, wait_caught_up};
 use super::{Plan, load, process};
@@ -60,6 +60,9 @@ const SETTINGS: &[&str] = &[
     "autovacuum=off",
 ];
 
+/// Rows and transactions of the load that Debezium has before any is measured.
+const WARM_UP: (u64, u64) = (100_000, 5_000);
+
 /// How long Debezium may take before it counts as failed.
 const LONGEST_DRAIN: Duration = Duration::from_secs(1800);
 
@@ -74,6 +77,7 @@ pub async fn measure(plan: &Plan, load: Load) -> anyhow::Result<Drains> {
     );
     let client = leader.client().await;
     client.batch_execute(load::TABLES).await?;
+    let peers = Peer::all(plan, &leader, &client).await?;
     client.batch_execute(&load.first_rows()).await?;
     client
         .batch_execute("CREATE PUBLICATION native FOR TABLE bulk, marker")
@@ -99,12 +103,6 @@ pub async fn measure(plan: &Plan, load: Load) -> anyhow::Result<Drains> {
         let first = pipeline.run();
         wait_caught_up(&client, at, "a").await;
         ensure!(first.terminate() == 0, "walferry did not stop in order");
-    }
-    let mut peers = Vec::new();
-    for setting in debezium::SETTINGS {
-        if plan.measures(setting) {
-            peers.push((setting, Peer::prepare(setting, &leader, load).await?));
-        }
     }
 
     let end = load.write(&client, plan).await?;
@@ -132,10 +130,11 @@ pub async fn measure(plan: &Plan, load: Load) -> anyhow::Result<Drains> {
         let done = drain_walferry(&leader, &on_late, &halves, &["a"]).await;
         drains.sink = Some(done.context("sink")?.of(changes));
     }
-    for (setting, peer) in &peers {
-        let done = drain_debezium(&leader, peer, &load.last_changes(plan), &content).await;
-        let done = done.context(*setting)?.of(changes);
-        *drains.of_debezium(setting) = Some(done);
+    let whole_load = (load.last_changes(plan), content.clone());
+    for peer in peers {
+        let done = drain_debezium(&leader, &peer, &whole_load).await;
+        let done = done.context(peer.setting)?.of(changes);
+        *drains.of_debezium(peer.setting) = Some(done);
     }
     for (what, drained, at) in [
         ("native's", &drains.native, &on_native),
@@ -273,65 +272,130 @@ async fn drain_walferry(
     Ok(result)
 }
 
-/// Debezium, ready to drain what the leader writes from now on, and its follower.
+/// A running Debezium whose source is stopped, and its follower.
 struct Peer {
-    debezium: Debezium,
+    setting: &'static str,
+    connect: Connect,
     on_follower: tokio_postgres::Client,
     _follower: Postgres,
 }
 
 impl Peer {
-    async fn prepare(setting: &'static str, leader: &Postgres, load: Load) -> anyhow::Result<Self> {
+    /// Those that are measured. They have had a load already, so that what a JVM does once (loading and
+    /// compiling its code) does not count: a pipeline runs for months. Then all tables are empty again.
+    async fn all(
+        plan: &Plan,
+        leader: &Postgres,
+        on_leader: &tokio_postgres::Client,
+    ) -> anyhow::Result<Vec<Peer>> {
+        let mut peers = Vec::new();
+        for setting in debezium::SETTINGS {
+            if plan.measures(setting) {
+                let peer = Peer::start(setting, leader, on_leader).await;
+                peers.push(peer.context(setting)?);
+            }
+        }
+        if peers.is_empty() {
+            return Ok(peers);
+        }
+        let warm = Plan {
+            rows: plan.rows.min(WARM_UP.0),
+            transactions: plan.transactions.min(WARM_UP.1),
+            ..plan.clone()
+        };
+        Load::Mixed.write(on_leader, &warm).await?;
+        let whole_load = (
+            Load::Mixed.last_changes(&warm),
+            load::content(on_leader).await?,
+        );
+        for peer in &peers {
+            peer.arrived(&whole_load, async || Ok(())).await?;
+            peer.connect.stop_source(on_leader).await?;
+        }
+        let clients = peers.iter().map(|peer| &peer.on_follower);
+        for client in clients.chain([on_leader]) {
+            client.batch_execute("TRUNCATE bulk, marker").await?;
+        }
+        Ok(peers)
+    }
+
+    async fn start(
+        setting: &'static str,
+        leader: &Postgres,
+        on_leader: &tokio_postgres::Client,
+    ) -> anyhow::Result<Self> {
         let follower = Postgres::start_with(setting, SETTINGS);
         let on_follower = follower.client().await;
         on_follower.batch_execute(load::TABLES).await?;
-        on_follower.batch_execute(&load.first_rows()).await?;
         let debezium = Debezium::prepare(setting, leader, &follower, &["bulk", "marker"]).await?;
+        let connect = debezium.run()?;
+        connect.streams(on_leader).await?;
         Ok(Peer {
-            debezium,
+            setting,
+            connect,
             on_follower,
             _follower: follower,
         })
     }
+
+    /// Waits until a load is on the follower, and returns what `now` finds at that moment. The tables have
+    /// topics of their own, so the marker says nothing of `bulk`: its last change must be there too, and
+    /// the content must be the leader's.
+    async fn arrived<T>(
+        &self,
+        (last_changes, content): &WholeLoad,
+        now: impl AsyncFn() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let begin = Instant::now();
+        let wait = async {
+            let mut held = None;
+            while begin.elapsed() < LONGEST_DRAIN {
+                if self
+                    .on_follower
+                    .query_opt(last_changes, &[])
+                    .await?
+                    .is_some()
+                {
+                    let found = now().await?;
+                    let holds = load::content(&self.on_follower).await?;
+                    if holds == *content {
+                        return Ok(found);
+                    }
+                    held = Some(holds);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            bail!("the follower does not hold what the leader holds: {held:?}, {content:?}")
+        };
+        self.connect.unless_it_fails(wait).await
+    }
 }
 
-/// The whole pipeline from the moment that Connect streams from its slot: the start of its process does
-/// not count. The tables have topics of their own, so the marker says nothing of `bulk`: the end is when
-/// the last change of `bulk` is there too and the content is the leader's.
+/// What finds the last changes of a load, and the leader's content behind it.
+type WholeLoad = (String, (i64, String));
+
+/// The whole pipeline, from the moment that the source streams from its slot.
 async fn drain_debezium(
     leader: &Postgres,
     peer: &Peer,
-    last_changes: &str,
-    content: &(i64, String),
+    whole_load: &WholeLoad,
 ) -> anyhow::Result<Drained> {
-    let on_leader = leader.client().await;
-    let follower = &peer.on_follower;
-    let connect = peer.debezium.run()?;
-    connect.streams(&on_leader).await?;
-    let (begin, before) = (Instant::now(), process::cpu_seconds(connect.pid()));
+    let connect = &peer.connect;
+    let backends = || backends_of(&peer.on_follower, "debezium");
+    connect.resume_source(&leader.client().await).await?;
+    let begin = Instant::now();
+    let (reader_before, backend_before) = (process::cpu_seconds(connect.pid()), backends().await?);
     let brokers = process::kafka_pids();
     let kafka = process::cpu_of(&brokers);
-    let drain = async {
-        let mut held = None;
-        while begin.elapsed() < LONGEST_DRAIN {
-            if follower.query_opt(last_changes, &[]).await?.is_some() {
-                let mut result = drained(begin);
-                result.walsender_cpu =
-                    process::cpu_seconds(walsender(leader, peer.debezium.slot()).await);
-                of_pipeline(&mut result, connect.pid(), &brokers, kafka);
-                result.reader_cpu -= before;
-                result.backend_cpu = backends_of(follower, "debezium").await?;
-                let now = load::content(follower).await?;
-                if now == *content {
-                    return Ok(result);
-                }
-                held = Some(now);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        bail!("the follower does not hold what the leader holds: {held:?}, {content:?}")
-    };
-    connect.unless_it_fails(drain).await
+    peer.arrived(whole_load, async || {
+        let mut result = drained(begin);
+        result.walsender_cpu = process::cpu_seconds(walsender(leader, connect.slot()).await);
+        of_pipeline(&mut result, connect.pid(), &brokers, kafka);
+        result.reader_cpu -= reader_before;
+        result.backend_cpu = backends().await? - backend_before;
+        Ok(result)
+    })
+    .await
 }
 
 async fn drain_recvlogical(leader: &Postgres, end: &str) -> anyhow::Result<Drained> {

@@ -108,7 +108,9 @@ impl Load {
         };
         // One at a time: a procedure that commits cannot run inside the transaction of several statements.
         for statement in [
-            &format!("CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"),
+            &format!(
+                "CREATE OR REPLACE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
+            ),
             "SET synchronous_commit = off",
             "CALL fill()",
             "SET synchronous_commit = on",

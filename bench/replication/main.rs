@@ -30,6 +30,7 @@ const DRAINS: [&str; 8] = [
 ];
 
 /// What to measure, from the command line.
+#[derive(Clone)]
 pub struct Plan {
     /// Rows of the bulk inserts.
     pub rows: u64,
