@@ -1,6 +1,14 @@
 # shellcheck shell=bash
 # ./dev bench: the benchmark is bench/replication; here it gets a broker of its own and is run.
 
+# Servers, and a Debezium that a benchmark cut short has left.
+end_bench() {
+  local dir=$1 pid_file
+  for pid_file in "$dir"/debezium*/pid; do stop_process "$pid_file" KILL 5; done
+  (server_stop_all "$dir" immediate) >/dev/null 2>&1 || true
+  rm -rf -- "$dir"
+}
+
 cmd_bench() {
   local dir=$STACK/bench-$$
   ensure_rust
@@ -9,7 +17,7 @@ cmd_bench() {
   mkdir -p -- "$dir"
   own_by_server_user "$dir"
   # shellcheck disable=SC2064 # the directory as it is now
-  trap "(server_stop_all '$dir' immediate) >/dev/null 2>&1; rm -rf -- '$dir'" EXIT
+  trap "end_bench '$dir'" EXIT
   cargo bench --locked --bench replication --no-run
   WALFERRY_KAFKA_HEAP=1g kafka_start "$dir/kafka" 1
   WALFERRY_TEST_KAFKA=$(<"$dir/kafka/bootstrap")

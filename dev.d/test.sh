@@ -16,7 +16,7 @@ test_lints() {
   test_dependencies
   if command -v shellcheck >/dev/null; then
     say "shellcheck"
-    scripts=("$ROOT/dev" "$ROOT/.ci/run" "$PARTS"/*.sh)
+    scripts=("$ROOT/dev" "$ROOT/.ci/run" "$PARTS"/*.sh "$ROOT"/bench/peers/*.sh)
     shellcheck -x "${scripts[@]}"
   else
     say "shellcheck skipped: not installed (apt-get install shellcheck)"

@@ -2,7 +2,7 @@
 # Debezium as the benchmark compares with it: Kafka Connect with Debezium's Postgres source and JDBC sink in one process.
 #   debezium.sh fetch               the jars, once, into .stack/dist/
 #   debezium.sh run SETTING TABLE…  Connect in the foreground, with the property files of debezium/ or debezium-tuned/
-# What the property files leave open they take from the environment (${env:…}); README.md lists it.
+# What the property files leave open they take from the environment (${env:…}); README.md lists that.
 set -euo pipefail
 umask 022
 

@@ -28,103 +28,7 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/peers/debezium.sh")
 }
 
-/// One pair of connectors and what they were given: a slot, a publication and topics of their own.
-pub struct Debezium {
-    setting: &'static str,
-    name: String,
-    dir: PathBuf,
-    http_port: u16,
-    leader_port: u16,
-    follower_port: u16,
-    tables: &'static [&'static str],
-}
-
-impl Debezium {
-    /// Makes slot, publication and topics: what the leader writes from now on waits for the connectors.
-    pub async fn prepare(
-        setting: &'static str,
-        leader: &Postgres,
-        follower: &Postgres,
-        tables: &'static [&'static str],
-    ) -> anyhow::Result<Self> {
-        let name = format!("debezium_{}", support::unique());
-        let client = leader.client().await;
-        client
-            .batch_execute(&format!(
-                "CREATE PUBLICATION {name} FOR TABLE {}",
-                tables.join(", ")
-            ))
-            .await?;
-        client
-            .execute(
-                "SELECT pg_create_logical_replication_slot($1, 'pgoutput')",
-                &[&name],
-            )
-            .await?;
-        let debezium = Debezium {
-            setting,
-            dir: support::directory(setting),
-            http_port: support::walferry::free_port(),
-            leader_port: leader.port,
-            follower_port: follower.port,
-            name,
-            tables,
-        };
-        debezium.make_topics().await?;
-        Ok(debezium)
-    }
-
-    /// With one partition each, so that the order of a table's changes is kept.
-    async fn make_topics(&self) -> anyhow::Result<()> {
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-            .set("bootstrap.servers", support::kafka())
-            .create()?;
-        let names = self.topics();
-        let topics: Vec<NewTopic> = names
-            .iter()
-            .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)))
-            .collect();
-        for made in admin.create_topics(&topics, &AdminOptions::new()).await? {
-            made.map_err(|(name, code)| anyhow::anyhow!("topic {name}: {code}"))?;
-        }
-        Ok(())
-    }
-
-    fn topics(&self) -> Vec<String> {
-        let topic = |table| format!("{}.public.{table}", self.name);
-        self.tables.iter().map(topic).collect()
-    }
-
-    /// Starts Connect with the connectors.
-    pub fn run(&self) -> anyhow::Result<Connect> {
-        let log = self.dir.join("log");
-        let file = std::fs::File::create(&log)?;
-        let tables: Vec<String> = self.tables.iter().map(|t| format!("public.{t}")).collect();
-        let child = Command::new(script())
-            .args(["run", self.setting])
-            .args(self.tables)
-            .env("DEBEZIUM_BROKERS", support::kafka())
-            .env("DEBEZIUM_DIR", &self.dir)
-            .env("DEBEZIUM_HTTP_PORT", self.http_port.to_string())
-            .env("DEBEZIUM_NAME", &self.name)
-            .env("DEBEZIUM_TABLES", tables.join(","))
-            .env("DEBEZIUM_TOPICS", self.topics().join(","))
-            .env("DEBEZIUM_LEADER_PORT", self.leader_port.to_string())
-            .env("DEBEZIUM_FOLLOWER_PORT", self.follower_port.to_string())
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()?;
-        Ok(Connect {
-            child,
-            log,
-            http_port: self.http_port,
-            slot: self.name.clone(),
-        })
-    }
-}
-
-/// A running Connect; killed when dropped, as nothing of it is used again.
+/// A running Connect with one pair of connectors; killed when dropped, as nothing of it is used again.
 pub struct Connect {
     child: Child,
     log: PathBuf,
@@ -133,6 +37,54 @@ pub struct Connect {
 }
 
 impl Connect {
+    /// Makes slot, publication and topics, starts Connect and waits until the source streams.
+    pub async fn start(
+        setting: &str,
+        leader: &Postgres,
+        follower: &Postgres,
+        tables: &[&str],
+    ) -> anyhow::Result<Self> {
+        let client = leader.client().await;
+        let name = format!("debezium_{}", support::unique());
+        let listed = tables.join(", ");
+        client
+            .batch_execute(&format!("CREATE PUBLICATION {name} FOR TABLE {listed}"))
+            .await?;
+        let make_slot = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
+        client.execute(make_slot, &[&name]).await?;
+        let with_schema: Vec<String> = tables.iter().map(|t| format!("public.{t}")).collect();
+        let topics: Vec<String> = with_schema.iter().map(|t| format!("{name}.{t}")).collect();
+        make_topics(&topics).await?;
+
+        let dir = support::directory(setting);
+        let http_port = support::walferry::free_port();
+        let log = dir.join("log");
+        let file = std::fs::File::create(&log)?;
+        let child = Command::new(script())
+            .args(["run", setting])
+            .args(tables)
+            .env("DEBEZIUM_BROKERS", support::kafka())
+            .env("DEBEZIUM_DIR", dir)
+            .env("DEBEZIUM_HTTP_PORT", http_port.to_string())
+            .env("DEBEZIUM_NAME", &name)
+            .env("DEBEZIUM_TABLES", with_schema.join(","))
+            .env("DEBEZIUM_TOPICS", topics.join(","))
+            .env("DEBEZIUM_LEADER_PORT", leader.port.to_string())
+            .env("DEBEZIUM_FOLLOWER_PORT", follower.port.to_string())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()?;
+        let connect = Connect {
+            child,
+            log,
+            http_port,
+            slot: name,
+        };
+        connect.slot_becomes(&client, true).await?;
+        Ok(connect)
+    }
+
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id() // the script becomes Connect
@@ -141,11 +93,6 @@ impl Connect {
     /// The name of its slot.
     pub fn slot(&self) -> &str {
         &self.slot
-    }
-
-    /// Waits until the source streams from its slot.
-    pub async fn streams(&self, leader: &Client) -> anyhow::Result<()> {
-        self.slot_becomes(leader, true).await
     }
 
     /// Stops the source alone: its slot holds what the leader writes from now on.
@@ -157,7 +104,7 @@ impl Connect {
     /// Lets the source go on, and waits until it streams.
     pub async fn resume_source(&self, leader: &Client) -> anyhow::Result<()> {
         self.put("resume").await?;
-        self.streams(leader).await
+        self.slot_becomes(leader, true).await
     }
 
     async fn slot_becomes(&self, leader: &Client, active: bool) -> anyhow::Result<()> {
@@ -212,6 +159,19 @@ impl Connect {
             }
         }
     }
+}
+
+/// With one partition each, so that the order of a table's changes is kept.
+async fn make_topics(names: &[String]) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", support::kafka())
+        .create()?;
+    let topic = |name| NewTopic::new(name, 1, TopicReplication::Fixed(1));
+    let topics: Vec<NewTopic> = names.iter().map(|name| topic(name)).collect();
+    for made in admin.create_topics(&topics, &AdminOptions::new()).await? {
+        made.map_err(|(name, code)| anyhow::anyhow!("topic {name}: {code}"))?;
+    }
+    Ok(())
 }
 
 impl Drop for Connect {

@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use futures_util::{SinkExt, TryStreamExt};
 use serde::Serialize;
 
-use super::debezium::{self, Connect, Debezium};
+use super::debezium::{self, Connect};
 use super::load::Load;
 use super::support::{self, Pipeline, Postgres, wait_caught_up};
 use super::{Plan, load, process};
@@ -291,7 +291,7 @@ impl Peer {
         let mut peers = Vec::new();
         for setting in debezium::SETTINGS {
             if plan.measures(setting) {
-                let peer = Peer::start(setting, leader, on_leader).await;
+                let peer = Peer::start(setting, leader).await;
                 peers.push(peer.context(setting)?);
             }
         }
@@ -319,17 +319,11 @@ impl Peer {
         Ok(peers)
     }
 
-    async fn start(
-        setting: &'static str,
-        leader: &Postgres,
-        on_leader: &tokio_postgres::Client,
-    ) -> anyhow::Result<Self> {
+    async fn start(setting: &'static str, leader: &Postgres) -> anyhow::Result<Self> {
         let follower = Postgres::start_with(setting, SETTINGS);
         let on_follower = follower.client().await;
         on_follower.batch_execute(load::TABLES).await?;
-        let debezium = Debezium::prepare(setting, leader, &follower, &["bulk", "marker"]).await?;
-        let connect = debezium.run()?;
-        connect.streams(on_leader).await?;
+        let connect = Connect::start(setting, leader, &follower, &["bulk", "marker"]).await?;
         Ok(Peer {
             setting,
             connect,

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::debezium::Debezium;
+use super::debezium::Connect;
 use super::support::{Pipeline, Postgres, wait_caught_up};
 use super::{Plan, debezium};
 
@@ -99,9 +99,7 @@ async fn of_peer(
     let follower = Postgres::start_with(setting, &SETTINGS);
     let on_follower = follower.client().await;
     on_follower.batch_execute(TABLE).await?;
-    let debezium = Debezium::prepare(setting, leader, &follower, &["pulse"]).await?;
-    let connect = debezium.run()?;
-    connect.streams(writer).await?;
+    let connect = Connect::start(setting, leader, &follower, &["pulse"]).await?;
     let warm = run(writer, &on_follower, base, WARM_JVM_SECONDS);
     connect.unless_it_fails(warm).await?;
     let measured = run(writer, &on_follower, base + 10_000_000, plan.seconds.max(1));
