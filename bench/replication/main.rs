@@ -123,7 +123,7 @@ async fn main() -> anyhow::Result<()> {
         results.add(&plan, load, runs);
     }
     if plan.seconds > 0 {
-        results.set_latency(latency::measure(&plan).await.context("latency")?);
+        results.set_latencies(latency::measure(&plan).await.context("latency")?);
     }
     results.print_and_write()
 }

@@ -13,8 +13,7 @@ use super::load::Load;
 #[derive(Default, Serialize)]
 pub struct Results {
     backlogs: Vec<Backlog>,
-    latency: Option<Latency>,
-    latency_p50_of_native: Option<f64>,
+    latencies: Vec<Latency>,
 }
 
 /// One load, some runs.
@@ -79,9 +78,8 @@ impl Results {
     }
 
     /// Sets what was measured from commit to visible.
-    pub fn set_latency(&mut self, latency: Latency) {
-        self.latency_p50_of_native = Some(latency.walferry.p50_ms / latency.native.p50_ms);
-        self.latency = Some(latency);
+    pub fn set_latencies(&mut self, latencies: Vec<Latency>) {
+        self.latencies = latencies;
     }
 
     /// Prints the tables and writes `bench/results/replication.json`.
@@ -89,14 +87,23 @@ impl Results {
         for backlog in &self.backlogs {
             backlog.print();
         }
-        if let Some(latency) = &self.latency {
+        for latency in &self.latencies {
+            let (native, walferry) = (latency.native, latency.walferry);
             println!(
-                "\ncommit to visible at {} transactions/s: p50 / p99",
+                "\ncommit to visible at {} transactions/s: p50 / p99 (transactions/s that there were)",
                 latency.rate
             );
-            for (name, of) in [("native", latency.native), ("walferry", latency.walferry)] {
-                println!("{name:<31} {:>6.1} / {:.1} ms", of.p50_ms, of.p99_ms);
+            for (name, of) in [("native", native), ("walferry", walferry)] {
+                println!(
+                    "{name:<31} {:>6.1} / {:.1} ms ({:.0})",
+                    of.p50_ms, of.p99_ms, of.rate
+                );
             }
+            println!(
+                "{:<31} {:>6.2}",
+                "p50 / native",
+                walferry.p50_ms / native.p50_ms
+            );
         }
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results/replication.json");
         std::fs::create_dir_all(file.parent().expect("the path above has a folder"))?;
