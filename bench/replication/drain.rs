@@ -47,7 +47,8 @@ pub struct Drains {
     pub copy: Option<Drained>,
 }
 
-const SETTINGS: &[&str] = &[
+/// Settings of the servers.
+pub const SETTINGS: &[&str] = &[
     "fsync=on",
     "shared_buffers=256MB",
     "max_wal_size=8GB",

@@ -8,6 +8,7 @@ mod latency;
 mod load;
 mod process;
 mod report;
+mod scaling;
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -40,6 +41,8 @@ pub struct Plan {
     pub loads: Vec<Load>,
     /// Which drains to measure; empty: all.
     pub only: Vec<String>,
+    /// Measure curves instead: `all`, or one by its name.
+    pub scaling: Option<String>,
 }
 
 impl Plan {
@@ -57,6 +60,7 @@ fn plan() -> anyhow::Result<Plan> {
         seconds: 15,
         loads: Load::ALL.map(|(_, load)| load).to_vec(),
         only: Vec::new(),
+        scaling: None,
     };
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(option) = arguments.next() {
@@ -73,8 +77,9 @@ fn plan() -> anyhow::Result<Plan> {
             "--seconds" => plan.seconds = number()?,
             "--load" => plan.loads = named_loads(&value)?,
             "--only" => plan.only = named_drains(&value)?,
+            "--scaling" => plan.scaling = Some(value),
             other => anyhow::bail!(
-                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only"
+                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only, --scaling"
             ),
         }
     }
@@ -106,6 +111,10 @@ fn named_drains(value: &str) -> anyhow::Result<Vec<String>> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let plan = plan()?;
+    if let Some(curve) = &plan.scaling {
+        let only = Some(curve.as_str()).filter(|curve| *curve != "all");
+        return report::write("scaling.json", &scaling::measure(only).await?);
+    }
     let mut results = report::Results::default();
     for &load in &plan.loads {
         let mut runs = Vec::new();

@@ -105,12 +105,21 @@ impl Results {
                 walferry.p50_ms / native.p50_ms
             );
         }
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results/replication.json");
-        std::fs::create_dir_all(file.parent().expect("the path above has a folder"))?;
-        std::fs::write(&file, serde_json::to_vec_pretty(self)?)?;
-        println!("\n{}", file.display());
-        Ok(())
+        write("replication.json", self)
     }
+}
+
+/// Writes results to a file in `bench/results/`.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(name: &str, results: &impl Serialize) -> anyhow::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results");
+    std::fs::create_dir_all(&folder)?;
+    let file = folder.join(name);
+    std::fs::write(&file, serde_json::to_vec_pretty(results)?)?;
+    println!("\n{}", file.display());
+    Ok(())
 }
 
 impl Backlog {
