@@ -278,6 +278,11 @@ fn each_wrong_main_setting_gives_one_clear_error() {
             vec!["walferry.toml:5", "enable.idempotence"],
         ),
         (
+            "linger",
+            kafka("[kafka.properties]\nlinger.ms = 5"),
+            vec!["walferry.toml:5", "linger.ms", "goes by the load"],
+        ),
+        (
             "quoted property",
             kafka("[kafka.properties]\n\"group.id\" = \"x\""),
             vec!["walferry.toml:5", "group.id"],

@@ -52,7 +52,8 @@ pub struct Drains {
     pub debezium_tuned: Option<Drained>,
 }
 
-const SETTINGS: &[&str] = &[
+/// Settings of the servers.
+pub const SETTINGS: &[&str] = &[
     "fsync=on",
     "shared_buffers=256MB",
     "max_wal_size=8GB",

@@ -9,6 +9,7 @@ mod latency;
 mod load;
 mod process;
 mod report;
+mod scaling;
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -46,6 +47,8 @@ pub struct Plan {
     pub only: Vec<String>,
     /// Whether to measure Debezium too without its being named.
     pub peers: bool,
+    /// Measure curves instead: `all`, or one by its name.
+    pub scaling: Option<String>,
 }
 
 impl Plan {
@@ -69,6 +72,7 @@ fn plan() -> anyhow::Result<Plan> {
         loads: Load::ALL.map(|(_, load)| load).to_vec(),
         only: Vec::new(),
         peers: false,
+        scaling: None,
     };
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(option) = arguments.next() {
@@ -89,8 +93,9 @@ fn plan() -> anyhow::Result<Plan> {
             "--seconds" => plan.seconds = number()?,
             "--load" => plan.loads = named_loads(&value)?,
             "--only" => plan.only = named_drains(&value)?,
+            "--scaling" => plan.scaling = Some(value),
             other => anyhow::bail!(
-                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only, --peers"
+                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only, --peers, --scaling"
             ),
         }
     }
@@ -122,6 +127,10 @@ fn named_drains(value: &str) -> anyhow::Result<Vec<String>> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let plan = plan()?;
+    if let Some(curve) = &plan.scaling {
+        let only = Some(curve.as_str()).filter(|curve| *curve != "all");
+        return report::write("scaling.json", &scaling::measure(only).await?);
+    }
     if debezium::SETTINGS.iter().any(|name| plan.measures(name)) {
         debezium::fetch()?;
     }
@@ -142,7 +151,7 @@ async fn main() -> anyhow::Result<()> {
         results.add(&plan, load, runs);
     }
     if plan.seconds > 0 {
-        results.set_latency(latency::measure(&plan).await.context("latency")?);
+        results.set_latencies(latency::measure(&plan).await.context("latency")?);
     }
     results.print_and_write()
 }

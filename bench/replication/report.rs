@@ -13,8 +13,7 @@ use super::load::Load;
 #[derive(Default, Serialize)]
 pub struct Results {
     backlogs: Vec<Backlog>,
-    latency: Option<Latency>,
-    latency_p50_of_native: Option<f64>,
+    latencies: Vec<Latency>,
 }
 
 /// One load, some runs.
@@ -96,9 +95,8 @@ impl Results {
     }
 
     /// Sets what was measured from commit to visible.
-    pub fn set_latency(&mut self, latency: Latency) {
-        self.latency_p50_of_native = Some(latency.walferry.p50_ms / latency.native.p50_ms);
-        self.latency = Some(latency);
+    pub fn set_latencies(&mut self, latencies: Vec<Latency>) {
+        self.latencies = latencies;
     }
 
     /// Prints the tables and writes `bench/results/replication.json`.
@@ -106,23 +104,43 @@ impl Results {
         for backlog in &self.backlogs {
             backlog.print();
         }
-        if let Some(latency) = &self.latency {
+        for latency in &self.latencies {
+            let (native, walferry) = (latency.native, latency.walferry);
             println!(
-                "\ncommit to visible at {} transactions/s: p50 / p99",
+                "\ncommit to visible at {} transactions/s: p50 / p99 (transactions/s that there were)",
                 latency.rate
             );
-            let measured = [("native", latency.native), ("walferry", latency.walferry)];
             let of_debezium = latency.debezium.iter().map(|(name, of)| (*name, *of));
-            for (name, of) in measured.into_iter().chain(of_debezium) {
-                println!("{name:<31} {:>6.1} / {:.1} ms", of.p50_ms, of.p99_ms);
+            for (name, of) in [("native", native), ("walferry", walferry)]
+                .into_iter()
+                .chain(of_debezium)
+            {
+                println!(
+                    "{name:<31} {:>6.1} / {:.1} ms ({:.0})",
+                    of.p50_ms, of.p99_ms, of.rate
+                );
             }
+            println!(
+                "{:<31} {:>6.2}",
+                "p50 / native",
+                walferry.p50_ms / native.p50_ms
+            );
         }
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results/replication.json");
-        std::fs::create_dir_all(file.parent().expect("the path above has a folder"))?;
-        std::fs::write(&file, serde_json::to_vec_pretty(self)?)?;
-        println!("\n{}", file.display());
-        Ok(())
+        write("replication.json", self)
     }
+}
+
+/// Writes results to a file in `bench/results/`.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(name: &str, results: &impl Serialize) -> anyhow::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results");
+    std::fs::create_dir_all(&folder)?;
+    let file = folder.join(name);
+    std::fs::write(&file, serde_json::to_vec_pretty(results)?)?;
+    println!("\n{}", file.display());
+    Ok(())
 }
 
 impl Backlog {

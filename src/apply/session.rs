@@ -12,18 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::SinkContext;
 use super::careful::{Attempt, Careful};
-use super::follow::{Standing, Terms, advanced, lacking, only_taken};
+use super::follow::{Standing, Terms, advanced, lacking};
 use super::join::{holds_main, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas, note_shown, shown};
-use super::unfinished;
 use crate::error::Result;
 use crate::killpoint::{self, Point};
 use crate::log::copies::CopyLedger;
 use crate::log::progress::{Progress, ProgressWriter};
 use crate::log::records::RecordReader;
-use crate::log::schemas::SchemaStore;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
 use crate::model::selection::Selection;
@@ -140,31 +138,23 @@ impl<'a> Session<'a> {
         let skips = orders.ordered;
         let cluster_id = start::topics_are_there(context, &terms, stored.as_ref()).await?;
         let is_stored = stored.is_some();
-        let (checkpoint, ledger) = match stored {
-            None => start::fresh(context, &terms, cluster_id).await?,
-            Some(checkpoint) => {
-                // Durable with the next commit; until then nothing has been passed over.
-                let checkpoint = only_taken(checkpoint, &terms);
-                let checkpoint = start::behind_trim(context, &terms, checkpoint).await?;
-                let ledger = start::ledger_at(context, &terms, &checkpoint).await?;
-                (checkpoint, ledger)
+        let found = async {
+            match stored {
+                None => start::fresh(context, &terms, cluster_id).await,
+                Some(checkpoint) => start::stored(context, &terms, checkpoint).await,
             }
         };
+        let ((checkpoint, ledger, tail), schemas) =
+            tokio::try_join!(found, start::schemas(context, &terms))?;
         note_shown(&context.shown, &terms, &checkpoint);
-        let (kafka, topic) = (context.kafka.clone(), terms.topics.schemas());
-        let schemas = tokio::task::spawn_blocking(move || SchemaStore::open(&kafka, &topic))
-            .await
-            .map_err(|error| unfinished("reading the schema versions", error))??;
-        let schemas = Arc::new(std::sync::Mutex::new(schemas));
         let main = start_reader(
             context,
             &terms,
             &schemas,
             sink.wants(),
             (Standing::at(&checkpoint, ledger.clone()), careful),
-            skips.clone(),
-        )
-        .await?;
+            (tail, skips.clone()),
+        )?;
         tracing::info!(
             sink = %context.sink.name,
             applied = %checkpoint.applied,
@@ -398,15 +388,16 @@ impl<'a> Session<'a> {
     pub(super) async fn restart_reader(&mut self) -> Result<()> {
         self.pending = None;
         let standing = Standing::at(&self.checkpoint, self.ledger.clone());
+        let (commits, next) = (self.terms.topics.commits(), standing.place.next_offset);
+        let tail = LogTail::open(&self.context.kafka, &commits, From::Offset(next)).await?;
         self.main = start_reader(
             self.context,
             &self.terms,
             &self.schemas,
             self.sink.wants(),
             (standing, self.careful),
-            self.skips.clone(),
-        )
-        .await?;
+            (tail, self.skips.clone()),
+        )?;
         Ok(())
     }
 
@@ -490,17 +481,17 @@ async fn until(when: Option<Instant>) {
     }
 }
 
-async fn start_reader(
+/// `tail` stands where `standing` does.
+fn start_reader(
     context: &SinkContext,
     terms: &Terms,
     schemas: &SharedSchemas,
     wants: Wants,
     (standing, careful): (Standing, Careful),
-    skips: Skips,
+    (tail, skips): (LogTail, Skips),
 ) -> Result<MainReader> {
-    let from = From::Offset(standing.place.next_offset);
     let parts = ReaderParts {
-        tail: LogTail::open(&context.kafka, &terms.topics.commits(), from).await?,
+        tail,
         records: RecordReader::open(&context.kafka, context.sink.fetch_max_bytes)?,
         decoders: start::decoders(schemas),
         standing,

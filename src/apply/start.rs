@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chunk::Decoders;
-use super::follow::{Standing, Terms, begun_again, lacking};
-use super::{Shown, SinkContext};
+use super::follow::{Standing, Terms, begun_again, lacking, only_taken};
+use super::{Shown, SinkContext, unfinished};
 use crate::config::{StdoutFrom, StoreSettings};
 use crate::error::{COPY_ANEW, Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{Entry, Verdict, judge};
@@ -95,7 +95,7 @@ fn same_cluster(checkpoint: &Checkpoint, cluster_id: &str) -> Result<()> {
 }
 
 /// A follower that has nothing yet: its reader begins at the log's oldest entry, or, for a store
-/// that only shows the stream and asks for it, at the log's end.
+/// that only shows the stream and asks for it, at the log's end. The tail stands there.
 ///
 /// # Errors
 /// Those of the log.
@@ -103,7 +103,7 @@ pub async fn fresh(
     context: &SinkContext,
     terms: &Terms,
     cluster_id: String,
-) -> Result<(Checkpoint, CopyLedger)> {
+) -> Result<(Checkpoint, CopyLedger, LogTail)> {
     let mut tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
     let mut standing = Standing {
         place: LogPlace::at_low_end(tail.low()),
@@ -132,7 +132,37 @@ pub async fn fresh(
         timeline: standing.timeline,
         cluster_id: Some(cluster_id),
     };
-    Ok((checkpoint, standing.ledger))
+    Ok((checkpoint, standing.ledger, tail))
+}
+
+/// A follower that has a checkpoint: what the log before it shows, and the log from there on.
+///
+/// # Errors
+/// Those of the log; halt when it is not the checkpoint's.
+pub async fn stored(
+    context: &SinkContext,
+    terms: &Terms,
+    checkpoint: Checkpoint,
+) -> Result<(Checkpoint, CopyLedger, LogTail)> {
+    // Durable with the next commit; until then nothing has been passed over.
+    let checkpoint = only_taken(checkpoint, terms);
+    let checkpoint = behind_trim(context, terms, checkpoint).await?;
+    let (tail, ledger) = tokio::try_join!(
+        log_behind(context, terms, &checkpoint.log),
+        ledger_at(context, terms, &checkpoint),
+    )?;
+    Ok((checkpoint, ledger, tail))
+}
+
+/// Reads the schema versions that are there.
+///
+/// # Errors
+/// As [`SchemaStore::open`].
+pub async fn schemas(context: &SinkContext, terms: &Terms) -> Result<SharedSchemas> {
+    let (kafka, topic) = (context.kafka.clone(), terms.topics.schemas());
+    let opened = tokio::task::spawn_blocking(move || SchemaStore::open(&kafka, &topic)).await;
+    let store = opened.map_err(|error| unfinished("reading the schema versions", error))??;
+    Ok(Arc::new(Mutex::new(store)))
 }
 
 fn begins_at_end(context: &SinkContext) -> bool {
@@ -149,7 +179,7 @@ fn begins_at_end(context: &SinkContext) -> bool {
 ///
 /// # Errors
 /// Those of the log.
-pub async fn behind_trim(
+async fn behind_trim(
     context: &SinkContext,
     terms: &Terms,
     checkpoint: Checkpoint,
@@ -180,51 +210,48 @@ pub(super) fn note_shown(shown: &Shown, terms: &Terms, checkpoint: &Checkpoint) 
     }
 }
 
-/// Checks that the log is the one that was read up to `place`. One that was made anew soon has entries
-/// at the same offsets; they would all be taken for those of a source that is not current.
+/// The log from a checkpoint's place on, if it is the one that was read up to there. One that was made anew
+/// soon has entries at the same offsets; they would all be taken for those of a source that is not current.
 ///
 /// # Errors
-/// Those of the log; halt when it is shorter, or has another entry where the last valid one was.
-async fn same_log(
-    context: &SinkContext,
-    commits: &str,
-    tail: &LogTail,
-    place: &LogPlace,
-) -> Result<()> {
-    tail.must_reach(place.next_offset, COPY_ANEW)?;
-    let Some(last) = place.last_valid.filter(|last| *last >= tail.low()) else {
-        return Ok(());
-    };
-    let mut tail = LogTail::open(&context.kafka, commits, From::OffsetOrLow(last)).await?;
-    let (offset, entry) = tail.next().await?;
-    // Beyond it: trimmed meanwhile.
-    if offset > last || place.may_end_with(offset, &entry) {
-        return Ok(());
+/// Those of the log; halt when it is shorter, was trimmed beyond the place, or has another entry where the
+/// last valid one was.
+async fn log_behind(context: &SinkContext, terms: &Terms, place: &LogPlace) -> Result<LogTail> {
+    let (commits, next) = (terms.topics.commits(), place.next_offset);
+    let first = place.last_valid.unwrap_or(next);
+    let mut tail = LogTail::open(&context.kafka, &commits, From::Behind { first, next }).await?;
+    while tail.next_offset() < next {
+        let (offset, entry) = tail.next().await?;
+        if place.last_valid == Some(offset) && !place.may_end_with(offset, &entry) {
+            return Err(Error::halt(
+                format!(
+                    "the entry at offset {offset} of {commits} is not the one that the follower has read: \
+                     the topic was made anew, or Kafka lost entries that it had acknowledged"
+                ),
+                COPY_ANEW,
+            ));
+        }
     }
-    Err(Error::halt(
-        format!(
-            "the entry at offset {last} of {commits} is not the one that the follower has read: the topic \
-             was made anew, or Kafka lost entries that it had acknowledged"
-        ),
-        COPY_ANEW,
-    ))
+    if tail.next_offset() > next {
+        return Err(Error::transient(format!(
+            "{commits} was trimmed beyond entry {next} a moment ago; looking at it again"
+        )));
+    }
+    Ok(tail)
 }
 
 /// The copies that the log before a checkpoint shows. When every table is in effect no copy is
 /// needed: only the epoch entry is read, for the tables' OIDs.
 ///
 /// # Errors
-/// Those of the log; halt when it was trimmed beyond the checkpoint, or is not the checkpoint's.
-pub async fn ledger_at(
+/// Those of the log.
+async fn ledger_at(
     context: &SinkContext,
     terms: &Terms,
     checkpoint: &Checkpoint,
 ) -> Result<CopyLedger> {
     let commits = terms.topics.commits();
     let mut ledger = CopyLedger::new();
-    let mut tail = LogTail::open(&context.kafka, &commits, From::Low).await?;
-    same_log(context, &commits, &tail, &checkpoint.log).await?;
-    let mut place = LogPlace::at_low_end(tail.low());
     let end = checkpoint.log.next_offset;
     if checkpoint.joins.is_empty()
         && lacking(&checkpoint.log, &checkpoint.in_effect, terms).is_empty()
@@ -233,8 +260,16 @@ pub async fn ledger_at(
             .log
             .epoch
             .and_then(|epoch| i64::try_from(epoch.0).ok());
-        if let Some(epoch) = own.filter(|epoch| tail.low() <= *epoch && *epoch < end) {
-            let mut tail = LogTail::open(&context.kafka, &commits, From::Offset(epoch)).await?;
+        let Some(epoch) = own.filter(|epoch| *epoch < end) else {
+            return Ok(ledger);
+        };
+        // It may have been trimmed.
+        let from = From::Behind {
+            first: epoch,
+            next: end,
+        };
+        let mut tail = LogTail::open(&context.kafka, &commits, from).await?;
+        if tail.low() <= epoch {
             let (offset, entry) = tail.next().await?;
             if let Entry::Epoch(_) = entry {
                 ledger.valid(offset, &entry);
@@ -242,6 +277,8 @@ pub async fn ledger_at(
         }
         return Ok(ledger);
     }
+    let mut tail = LogTail::open(&context.kafka, &commits, From::Low).await?;
+    let mut place = LogPlace::at_low_end(tail.low());
     while place.next_offset < end {
         let (offset, entry) = tail.next().await?;
         if offset < end && judge(&mut place, offset, &entry)? == Verdict::Valid {

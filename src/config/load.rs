@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 pub const MAIN_FILE: &str = "walferry.toml";
 
 /// Properties of librdkafka that walferry sets itself, with the reason.
-const OWN_PROPERTIES: [(&str, &str); 24] = [
+const OWN_PROPERTIES: [(&str, &str); 28] = [
     ("bootstrap.servers", "it is kafka.brokers"),
     ("metadata.broker.list", "it is kafka.brokers"),
     ("client.id", "walferry names its clients itself"),
@@ -44,6 +44,13 @@ const OWN_PROPERTIES: [(&str, &str); 24] = [
     (
         "transactional.id",
         "the commit log takes the place of transactions",
+    ),
+    ("linger.ms", "walferry goes by the load"),
+    ("queue.buffering.max.ms", "walferry goes by the load"),
+    ("batch.size", "walferry bounds what it hands over at a time"),
+    (
+        "batch.num.messages",
+        "walferry bounds what it hands over at a time",
     ),
     ("partitioner", "walferry chooses partitions itself"),
     ("group.id", "walferry keeps offsets in its checkpoints"),

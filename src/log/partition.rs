@@ -231,14 +231,29 @@ pub(crate) fn watermarks(
     partition: i32,
 ) -> Result<(i64, i64)> {
     must_exist(consumer, topic, partition)?;
-    consumer
-        .fetch_watermarks(topic, partition, ASK_TIMEOUT)
-        .map_err(|error| {
-            Error::transient(format!(
-                "Kafka does not tell the watermarks of {topic} {partition}"
-            ))
-            .caused_by(error)
-        })
+    let begun = Instant::now();
+    loop {
+        match consumer.fetch_watermarks(topic, partition, ASK_TIMEOUT) {
+            Ok(found) => return Ok(found),
+            // The leader of a topic made a moment ago may not know yet that it is.
+            Err(error) if has_no_leader(&error) && begun.elapsed() < PROPAGATION_TIMEOUT => {
+                std::thread::sleep(STOP_CHECK_INTERVAL);
+            }
+            Err(error) => {
+                return Err(Error::transient(format!(
+                    "Kafka does not tell the watermarks of {topic} {partition}"
+                ))
+                .caused_by(error));
+            }
+        }
+    }
+}
+
+fn has_no_leader(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
+    )
 }
 
 /// # Errors

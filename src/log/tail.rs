@@ -30,8 +30,6 @@ const PARTITION: i32 = 0;
 pub struct LogTail {
     topic: String,
     low: i64,
-    /// The high watermark at opening.
-    end: i64,
     next: i64,
     entries: mpsc::Receiver<Result<(i64, Entry)>>,
     /// Read by a `read_to_end` that was cancelled; before what `entries` brings.
@@ -47,6 +45,14 @@ pub enum From {
     Low,
     /// This offset. If the log no longer has it, or does not reach it, opening fails (halt).
     Offset(i64),
+    /// Some entries before the next one, to look at them again: `first`, or the oldest that is still there.
+    /// If the log no longer has `next`, or does not reach it, opening fails (halt).
+    Behind {
+        /// Where to begin, at most `next`.
+        first: i64,
+        /// What is needed from there on.
+        next: i64,
+    },
     /// This offset, or the oldest entry where the log was trimmed beyond it: [`LogTail::low`] tells.
     OffsetOrLow(i64),
     /// The log's end now.
@@ -70,7 +76,6 @@ impl LogTail {
             let tail = LogTail {
                 topic: topic.clone(),
                 low,
-                end: high,
                 next,
                 entries,
                 kept: VecDeque::new(),
@@ -94,15 +99,12 @@ impl LogTail {
         self.low
     }
 
-    /// Checks that the log reached the entry at `wanted`, or its end lay there, at opening.
-    ///
-    /// # Errors
-    /// Halt with this remedy when it is shorter.
-    pub fn must_reach(&self, wanted: i64, remedy: &str) -> Result<()> {
-        if wanted > self.end {
-            return Err(shorter(&self.topic, wanted, self.end, remedy));
+    /// Offset of what [`LogTail::next`] gives next, where nothing was trimmed meanwhile.
+    pub fn next_offset(&self) -> i64 {
+        match self.kept.front() {
+            Some((offset, _entry)) => *offset,
+            None => self.next,
         }
-        Ok(())
     }
 
     /// The next entry with its offset; waits for it. Cancel-safe.
@@ -191,6 +193,10 @@ fn begin(topic: &str, from: From, low: i64, high: i64) -> Result<i64> {
             ),
             COPY_ANEW,
         )),
+        From::Behind { first, next } => {
+            begin(topic, From::Offset(next), low, high)?;
+            Ok(first.min(next).max(low))
+        }
         From::OffsetOrLow(wanted) if wanted < low => Ok(low),
         From::Offset(wanted) if wanted > high => Err(shorter(topic, wanted, high, COPY_ANEW)),
         // A source's: what it has published is lost for every follower.
@@ -252,6 +258,10 @@ mod tests {
         assert_eq!(begin(From::Offset(10)).expect("there"), 10);
         assert_eq!(begin(From::OffsetOrLow(15)).expect("there"), 15);
         assert_eq!(begin(From::OffsetOrLow(9)).expect("trimmed"), 10);
+        let behind = |first, next| begin(From::Behind { first, next });
+        assert_eq!(behind(12, 15).expect("there"), 12);
+        assert_eq!(behind(3, 15).expect("trimmed before it"), 10);
+        assert!(behind(3, 9).is_err() && behind(15, 21).is_err());
         assert!(begin(From::Offset(9)).is_err(), "trimmed");
         assert!(begin(From::Offset(21)).is_err() && begin(From::OffsetOrLow(21)).is_err());
     }

@@ -218,6 +218,14 @@ async fn rebuild(world: &World, side: Side, hold: Duration) -> anyhow::Result<()
         "BEGIN; TRUNCATE {}; DROP SCHEMA walferry CASCADE; COMMIT",
         load::NAMES.join(", ")
     );
+    // The killed worker's session may still be at its last statements, with locks on tables that are
+    // emptied in another order here.
+    client
+        .batch_execute(
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+             WHERE application_name LIKE 'walferry %'",
+        )
+        .await?;
     // Twice: what is seen before and after the emptying is not to be compared.
     world.begin_anew(side);
     client.batch_execute(&emptying).await?;

@@ -56,13 +56,16 @@ pub async fn stale_sink(world: &World, side: Side, hold: Duration) -> anyhow::Re
 
 fn start_rival(world: &World, side: Side) -> anyhow::Result<(WorkerId, WorkerId)> {
     let first = world.workers.of(Role::Sink(side))?;
-    world.workers.allow_fence(first, true);
-    Ok((first, world.workers.start(Role::Sink(side), &[])?))
+    let second = world.workers.start(Role::Sink(side), &[])?;
+    // Either may claim last: the first one was connecting again, perhaps, when it was made to stand still.
+    for rival in [first, second] {
+        world.workers.allow_fence(rival, true);
+    }
+    Ok((first, second))
 }
 
-/// Either may have claimed last when something else was wrong at the same time; the fenced one goes.
+/// The fenced one of both goes.
 async fn end_rival(world: &World, first: WorkerId, second: WorkerId) -> anyhow::Result<()> {
-    world.workers.allow_fence(second, true);
     let second_lost = world.workers.state(second).await.as_deref() == Some("fenced");
     let (lost, stays) = if second_lost {
         (second, first)
