@@ -33,6 +33,8 @@ pub struct Latency {
     pub rate: u64,
     /// Postgres's own logical replication.
     pub native: Quantiles,
+    /// The same with `synchronous_commit=on`, so with commits as durable as walferry's.
+    pub native_durable: Quantiles,
     /// walferry.
     pub walferry: Quantiles,
     /// Debezium in the settings that are measured.
@@ -72,6 +74,11 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Vec<Latency>> {
         ))
         .await?;
     let of_native = at_all_rates(plan, &leader, &on_native).await?;
+    writer.batch_execute("TRUNCATE pulse").await?;
+    on_native
+        .batch_execute("ALTER SUBSCRIPTION native SET (synchronous_commit = on)")
+        .await?;
+    let of_durable = at_all_rates(plan, &leader, &on_native).await?;
     on_native.batch_execute("DROP SUBSCRIPTION native").await?;
     writer.batch_execute("TRUNCATE pulse").await?;
 
@@ -94,6 +101,7 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Vec<Latency>> {
         .map(|(at, rate)| Latency {
             rate,
             native: of_native[at],
+            native_durable: of_durable[at],
             walferry: of_walferry[at],
             debezium: of_debezium.iter().map(|(s, of)| (*s, of[at])).collect(),
         })

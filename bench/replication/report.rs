@@ -111,20 +111,21 @@ impl Results {
                 latency.rate
             );
             let of_debezium = latency.debezium.iter().map(|(name, of)| (*name, *of));
-            for (name, of) in [("native", native), ("walferry", walferry)]
-                .into_iter()
-                .chain(of_debezium)
-            {
+            let of_all = [
+                ("native", native),
+                ("native, durable", latency.native_durable),
+                ("walferry", walferry),
+            ];
+            for (name, of) in of_all.into_iter().chain(of_debezium) {
                 println!(
                     "{name:<31} {:>6.1} / {:.1} ms ({:.0})",
                     of.p50_ms, of.p99_ms, of.rate
                 );
             }
-            println!(
-                "{:<31} {:>6.2}",
-                "p50 / native",
-                walferry.p50_ms / native.p50_ms
-            );
+            for (name, of) in &of_all[..2] {
+                let ratio = walferry.p50_ms / of.p50_ms;
+                println!("{:<31} {ratio:>6.2}", format!("p50 / {name}"));
+            }
         }
         write("replication.json", self)
     }
