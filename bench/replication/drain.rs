@@ -62,7 +62,7 @@ pub const SETTINGS: &[&str] = &[
 ];
 
 /// Rows and transactions of the load that Debezium has before any is measured.
-const WARM_UP: (u64, u64) = (100_000, 5_000);
+const WARM_UP: (u64, u64) = (400_000, 20_000);
 
 /// How long Debezium may take before it counts as failed.
 const LONGEST_DRAIN: Duration = Duration::from_secs(1800);
