@@ -6,27 +6,38 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use walferry::apply::plan::plan;
+use walferry::capture::encode_tx::TxEncoder;
+use walferry::capture::outbox::Outbox;
+use walferry::capture::tables::CapturedTable;
 use walferry::log::codec::{Field, Origin, RecordDecoder, RecordEncoder};
+use walferry::log::producer::PartitionSlot;
 use walferry::model::{
-    Column, ColumnKind, Lsn, Oid, Op, Position, ReplicaIdentity, Rows, TableChanges, TableName,
-    TableSchema,
+    Column, ColumnKind, Epoch, Lsn, Oid, Op, Position, ReplicaIdentity, Rows, TableChanges,
+    TableName, TableSchema,
 };
-use walferry::pgoutput::{Datum, Message, Old, Tuple, decode};
+use walferry::pgoutput::{Begin, Datum, Message, Old, Tuple, decode};
 
 /// Rows of a case.
 pub const ROWS: usize = 1000;
 /// Rows that the updates of [`Load::HotUpdates`] are of.
 const HOT_ROWS: usize = 20;
 const RELATION: Oid = Oid(16_384);
+const COMMIT: Lsn = Lsn(24_023_128);
+const COMMIT_TIME_US: i64 = 770_558_400_123_456;
+const XID: u32 = 771;
+const NOTE: &str = "please leave it with the neighbour, thanks a lot";
 
 /// All of them.
-pub const ALL: [Case; 12] = [
+pub const ALL: [Case; 15] = [
     Case(Work::Decode, Load::Inserts),
     Case(Work::Decode, Load::FullUpdates),
     Case(Work::Decode, Load::WideInserts),
     Case(Work::Encode, Load::Inserts),
     Case(Work::Encode, Load::FullUpdates),
     Case(Work::Encode, Load::WideInserts),
+    Case(Work::Capture, Load::Inserts),
+    Case(Work::Capture, Load::FullUpdates),
+    Case(Work::Capture, Load::WideInserts),
     Case(Work::Parse, Load::Inserts),
     Case(Work::Parse, Load::FullUpdates),
     Case(Work::Parse, Load::WideInserts),
@@ -45,6 +56,8 @@ enum Work {
     Decode,
     /// Fields to key, partition and value of a record.
     Encode,
+    /// Messages of pgoutput to records that wait for the producer: both of the above and what the source adds.
+    Capture,
     /// Values of records to rows.
     Parse,
     /// Changes of a chunk to their net change.
@@ -68,6 +81,7 @@ impl fmt::Display for Case {
         let work = match self.0 {
             Work::Decode => "decode",
             Work::Encode => "encode",
+            Work::Capture => "capture",
             Work::Parse => "parse",
             Work::Plan => "plan",
         };
@@ -88,6 +102,7 @@ impl Case {
         match self.0 {
             Work::Decode => decoding(load),
             Work::Encode => encoding(load),
+            Work::Capture => capturing(load),
             Work::Parse => parsing(load),
             Work::Plan => planning(load),
         }
@@ -130,6 +145,37 @@ fn encoding(load: Load) -> Box<dyn FnMut()> {
             row.write_value(&encoder, &mut out);
             black_box(&out);
         }
+    })
+}
+
+fn capturing(load: Load) -> Box<dyn FnMut()> {
+    let messages: Vec<Vec<u8>> = (0..ROWS).map(|n| message(load, n)).collect();
+    let table = CapturedTable {
+        encoder: encoder(),
+        version: schema().version(),
+        is_key: vec![true, false, false, false, false],
+        slots: (0..schema().partitions).map(PartitionSlot).collect(),
+    };
+    let mut encoder = TxEncoder::new(Epoch(7), 1 << 20);
+    let mut out = Outbox::default();
+    Box::new(move || {
+        encoder.begin(&Begin {
+            commit: COMMIT,
+            time_us: COMMIT_TIME_US,
+            xid: XID,
+        });
+        for message in &messages {
+            encoder.at(COMMIT);
+            match decode(message).expect("a good message") {
+                Message::Insert { new, .. } => encoder.insert(&table, &new, &mut out),
+                Message::Update { old, new, .. } => {
+                    encoder.update(&table, old.as_ref(), &new, &mut out)
+                }
+                other => unreachable!("{other:?}"),
+            }
+            .expect("a good row");
+        }
+        black_box(&out);
     })
 }
 
@@ -202,7 +248,7 @@ fn encoder() -> RecordEncoder {
 
 fn position(ordinal: usize) -> Position {
     Position {
-        commit: Lsn(24_023_128),
+        commit: COMMIT,
         ordinal: u32::try_from(ordinal).expect("few rows"),
     }
 }
@@ -250,9 +296,9 @@ impl Row {
 
     fn write_value(&self, encoder: &RecordEncoder, out: &mut Vec<u8>) {
         let origin = Origin {
-            commit_time_us: 770_558_400_123_456,
-            xid: 771,
-            lsn: Lsn(24_023_128),
+            commit_time_us: COMMIT_TIME_US,
+            xid: XID,
+            lsn: COMMIT,
         };
         let (old, new) = (self.old(), self.new_row());
         let op = if old.is_some() {
@@ -271,8 +317,6 @@ impl Row {
             .expect("a good row");
     }
 }
-
-const NOTE: &str = "please leave it with the neighbour, thanks a lot";
 
 fn values(load: Load) -> Vec<Vec<u8>> {
     let encoder = encoder();

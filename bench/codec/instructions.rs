@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
@@ -21,7 +21,8 @@ const ABOVE_PERCENT: u64 = 125;
 /// Below so much of them the file would no longer show a regression.
 const BELOW_PERCENT: u64 = 75;
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/instructions.toml");
+/// In the package's directory.
+const FILE: &str = "bench/instructions.toml";
 const HEAD: &str = "# Instructions a row, by architecture: written by `./dev instructions --write`, see bench/README.md.\n";
 
 /// [`counted`], as callgrind names it.
@@ -95,13 +96,17 @@ pub fn write() -> anyhow::Result<()> {
     let mut all = read()?;
     all.insert(ARCH.to_owned(), count()?);
     let text = format!("{HEAD}\n{}", toml::to_string(&all)?);
-    std::fs::write(FILE, text).with_context(|| format!("writing {FILE}"))?;
+    std::fs::write(path(), text).with_context(|| format!("writing {FILE}"))?;
     println!("wrote {FILE}");
     Ok(())
 }
 
+fn path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE)
+}
+
 fn read() -> anyhow::Result<BTreeMap<String, Counts>> {
-    let text = std::fs::read_to_string(FILE).with_context(|| format!("reading {FILE}"))?;
+    let text = std::fs::read_to_string(path()).with_context(|| format!("reading {FILE}"))?;
     toml::from_str(&text).with_context(|| format!("reading {FILE}"))
 }
 
