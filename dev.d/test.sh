@@ -128,6 +128,7 @@ cmd_test() {
       say "torture test, seed $seed"
       (cmd_torture --seed "$seed" --minutes "$TORTURE_MINUTES")
     done
+    test_instructions
   fi
   say "all tests on Postgres $newest"
   WALFERRY_TEST_PG=$newest cargo test --locked "$@"

@@ -1,0 +1,72 @@
+# shellcheck shell=bash
+# ./dev instructions: the program is bench/codec; here it is built as the tests are and gets its valgrind.
+
+# Debian's package, unpacked: nothing is installed, so no root is needed, nor lists that root has updated.
+unpack_valgrind() {
+  local work=$1
+  local -a apt=(apt-get -q -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=)
+  mkdir -p -- "$work/lists/partial" "$work/cache/archives/partial" "$work/tree" &&
+    cd "$work" && "${apt[@]}" update && "${apt[@]}" download valgrind && dpkg-deb -x valgrind_*.deb tree &&
+    # /usr/bin/valgrind is a script that sets paths of the C library's debug files: not needed to count.
+    mkdir tree/bin && ln -s ../usr/bin/valgrind.bin tree/bin/valgrind &&
+    ln -s "$(cd tree && dirname -- "$(compgen -G 'usr/lib*/valgrind/callgrind-*-linux' | head -n 1)")" tree/lib
+}
+
+fetch_valgrind() {
+  local work
+  [[ ! -e $DIST/valgrind ]] || return 0
+  say "fetching valgrind"
+  work=$(mktemp -d "$DIST/.valgrind.XXXXXX")
+  if (unpack_valgrind "$work") >"$LOG/fetch-valgrind.log" 2>&1; then mv -- "$work/tree" "$DIST/valgrind"; fi
+  rm -rf -- "$work"
+}
+
+# Puts a valgrind into PATH: the machine's own, else Debian's package; fails when neither is to be had.
+ensure_valgrind() {
+  ! command -v valgrind >/dev/null || return 0
+  with_fetch_lock fetch_valgrind
+  [[ -x $DIST/valgrind/bin/valgrind ]] || return 1
+  export VALGRIND_LIB=$DIST/valgrind/lib
+  PATH=$DIST/valgrind/bin:$PATH
+}
+
+# The program with the tests' optimisations: `./dev test` has all but the program itself then.
+instructions_program() {
+  cargo test --quiet --locked --bench codec --no-run --message-format=json |
+    sed -n 's/.*"name":"codec".*"executable":"\([^"]*\)".*/\1/p'
+}
+
+cmd_instructions() {
+  [[ $# -eq 0 || $* == --write ]] || die "instructions takes nothing or --write"
+  count_instructions "$@"
+}
+
+count_instructions() {
+  local program
+  cd "$ROOT" || die "cannot enter $ROOT"
+  ensure_rust
+  with_fetch_lock ensure_packages no
+  ensure_valgrind ||
+    die "valgrind is missing and cannot be fetched (see $LOG/fetch-valgrind.log)" "install a package of that name, then run ./dev instructions again"
+  program=$(instructions_program)
+  [[ -x $program ]] || die "bench/codec cannot be built"
+  "$program" instructions "$@"
+}
+
+# Part of ./dev test: CI must count; a person whose machine cannot is told.
+test_instructions() {
+  local machine
+  machine=$(uname -m)
+  if [[ -z ${CI:-} ]]; then
+    if ! grep -qxF "[$machine]" bench/instructions.toml; then
+      say "instructions skipped: bench/instructions.toml has no counts for $machine (./dev instructions --write adds them)"
+      return 0
+    fi
+    if ! ensure_valgrind; then
+      say "instructions skipped: valgrind is not installed and cannot be fetched (see $LOG/fetch-valgrind.log)"
+      return 0
+    fi
+  fi
+  say "instructions"
+  count_instructions
+}
