@@ -43,6 +43,11 @@ const EVENTS_MAX: usize = 1000;
 /// `max.message.bytes` of topics: the largest record with its headers, and what batching adds.
 const MESSAGE_MAX_BYTES: usize = RECORD_MAX_BYTES + 1024 * 1024;
 
+/// Records of a controller's log that one request may need: well below what is refused.
+const REQUEST_RECORDS: usize = 4_000;
+/// Records of a topic without its partitions: the topic's own, and one a setting.
+const TOPIC_RECORDS: usize = 16;
+
 const MIN_INSYNC: &str = "min.insync.replicas";
 const UNCLEAN: &str = "unclean.leader.election.enable";
 const CLEANUP: &str = "cleanup.policy";
@@ -239,6 +244,13 @@ impl TopicAdmin {
     }
 
     async fn create(&self, specs: &[&TopicSpec]) -> Result<()> {
+        for specs in requests(specs) {
+            self.create_at_once(specs).await?;
+        }
+        Ok(())
+    }
+
+    async fn create_at_once(&self, specs: &[&TopicSpec]) -> Result<()> {
         let settings: Vec<_> = specs.iter().map(|s| topic_config(s, &self.kafka)).collect();
         let topics: Vec<NewTopic<'_>> = specs
             .iter()
@@ -262,6 +274,24 @@ impl TopicAdmin {
         }
         Ok(())
     }
+}
+
+/// Cuts topics into requests that a controller takes: it refuses what needs more than 10,000 records of
+/// its own log (`MAX_RECORDS_PER_USER_OP` in Kafka's QuorumController.java), one a topic, setting and
+/// partition. A topic that is too large by itself has a request of its own.
+fn requests<'a, 'b>(specs: &'a [&'b TopicSpec]) -> Vec<&'a [&'b TopicSpec]> {
+    let (mut requests, mut rest) = (Vec::new(), specs);
+    while !rest.is_empty() {
+        let mut records = 0;
+        let fits = rest.iter().take_while(|spec| {
+            records += TOPIC_RECORDS + usize::try_from(spec.partitions).unwrap_or(0);
+            records <= REQUEST_RECORDS
+        });
+        let (request, later) = rest.split_at(fits.count().max(1));
+        requests.push(request);
+        rest = later;
+    }
+    requests
 }
 
 impl Drop for TopicAdmin {

@@ -85,3 +85,24 @@ fn each_setting_that_would_lose_data_is_refused() {
     state.partitions = 1;
     assert!(fits(&spec(Retention::Settings), &state, &kafka).is_err());
 }
+
+#[test]
+fn topics_are_made_in_requests_that_a_controller_takes() {
+    let of = |partitions: &[i32]| {
+        let specs: Vec<TopicSpec> = partitions
+            .iter()
+            .map(|&partitions| TopicSpec {
+                partitions,
+                ..spec(Retention::Settings)
+            })
+            .collect();
+        let specs: Vec<&TopicSpec> = specs.iter().collect();
+        let requests = requests(&specs);
+        assert_eq!(requests.concat(), specs, "each topic once, in order");
+        requests.iter().map(|r| r.len()).collect::<Vec<_>>()
+    };
+    assert!(of(&[]).is_empty());
+    assert_eq!(of(&[1; 10]), [10]);
+    assert_eq!(of(&[1; 1_000])[..2], [235, 235]);
+    assert_eq!(of(&[1, 50_000, 1]), [1, 1, 1]);
+}
