@@ -83,7 +83,7 @@ fn every_setting_is_taken() {
         [kafka.properties]
         security.protocol = "SASL_SSL"
         "sasl.username" = "walferry"
-        linger.ms = 3
+        metadata.max.age.ms = 3000
         [http]
         listen = "0.0.0.0:0"
         [log]
@@ -124,7 +124,7 @@ fn every_setting_is_taken() {
     let property = |name: &str| settings.kafka.properties[name].reveal().to_owned();
     assert_eq!(property("security.protocol"), "SASL_SSL");
     assert_eq!(property("sasl.username"), "walferry");
-    assert_eq!(property("linger.ms"), "3");
+    assert_eq!(property("metadata.max.age.ms"), "3000");
     assert_eq!(settings.log.format, LogFormat::Json);
     let source = settings.source.unwrap();
     assert_eq!(source.epoch_max, Duration::from_secs(6 * 3600));
