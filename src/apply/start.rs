@@ -147,10 +147,9 @@ pub async fn stored(
     // Durable with the next commit; until then nothing has been passed over.
     let checkpoint = only_taken(checkpoint, terms);
     let checkpoint = behind_trim(context, terms, checkpoint).await?;
-    let (tail, ledger) = tokio::try_join!(
-        log_behind(context, terms, &checkpoint.log),
-        ledger_at(context, terms, &checkpoint),
-    )?;
+    // First whether it is the checkpoint's log: what another one holds must not be what is told.
+    let tail = log_behind(context, terms, &checkpoint.log).await?;
+    let ledger = ledger_at(context, terms, &checkpoint).await?;
     Ok((checkpoint, ledger, tail))
 }
 
