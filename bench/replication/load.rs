@@ -106,24 +106,28 @@ impl Load {
                 all = HOT_ROWS.1
             ),
         };
-        // One at a time: a procedure that commits cannot run inside the transaction of several statements.
-        for statement in [
-            &format!(
-                "CREATE OR REPLACE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
-            ),
-            "SET synchronous_commit = off",
-            "CALL fill()",
-            "SET synchronous_commit = on",
-            "INSERT INTO marker VALUES (1)",
-            "CHECKPOINT",
-        ] {
-            leader.batch_execute(statement).await?;
-        }
+        fill(leader, &body).await?;
         Ok(leader
             .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
             .await?
             .get(0))
     }
+}
+
+/// Writes a backlog: what `body` does in PL/pgSQL, which commits by itself, then the marker.
+pub async fn fill(leader: &Client, body: &str) -> anyhow::Result<()> {
+    // One at a time: a procedure that commits cannot run inside the transaction of several statements.
+    for statement in [
+        &format!("CREATE OR REPLACE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"),
+        "SET synchronous_commit = off",
+        "CALL fill()",
+        "SET synchronous_commit = on",
+        "INSERT INTO marker VALUES (1)",
+        "CHECKPOINT",
+    ] {
+        leader.batch_execute(statement).await?;
+    }
+    Ok(())
 }
 
 /// Rows that one transaction inserts.
@@ -153,8 +157,14 @@ pub async fn arrived(follower: &Client) -> anyhow::Result<()> {
 
 /// A number of rows and one number for the contents of `bulk`.
 pub async fn content(client: &Client) -> anyhow::Result<(i64, String)> {
-    let row = client
-        .query_one("SELECT count(*), coalesce(sum(hashtextextended(bulk::text, 0)::numeric), 0)::text FROM bulk", &[])
-        .await?;
+    content_of(client, "bulk").await
+}
+
+/// The same of any table.
+pub async fn content_of(client: &Client, table: &str) -> anyhow::Result<(i64, String)> {
+    let query = format!(
+        "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text FROM {table} AS t"
+    );
+    let row = client.query_one(&query, &[]).await?;
     Ok((row.get(0), row.get(1)))
 }

@@ -17,6 +17,11 @@ pub fn peak_bytes(pid: u32) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
+/// Bytes in MiB.
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// The Kafka brokers of this run: every process that listens on one of their ports is not looked for;
 /// the script that started them says their ids.
 pub fn kafka_pids() -> Vec<u32> {

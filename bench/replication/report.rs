@@ -8,6 +8,7 @@ use super::Plan;
 use super::drain::{Drained, Drains};
 use super::latency::Latency;
 use super::load::Load;
+use super::process;
 
 /// Everything measured.
 #[derive(Default, Serialize)]
@@ -205,7 +206,7 @@ fn line(name: &str, measured: &[&Drained]) {
             m(|d| d.reader_cpu)?,
             m(|d| d.backend_cpu)?,
             m(|d| d.kafka_cpu)?,
-            m(|d| d.peak_bytes as f64 / f64::from(1 << 20))?,
+            m(|d| process::mib(d.peak_bytes))?,
         ))
     };
     if let Some(columns) = columns() {

@@ -10,8 +10,8 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::drain::SETTINGS;
-use super::process;
 use super::support::{Pipeline, Postgres, wait_caught_up};
+use super::{load, process};
 
 /// What is held back until everything is there: it is in the last transaction.
 const MARKER: &str = "CREATE TABLE marker (id int PRIMARY KEY)";
@@ -50,59 +50,54 @@ struct Curve {
 }
 
 fn curves() -> Vec<Curve> {
-    let of = |shapes: &[Shape]| shapes.to_vec();
+    fn curve<const N: usize>(
+        name: &'static str,
+        at: fn(&Shape) -> u64,
+        points: [Shape; N],
+    ) -> Curve {
+        Curve {
+            name,
+            at,
+            points: points.to_vec(),
+        }
+    }
+    let sinks = |sinks| Shape { sinks, ..BASE };
+    let width = |(width, rows)| Shape {
+        width,
+        rows,
+        ..BASE
+    };
+    let partitions = |partitions| Shape { partitions, ..BASE };
+    let transaction = |(transaction, rows)| Shape {
+        transaction,
+        rows,
+        ..BASE
+    };
+    let tables = |tables| Shape { tables, ..BASE };
     vec![
-        Curve {
-            name: "sinks",
-            points: [1, 2, 4, 8].map(|sinks| Shape { sinks, ..BASE }).to_vec(),
-            at: |shape| shape.sinks as u64,
-        },
-        Curve {
-            name: "bytes of a row",
-            points: [(100, 200_000), (1_000, 100_000), (10_000, 20_000)]
-                .map(|(width, rows)| Shape {
-                    width,
-                    rows,
-                    ..BASE
-                })
-                .to_vec(),
-            at: |shape| shape.width,
-        },
-        Curve {
-            name: "partitions",
-            points: [1, 4, 16]
-                .map(|partitions| Shape { partitions, ..BASE })
-                .to_vec(),
-            at: |shape| u64::from(shape.partitions),
-        },
-        Curve {
-            name: "changes a transaction",
-            points: of(&[
-                Shape {
-                    transaction: 1,
-                    rows: 100_000,
-                    ..BASE
-                },
-                Shape {
-                    transaction: 10,
-                    ..BASE
-                },
-                BASE,
-                Shape {
-                    transaction: 1_000_000,
-                    rows: 1_000_000,
-                    ..BASE
-                },
-            ]),
-            at: |shape| shape.transaction,
-        },
-        Curve {
-            name: "tables",
-            points: [1, 100, 1_000]
-                .map(|tables| Shape { tables, ..BASE })
-                .to_vec(),
-            at: |shape| shape.tables,
-        },
+        curve("sinks", |s| s.sinks as u64, [1, 2, 4, 8].map(sinks)),
+        curve(
+            "bytes of a row",
+            |s| s.width,
+            [(100, 200_000), (1_000, 100_000), (10_000, 20_000)].map(width),
+        ),
+        curve(
+            "partitions",
+            |s| u64::from(s.partitions),
+            [1, 4, 16].map(partitions),
+        ),
+        curve(
+            "changes a transaction",
+            |s| s.transaction,
+            [
+                (1, 100_000),
+                (10, 200_000),
+                (1_000, 200_000),
+                (1_000_000, 1_000_000),
+            ]
+            .map(transaction),
+        ),
+        curve("tables", |s| s.tables, [1, 100, 1_000].map(tables)),
     ]
 }
 
@@ -165,17 +160,13 @@ pub async fn measure(only: Option<&str>) -> anyhow::Result<Vec<Point>> {
                 point.rate,
                 point.source_cpu,
                 point.sink_cpu,
-                mib(point.source_peak),
-                mib(point.sink_peak)
+                process::mib(point.source_peak),
+                process::mib(point.sink_peak)
             );
             points.push(point);
         }
     }
     Ok(points)
-}
-
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 async fn point(curve: &'static str, at: u64, shape: Shape) -> anyhow::Result<Point> {
@@ -217,7 +208,7 @@ async fn point(curve: &'static str, at: u64, shape: Shape) -> anyhow::Result<Poi
         .map(|(twin, name)| twin.run_only(&[&name.to_string()]))
         .collect();
     for follower in &followers {
-        super::load::arrived(follower).await?;
+        load::arrived(follower).await?;
     }
     let seconds = begin.elapsed().as_secs_f64();
     let million = shape.rows as f64 / 1e6;
@@ -267,31 +258,16 @@ async fn write(leader: &Client, shape: Shape) -> anyhow::Result<()> {
            COMMIT;
          END LOOP;"
     );
-    for statement in [
-        &format!("CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"),
-        "SET synchronous_commit = off",
-        "CALL fill()",
-        "SET synchronous_commit = on",
-        "INSERT INTO marker VALUES (1)",
-        "CHECKPOINT",
-    ] {
-        leader.batch_execute(statement).await?;
-    }
-    Ok(())
+    load::fill(leader, &body).await
 }
 
 /// Rows in all, and a number for their contents.
 async fn rows_of(client: &Client, shape: Shape) -> anyhow::Result<(i64, String)> {
     let (mut count, mut sums) = (0, String::new());
     for table in 0..shape.tables {
-        let row = client
-            .query_one(
-                &format!("SELECT count(*), coalesce(sum(hashtextextended(w::text, 0)::numeric), 0)::text FROM wide_{table} w"),
-                &[],
-            )
-            .await?;
-        count += row.get::<_, i64>(0);
-        sums.push_str(row.get(1));
+        let (rows, sum) = load::content_of(client, &format!("wide_{table}")).await?;
+        count += rows;
+        sums.push_str(&sum);
         sums.push(' ');
     }
     ensure!(
