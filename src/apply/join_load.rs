@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::chunk::{ChunkBuilder, Decoders, Held, Slot};
 use super::follow::Terms;
-use super::pull::{Cut, EntryPull, Filled, Partitions, Records};
+use super::partitions::{Cut, Partitions, Records};
+use super::pull::{EntryPull, Filled};
 use super::reader::{Planned, planned};
 use super::take::{RowsState, Taken, offer_row, rows_state};
 use crate::config::KafkaSettings;
@@ -136,6 +137,12 @@ struct RowPartition {
     empty_since: Option<Instant>,
 }
 
+impl RowPartition {
+    fn place(&self) -> (&str, i32) {
+        (&self.topic, self.partition)
+    }
+}
+
 /// Which topics the consumer is assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
@@ -238,9 +245,14 @@ impl<R: Records, E: Entries> Loader<R, E> {
     fn read_copy(&mut self) -> Result<()> {
         if self.reads == Reads::Nothing {
             self.reads = Reads::Copy;
-            for rows in &mut self.rows {
-                let at = rows.now.next_offset;
-                rows.now.next_offset = self.source.seek(&rows.topic, rows.partition, at)?;
+            let places: Vec<_> = self.rows.iter().map(RowPartition::place).collect();
+            self.source
+                .introduce(self.rows.iter().map(|rows| &rows.topic));
+            let lows = self.source.lows(&places)?;
+            for (rows, low) in self.rows.iter_mut().zip(lows) {
+                let start = rows.now.next_offset.max(low);
+                self.source.stand(&rows.topic, rows.partition, start)?;
+                rows.now.next_offset = start;
             }
         }
         Ok(())
@@ -254,6 +266,7 @@ impl<R: Records, E: Entries> Loader<R, E> {
             for rows in std::mem::take(&mut self.rows) {
                 self.source.forget(&rows.topic)?;
             }
+            self.source.introduce(self.topics.keys());
             self.source.seek_all(&self.join.cursors)?;
         }
         Ok(())

@@ -1,9 +1,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::log::codec::{Field, Origin, RecordEncoder};
-use crate::log::header::PartHeader;
+use crate::log::commit_log::Extent;
+use crate::log::header::{PartHeader, RecordHeader};
+use crate::log::records::Record;
 use crate::model::{
     Column, ColumnKind, Epoch, Oid, Op, Position, ReplicaIdentity, SchemaVersion, TableChanges,
     TableSchema,
@@ -166,6 +172,10 @@ impl Records for Memory {
     fn watermarks(&self, _topic: &str, partition: i32) -> Result<(i64, i64)> {
         Ok((self.low, self.partitions[&partition].len() as i64))
     }
+    fn lows(&self, partitions: &[(&str, i32)]) -> Result<Vec<i64>> {
+        Ok(vec![self.low; partitions.len()])
+    }
+    fn introduce(&mut self, _topics: &[&str]) {}
 }
 
 /// What reading the entry [100, 200) of epoch 7 gives: chunks, cursors, records passed over.

@@ -16,8 +16,9 @@ use super::bug;
 use super::careful::{Careful, ChunkCut};
 use super::chunk::{ChunkBuilder, Decoders};
 use super::follow::{Standing, Step, Terms};
+use super::partitions::{Cut, Partitions};
 use super::plan::plan;
-use super::pull::{Cut, EntryPull, Filled, Partitions};
+use super::pull::{EntryPull, Filled};
 use crate::error::{Error, Result};
 use crate::log::commit_log::{BatchEntry, Entry};
 use crate::log::records::RecordReader;
@@ -312,6 +313,7 @@ enum Next {
 
 impl Reader {
     fn run(mut self) -> Result<(), Cut> {
+        self.source.introduce(self.topics.keys());
         self.source.seek_all(&self.standing.cursors)?;
         loop {
             match self.next()? {

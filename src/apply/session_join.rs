@@ -14,7 +14,7 @@ use super::join::{
     Emptied, JoinStep, given_up, next_join_step, rows_loaded, taken_effect, to_empty, with_join,
 };
 use super::join_load::{CommitsReader, Loaded, Loader, LoaderParts};
-use super::pull::Cut;
+use super::partitions::Cut;
 use super::reader::NeededSchema;
 use super::session::Session;
 use super::start;

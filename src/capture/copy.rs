@@ -250,6 +250,7 @@ impl Copier {
     async fn begin(&self, tables: &[CatalogTable]) -> Result<i64> {
         let mut changes = Vec::new();
         let mut rows: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
+        let mut places = Vec::new();
         for table in tables {
             let name = &table.schema.table;
             changes.extend(slots(
@@ -257,13 +258,14 @@ impl Copier {
                 &self.topics.table(name),
                 table.schema.partitions,
             ));
-            let topic = self.topics.copy(name);
-            for slot in slots(&self.producer, &topic, table.schema.partitions) {
-                // Nothing of this copy is sent before its id is known.
-                let bound = self.producer.high_watermark(slot).await?;
-                let (topic, partition) = self.producer.partition_of(slot);
-                rows.entry(topic).or_default().insert(partition, bound);
-            }
+            let (topic, partitions) = (self.topics.copy(name), table.schema.partitions);
+            let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+            places.extend((0..partitions).map(|partition| (topic.clone(), partition)));
+        }
+        // Nothing of this copy is sent before its id is known.
+        for (slot, bound) in self.producer.high_watermarks(places).await? {
+            let (topic, partition) = self.producer.partition_of(slot);
+            rows.entry(topic).or_default().insert(partition, bound);
         }
         let (begun, begin) = oneshot::channel();
         self.order(Order::CopyBegin {

@@ -71,8 +71,6 @@ pub struct CaptureContext {
 
 /// Orders that wait for the writer of entries: those of the batches in flight and of a copy.
 const ORDERS_MAX: usize = 64;
-/// How many watermarks are asked for at once.
-const WATERMARKS_AT_ONCE: usize = 16;
 
 /// Samples the leader for as long as the process lasts, whatever becomes of epochs: what the leader
 /// keeps for the slot is shown also while Kafka is away, when it grows.
@@ -264,36 +262,14 @@ async fn watermarks(
     topics: &Topics,
     prepared: &Prepared,
 ) -> Result<HashMap<PartitionSlot, i64>> {
-    let mut slots = Vec::new();
+    let mut places = Vec::new();
     for table in &prepared.tables {
         let topic = topics.table(&table.schema.table);
         let partitions = i32::try_from(table.schema.partitions).unwrap_or(i32::MAX);
-        slots.extend((0..partitions).map(|partition| producer.partition_slot(&topic, partition)));
+        places.extend((0..partitions).map(|partition| (topic.clone(), partition)));
     }
-    let mut asked = JoinSet::new();
-    let mut marks = HashMap::new();
-    for slot in slots {
-        if asked.len() == WATERMARKS_AT_ONCE {
-            marks.extend(joined(asked.join_next().await)?);
-        }
-        let producer = Arc::clone(producer);
-        asked.spawn(async move { Ok((slot, producer.high_watermark(slot).await?)) });
-    }
-    while let Some(answer) = asked.join_next().await {
-        marks.extend(joined(Some(answer))?);
-    }
-    Ok(marks)
-}
-
-/// What a joined question for a watermark answered.
-fn joined(
-    answer: Option<std::result::Result<Result<(PartitionSlot, i64)>, tokio::task::JoinError>>,
-) -> Result<Option<(PartitionSlot, i64)>> {
-    match answer {
-        Some(Ok(mark)) => mark.map(Some),
-        Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-        None => Ok(None),
-    }
+    let marks = producer.high_watermarks(places).await?;
+    Ok(marks.into_iter().collect())
 }
 
 /// Tables that left the captured set leave the publication, now that the epoch entry says so.

@@ -27,7 +27,8 @@ pub fn client_config(
     config.set("socket.keepalive.enable", "true");
     config.set("socket.nagle.disable", "true");
     config.set("socket.timeout.ms", "20000");
-    config.set("reconnect.backoff.ms", "50");
+    // A new client connects twice, and librdkafka waits half of this in between.
+    config.set("reconnect.backoff.ms", "20");
     config.set("reconnect.backoff.max.ms", "2000");
     config.set("log.connection.close", "false");
     for (name, value) in own {

@@ -9,6 +9,7 @@ pub mod commit_log;
 pub mod confirm;
 pub mod copies;
 pub mod header;
+pub(crate) mod offsets;
 pub(crate) mod partition;
 pub mod producer;
 pub mod progress;

@@ -18,7 +18,7 @@ use crate::log::client::{QuietContext, client_config, refused};
 pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a topic that brokers do not know may be one that they do not know yet.
-const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long the broker keeps a request for records that are not there yet, where nothing is asked
 /// meanwhile.

@@ -3,6 +3,7 @@
 //! Blocking: used from the sink's reader thread. The per-partition queues of librdkafka are the
 //! read-ahead buffer; their size is bounded by a budget over all partitions.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Headers};
-use rdkafka::{ClientConfig, Message};
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::{ClientConfig, Message, TopicPartitionList};
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
@@ -19,6 +21,7 @@ use crate::log::header::{
     COPY_HEADER, CopyHeader, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, PartHeader,
     RECORD_HEADER, RecordHeader,
 };
+use crate::log::offsets::{self, Place};
 use crate::log::partition::{
     QuietConsumer, consumer, consumer_config, forget_events, one_partition, read_error, watermarks,
 };
@@ -52,6 +55,8 @@ const SERVE_INTERVAL_RECORDS: u32 = 4096;
 
 /// Fewest partitions that the budget is divided by: a few more can then be assigned without a new consumer.
 const SHARES_MIN: usize = 4;
+/// How much smaller shares become at once: each time all partitions are fetched anew.
+const SHARES_GROW: usize = 4;
 
 /// Smallest share of the budget: below it fetching becomes a request a record.
 const SHARE_MIN_BYTES: usize = 64 * 1024;
@@ -67,9 +72,13 @@ pub struct RecordReader {
     kafka: KafkaSettings,
     budget_bytes: usize,
     consumer: Arc<QuietConsumer>,
+    /// For questions, which would wait for the consumer's request for records.
+    asking: QuietConsumer,
     /// Partitions that the consumer's share of the budget is made for.
     shares: usize,
     assigned: Vec<Assigned>,
+    /// Topics whose leaders the consumer has been made to look up.
+    introduced: HashSet<String>,
     /// Where the last record came from: the next one mostly does too.
     newest: usize,
     /// Whether an assigned partition is not yet fetched.
@@ -99,8 +108,10 @@ impl RecordReader {
             kafka: kafka.clone(),
             budget_bytes,
             consumer: Arc::new(consumer(&config)?),
+            asking: consumer(&consumer_config(kafka, &[]))?,
             shares: SHARES_MIN,
             assigned: Vec::new(),
+            introduced: HashSet::new(),
             newest: 0,
             waiting: false,
             unserved: 0,
@@ -199,7 +210,41 @@ impl RecordReader {
     /// # Errors
     /// Transient when Kafka does not answer in time; halt when the topic is gone.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
-        watermarks(&self.consumer, topic, partition)
+        watermarks(&self.asking, topic, partition)
+    }
+
+    /// Low watermarks of partitions, in their order, asked all at once. Blocking.
+    ///
+    /// # Errors
+    /// As [`RecordReader::watermarks`].
+    pub fn lows(&self, partitions: &[Place<'_>]) -> Result<Vec<i64>> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let told = offsets::ask(self.asking.client(), partitions, Offset::Beginning);
+        let low = |&(topic, partition): &Place<'_>| match told.of((topic, partition)) {
+            Some(low) => Ok(low),
+            None => self.watermarks(topic, partition).map(|(low, _high)| low),
+        };
+        partitions.iter().map(low).collect()
+    }
+
+    /// Looks up where topics are that are going to be read, all at once: see [`offsets`]. Best before
+    /// anything is fetched, for requests of records hold the question up. Blocking.
+    pub fn introduce<'a>(&mut self, topics: impl IntoIterator<Item = &'a str>) {
+        let new: Vec<&str> = topics
+            .into_iter()
+            .filter(|topic| !self.introduced.contains(*topic))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let places: Vec<Place<'_>> = new.iter().map(|topic| (*topic, 0)).collect();
+        for client in [&*self.consumer, &self.asking] {
+            // For the leaders' sake: whatever is wrong shows when they are read.
+            offsets::ask(client.client(), &places, Offset::Beginning);
+        }
+        self.introduced.extend(new.into_iter().map(str::to_owned));
     }
 
     fn find(&self, topic: &str, partition: i32) -> Option<usize> {
@@ -233,27 +278,34 @@ impl RecordReader {
             forget_events(&self.consumer);
         }
         if self.assigned.len() > self.shares {
-            self.shares = self.assigned.len().next_power_of_two();
+            let enough = self.assigned.len().next_power_of_two();
+            self.shares = enough.max(self.shares * SHARES_GROW);
             for assigned in &mut self.assigned {
                 assigned.queue = None;
                 assigned.moved = false;
             }
             let config = config(&self.kafka, self.budget_bytes, self.shares);
             self.consumer = Arc::new(consumer(&config)?);
+            let introduced = std::mem::take(&mut self.introduced);
+            self.introduce(introduced.iter().map(String::as_str));
         }
-        for assigned in &mut self.assigned {
-            if assigned.queue.is_some() {
-                continue;
-            }
+        let waiting = self.assigned.iter().filter(|a| a.queue.is_none());
+        let waiting: Vec<String> = waiting.map(|a| a.topic.clone()).collect();
+        self.introduce(waiting.iter().map(String::as_str));
+        let mut list = TopicPartitionList::new();
+        for assigned in self.assigned.iter_mut().filter(|a| a.queue.is_none()) {
             let (topic, partition) = (&assigned.topic, assigned.partition);
+            let offset = Offset::Offset(assigned.next);
+            kafka_result(list.add_partition_offset(topic, partition, offset), topic)?;
             // Split before it is assigned: nothing of it ever comes out of the main queue.
             let queue = self.consumer.split_partition_queue(topic, partition);
             assigned.queue =
                 Some(queue.ok_or_else(|| {
                     Error::transient(format!("no queue for {topic} {partition}"))
                 })?);
-            let list = one_partition(topic, partition, assigned.next)?;
-            kafka_result(self.consumer.incremental_assign(&list), topic)?;
+        }
+        if list.count() > 0 {
+            kafka_result(self.consumer.incremental_assign(&list), "table topics")?;
         }
         self.waiting = false;
         Ok(())

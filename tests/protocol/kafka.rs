@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use walferry::apply::join_load::Entries;
-use walferry::apply::pull::{Cut, Records};
+use walferry::apply::partitions::{Cut, Records};
 use walferry::error::{Error, Result};
 use walferry::log::commit_log::Entry;
 use walferry::log::header::{CopyHeader, RecordHeader};
@@ -275,6 +275,14 @@ impl Records for Memory {
         let partition = &kafka.partitions[kafka.find(topic, partition)];
         Ok((partition.low, partition.high()))
     }
+
+    fn lows(&self, partitions: &[(&str, i32)]) -> Result<Vec<i64>> {
+        let low =
+            |&(topic, partition): &(&str, i32)| self.watermarks(topic, partition).map(|m| m.0);
+        partitions.iter().map(low).collect()
+    }
+
+    fn introduce(&mut self, _topics: &[&str]) {}
 }
 
 /// A join's view of the commit log.

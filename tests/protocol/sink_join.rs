@@ -6,7 +6,7 @@ use walferry::apply::join::{
     Emptied, JoinStep, given_up, next_join_step, taken_effect, to_empty, with_join,
 };
 use walferry::apply::join_load::{Loaded, Loader, LoaderParts};
-use walferry::apply::pull::Cut;
+use walferry::apply::partitions::Cut;
 use walferry::log::commit_log::CopyEnd;
 use walferry::model::{Join, Lsn, Oid, TableName};
 use walferry::sink::{Wants, Work};

@@ -4,7 +4,8 @@
 use tokio_util::sync::CancellationToken;
 use walferry::apply::chunk::ChunkBuilder;
 use walferry::apply::follow::Step;
-use walferry::apply::pull::{Cut, EntryPull, Filled, Partitions};
+use walferry::apply::partitions::{Cut, Partitions};
+use walferry::apply::pull::{EntryPull, Filled};
 use walferry::apply::reader::planned;
 use walferry::log::commit_log::{BatchEntry, Entry, Extent};
 use walferry::model::checkpoint::LogPlace;

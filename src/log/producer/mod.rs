@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
+use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::client::{client_config, refused};
+use crate::log::offsets;
 use crate::log::topics::RECORD_MAX_BYTES;
 
 use delivery::DeliveryContext;
@@ -211,6 +213,43 @@ impl EpochProducer {
     pub async fn high_watermark(&self, slot: PartitionSlot) -> Result<i64> {
         let (_low, high) = self.watermarks(slot).await?;
         Ok(high)
+    }
+
+    /// The slots of partitions and their high watermarks, in their order, asked from the broker now in one
+    /// question. librdkafka knows their topics then; a slot of one that it does not know has it ask.
+    ///
+    /// # Errors
+    /// As [`EpochProducer::high_watermark`].
+    pub async fn high_watermarks(
+        &self,
+        places: Vec<(String, i32)>,
+    ) -> Result<Vec<(PartitionSlot, i64)>> {
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let clients = self.clients().clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let borrowed: Vec<_> = places
+                .iter()
+                .map(|(topic, p)| (topic.as_str(), *p))
+                .collect();
+            let told = clients.map(|client| offsets::ask(client.client(), &borrowed, Offset::End));
+            let ends: Vec<_> = borrowed.iter().map(|&place| told[0].of(place)).collect();
+            (places, ends)
+        });
+        let (places, ends) = asked
+            .await
+            .map_err(|error| Error::transient("asking for watermarks").caused_by(error))?;
+        let mut marks = Vec::with_capacity(places.len());
+        for ((topic, partition), end) in places.iter().zip(ends) {
+            let slot = self.partition_slot(topic, *partition);
+            let end = match end {
+                Some(end) => end,
+                None => self.high_watermark(slot).await?,
+            };
+            marks.push((slot, end));
+        }
+        Ok(marks)
     }
 
     /// Low and high watermark of a partition, asked from the broker now.
