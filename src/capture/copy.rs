@@ -160,7 +160,7 @@ impl Copier {
     /// A sink that asks for a copy does not see those that were trimmed from the log, by this source
     /// or another one. It asks again when this fails.
     async fn forget_trimmed(&mut self) {
-        let commits = self.producer.partition_slot(&self.topics.commits(), 0);
+        let commits = self.producer.log_slot(&self.topics.commits());
         match self.producer.watermarks(commits).await {
             Ok((low, _high)) => self.ledger.cut(low),
             Err(error) => tracing::debug!(%error, "where the commit log begins is not known"),

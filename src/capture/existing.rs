@@ -120,7 +120,7 @@ impl Places<'_> {
     }
 
     async fn read_on(&self, log: &mut OwnLog) -> Result<()> {
-        let commits = self.producer.partition_slot(&self.topics.commits(), 0);
+        let commits = self.producer.log_slot(&self.topics.commits());
         log.read_on(self.producer, commits).await?;
         Ok(())
     }

@@ -199,7 +199,7 @@ impl Publisher {
 
     /// Appends an entry and finds out what may be confirmed now.
     async fn write(&mut self, entry: Entry) -> Result<Option<Lsn>> {
-        let commits = self.producer.partition_slot(&self.topics.commits(), 0);
+        let commits = self.producer.log_slot(&self.topics.commits());
         self.confirmations.sent(entry.clone());
         let offset = append(&self.producer, commits, &entry).await?;
         killpoint::pass(Point::EntryAcked);

@@ -106,7 +106,7 @@ async fn attempt(
     prepared: &mut Prepared,
 ) -> Result<Result<Taken, Missed>> {
     let source = &context.source;
-    let commits = producer.partition_slot(&topics.commits(), 0);
+    let commits = producer.log_slot(&topics.commits());
     let after = prepared.log.read_on(producer, commits).await?;
     if prepared.log.place().epoch != prepared.epoch {
         return Ok(Err(Missed::Stale));

@@ -71,7 +71,8 @@ impl HandOver {
     /// The turn is not locked meanwhile: nothing else of the partition is handed over until all of
     /// this is acknowledged.
     fn hand_over(&self, registry: &Registry, slot: PartitionSlot, burst: Burst) {
-        let pace = lock(&self.load).pace(&burst, Instant::now());
+        let is_log = registry.is_log(slot);
+        let pace = lock(&self.load).pace(&burst, is_log, Instant::now());
         burst.for_each(|record| match registry.produce(slot, pace, record) {
             Produced::Taken => true,
             Produced::Refused(code) => {

@@ -31,7 +31,7 @@ use crate::log::topics::RECORD_MAX_BYTES;
 
 use delivery::DeliveryContext;
 use hand_over::HandOver;
-use turns::{REQUEST_MAX_BYTES, Record};
+use turns::{Pace, REQUEST_MAX_BYTES, Record};
 
 /// A topic partition of this producer's, by a small number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,18 +76,14 @@ const LEADER_INTERVAL: Duration = Duration::from_millis(50);
 /// What librdkafka keeps a record beside key and value, for the bound of the queue.
 const RECORD_OVERHEAD_BYTES: usize = 256;
 
-/// `linger.ms` of the two clients. Under load a request for each 4 ms leaves the machine to those who
-/// make and take the load: with 1 ms an end-to-end drain costs a quarter more (bench/README.md).
-const PROMPT_LINGER_MS: &str = "0";
-const BULK_LINGER_MS: &str = "4";
-
 type Client = ThreadedProducer<DeliveryContext>;
+/// By [`Pace`].
+type Clients = [Arc<Client>; Pace::COUNT];
 
 /// The producer of one epoch. Shared by the stream, the copy readers and the commit log.
 pub struct EpochProducer {
     hand_over: Arc<HandOver>,
-    /// By `turns::Pace`: what is sent at once, and what comes in large bursts.
-    clients: Option<[Arc<Client>; 2]>,
+    clients: Option<Clients>,
     queue_max_bytes: usize,
 }
 
@@ -98,11 +94,13 @@ impl EpochProducer {
     /// Halt when librdkafka refuses the settings.
     pub fn open(kafka: &KafkaSettings, queue_max_bytes: usize) -> Result<Self> {
         let hand_over = Arc::new(HandOver::new());
-        let client = |linger| client(kafka, linger, Arc::clone(&hand_over)).map(Arc::new);
-        let clients = [client(PROMPT_LINGER_MS)?, client(BULK_LINGER_MS)?];
+        let mut clients = Vec::with_capacity(Pace::COUNT);
+        for linger_ms in Pace::LINGER_MS {
+            clients.push(Arc::new(client(kafka, linger_ms, Arc::clone(&hand_over))?));
+        }
         Ok(EpochProducer {
             hand_over,
-            clients: Some(clients),
+            clients: clients.try_into().ok(),
             queue_max_bytes,
         })
     }
@@ -114,8 +112,18 @@ impl EpochProducer {
 
     /// The number of a topic's partition; the same for the same arguments.
     pub fn partition_slot(&self, topic: &str, partition: i32) -> PartitionSlot {
+        self.slot(topic, partition, false)
+    }
+
+    /// The number of the commit log's only partition.
+    pub fn log_slot(&self, commits: &str) -> PartitionSlot {
+        self.slot(commits, 0, true)
+    }
+
+    fn slot(&self, topic: &str, partition: i32, is_log: bool) -> PartitionSlot {
         let clients = self.clients().each_ref().map(|client| client.client());
-        self.hand_over.topics.slot(clients, topic, partition)
+        let place = (topic, partition);
+        self.hand_over.topics.slot(clients, place, is_log)
     }
 
     /// Topic and partition of a slot.
@@ -286,7 +294,7 @@ impl EpochProducer {
         self.hand_over.acks.failed().await
     }
 
-    fn clients(&self) -> &[Arc<Client>; 2] {
+    fn clients(&self) -> &Clients {
         self.clients
             .as_ref()
             .expect("the clients are there until drop")

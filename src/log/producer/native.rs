@@ -40,8 +40,8 @@ unsafe impl Sync for Handle {}
 
 struct Client(*mut sys::rd_kafka_t);
 
-/// What all that follows has two of, by [`Pace`]: clients, and their handles of a topic.
-type ByPace<T> = [T; 2];
+/// What there is one of for each [`Pace`]: clients, and their handles of a topic.
+type ByPace<T> = [T; Pace::COUNT];
 
 // SAFETY: a client may be used from any thread, as its handles may.
 unsafe impl Send for Client {}
@@ -51,6 +51,7 @@ unsafe impl Sync for Client {}
 struct Slot {
     topic: usize,
     partition: i32,
+    is_log: bool,
     turn: Mutex<Turn>,
 }
 
@@ -80,8 +81,8 @@ impl TopicHandles {
     pub(super) fn slot(
         &self,
         clients: ByPace<&rdkafka::client::Client<impl ClientContext>>,
-        topic: &str,
-        partition: i32,
+        (topic, partition): (&str, i32),
+        is_log: bool,
     ) -> PartitionSlot {
         let known = |registry: &Registry| {
             let partitions = registry.by_name.get(topic)?;
@@ -110,6 +111,7 @@ impl TopicHandles {
         registry.slots.push(Slot {
             topic: at,
             partition,
+            is_log,
             turn: Mutex::default(),
         });
         let partitions = registry.by_name.entry(topic.to_owned()).or_default();
@@ -138,6 +140,11 @@ impl Registry {
             topic, partition, ..
         } = self.slots[slot.0 as usize];
         (self.names[topic].clone(), partition)
+    }
+
+    /// Whether it is the commit log.
+    pub(super) fn is_log(&self, slot: PartitionSlot) -> bool {
+        self.slots[slot.0 as usize].is_log
     }
 
     /// What waits for a partition.

@@ -19,6 +19,8 @@ pub(super) const BURST_MAX_BYTES: usize = 900_000;
 pub(super) const REQUEST_MAX_BYTES: usize = 1_000_000;
 /// From here on a burst goes without being pushed: a request that is worth a broker's while.
 const WORTH_BYTES: usize = 128 * 1024;
+/// From here on there is nothing to be gained by more.
+const FULL_BYTES: usize = BURST_MAX_BYTES / 4 * 3;
 /// Kafka's framing of a record: at most 36 bytes (`RD_KAFKAP_MESSAGE_V2_MAX_OVERHEAD`), and of headers.
 const FRAMING_BYTES: usize = 64;
 /// So many records are handed over before librdkafka's thread has woken at the first.
@@ -29,15 +31,27 @@ const LOAD_RECORDS: usize = 250;
 /// Kept for the next burst.
 const SPARE_MAX_BYTES: usize = 2 * BURST_MAX_BYTES;
 
-/// Which of the producer's two clients takes a burst. Records are handed over one by one, and a
+/// Which of the producer's clients takes a burst. Records are handed over one by one, and a
 /// request takes what is there: behind a part of a burst its rest would have to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Sends at once (`linger.ms=0`): few records, and no load.
+    /// Few records, and no load: sent at once.
     Prompt = 0,
-    /// Waits a moment: until a large burst is there, or, under load, for fewer and larger requests,
-    /// whose number is what costs a broker and the sinks.
-    Bulk = 1,
+    /// An entry of the commit log, and no load: sent at once, on a connection on which no records are under way.
+    /// A broker answers a connection's requests one after the other.
+    Entry = 1,
+    /// Under load fewer and larger requests are waited for: their number is what costs a broker and the sinks.
+    Bulk = 2,
+    /// As large as a request gets: waits for no more than its own end.
+    Full = 3,
+}
+
+impl Pace {
+    /// As many as there are.
+    pub(super) const COUNT: usize = 4;
+
+    /// The clients' `linger.ms`. What is longer or shorter costs: bench/README.md.
+    pub(super) const LINGER_MS: [&'static str; Self::COUNT] = ["0", "0", "4", "2"];
 }
 
 /// One record as it is handed over.
@@ -217,9 +231,9 @@ impl Load {
         }
     }
 
-    /// Counts a burst and says which client is for it. Bursts of a partition may change between them:
-    /// the one before is acknowledged.
-    pub(super) fn pace(&mut self, burst: &Burst, now: Instant) -> Pace {
+    /// Counts a burst and says which client is for it; `is_log`: it is for the commit log. Bursts of a
+    /// partition may change between them: the one before is acknowledged.
+    pub(super) fn pace(&mut self, burst: &Burst, is_log: bool, now: Instant) -> Pace {
         let passed = now.saturating_duration_since(self.since);
         if passed >= WINDOW {
             let recent = passed < 2 * WINDOW;
@@ -229,8 +243,12 @@ impl Load {
         }
         self.records += burst.len();
         let load = self.records.max(self.before) >= LOAD_RECORDS;
-        if load || burst.len() > PROMPT_RECORDS {
+        if burst.weight >= FULL_BYTES {
+            Pace::Full
+        } else if load || burst.len() > PROMPT_RECORDS {
             Pace::Bulk
+        } else if is_log {
+            Pace::Entry
         } else {
             Pace::Prompt
         }

@@ -137,14 +137,16 @@ fn much_goes_by_itself_in_requests_that_kafka_takes() {
 fn few_records_are_sent_at_once_unless_there_is_load() {
     let start = Instant::now();
     let mut load = Load::new(start);
-    let mut pace = |records, after| {
+    let mut paced = |is_log, records, after| {
         let mut turn = Turn::default();
         for number in 0..records {
             add(&mut turn, b"x", number);
         }
         turn.push();
-        load.pace(&turn.next().unwrap(), start + Duration::from_millis(after))
+        let at = start + Duration::from_millis(after);
+        load.pace(&turn.next().unwrap(), is_log, at)
     };
+    let mut pace = |records, after| paced(false, records, after);
     assert_eq!(pace(PROMPT_RECORDS, 0), Pace::Prompt);
     assert_eq!(pace(1, 1), Pace::Prompt);
     assert_eq!(pace(PROMPT_RECORDS + 1, 2), Pace::Bulk, "many at once");
@@ -155,6 +157,21 @@ fn few_records_are_sent_at_once_unless_there_is_load() {
     assert_eq!(pace(1, 22), Pace::Prompt, "load no more");
     assert_eq!(pace(LOAD_RECORDS, 23), Pace::Bulk);
     assert_eq!(pace(1, 99), Pace::Prompt, "long ago");
+    assert_eq!(paced(true, 1, 99), Pace::Entry);
+    assert_eq!(paced(true, LOAD_RECORDS, 99), Pace::Bulk);
+    assert_eq!(paced(true, 1, 99), Pace::Bulk, "load");
+}
+
+#[test]
+fn a_burst_that_is_full_waits_for_no_more() {
+    let mut load = Load::new(Instant::now());
+    let mut pace = |bytes| {
+        let mut turn = Turn::default();
+        add(&mut turn, &vec![0; bytes], 0);
+        load.pace(&turn.next().unwrap(), false, Instant::now())
+    };
+    assert_eq!(pace(FULL_BYTES), Pace::Full);
+    assert_eq!(pace(WORTH_BYTES), Pace::Prompt, "one record");
 }
 
 #[test]
