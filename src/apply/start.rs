@@ -52,7 +52,7 @@ pub async fn topics_are_there(
     let names = [commits.clone(), schemas.clone(), terms.topics.progress()];
     let begun = Instant::now();
     loop {
-        let found = admin.describe(&names).await?;
+        let found = admin.existing(&names).await?;
         let cluster_id = admin.cluster_id().await?;
         if let Some(checkpoint) = stored {
             same_cluster(checkpoint, &cluster_id)?;
@@ -62,7 +62,7 @@ pub async fn topics_are_there(
         }
         let gone = [&commits, &schemas]
             .into_iter()
-            .find(|name| !found.contains_key(*name))
+            .find(|name| !found.contains(*name))
             .filter(|_| stored.is_some() && begun.elapsed() > GONE_AFTER);
         if let Some(gone) = gone {
             return Err(Error::halt(

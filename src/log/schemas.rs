@@ -2,14 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, NEW_PIPELINE, Result};
-use crate::log::partition::{FETCH_WAIT, PartitionReader};
+use crate::log::partition::PartitionReader;
 use crate::model::{Oid, SchemaVersion, TableName, TableSchema};
+
+/// The topic is only ever read to its end. When that is reached librdkafka has asked for more already, and
+/// the next question, for a new version, waits until the broker has answered that there is none.
+const WAIT: Duration = Duration::from_millis(5);
 
 /// All schema versions known so far; reads further when an unknown one is asked for.
 pub struct SchemaStore {
@@ -32,7 +37,7 @@ impl SchemaStore {
     /// # Errors
     /// Transient for Kafka's; halt when the topic is gone or holds what is no schema.
     pub fn open(kafka: &KafkaSettings, topic: &str) -> Result<Self> {
-        let reader = PartitionReader::open(kafka, topic, 0, FETCH_WAIT)?;
+        let reader = PartitionReader::open(kafka, topic, 0, WAIT)?;
         let mut store = SchemaStore {
             reader,
             topic: topic.to_owned(),

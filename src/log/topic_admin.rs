@@ -3,7 +3,7 @@
 //! Topics are made with explicit settings, never by a broker's defaults, and those that are there
 //! are checked, never changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use rdkafka::admin::{
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::topic_partition_list::Offset;
 use tokio::task::spawn_blocking;
 
@@ -26,6 +26,8 @@ use crate::log::topics::{RECORD_MAX_BYTES, Retention, TopicSpec, TopicState};
 
 /// How long brokers may take to know a topic that was just made.
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// So much longer for each topic of those.
+const PROPAGATION_EACH: Duration = Duration::from_millis(10);
 const PROPAGATION_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long an answer is waited for: in steps, between which it is looked why none comes.
@@ -105,6 +107,17 @@ impl TopicAdmin {
             .ok_or_else(|| Error::transient("Kafka cannot be reached or does not answer"))
     }
 
+    /// Which of the named topics exist. Needs no more than DESCRIBE on them.
+    ///
+    /// # Errors
+    /// As [`TopicAdmin::describe`].
+    pub async fn existing(&self, names: &[String]) -> Result<BTreeSet<String>> {
+        let metadata = self.metadata().await?;
+        let there = metadata.topics().iter().filter(|topic| is_there(topic));
+        let named = there.filter(|topic| names.iter().any(|name| name == topic.name()));
+        Ok(named.map(|topic| topic.name().to_owned()).collect())
+    }
+
     /// State of the named topics that exist.
     ///
     /// # Errors
@@ -112,8 +125,7 @@ impl TopicAdmin {
     pub async fn describe(&self, names: &[String]) -> Result<BTreeMap<String, TopicState>> {
         let mut states = BTreeMap::new();
         for topic in self.metadata().await?.topics() {
-            // A topic under deletion is listed with an error and no partitions.
-            if !names.iter().any(|name| name == topic.name()) || topic.partitions().is_empty() {
+            if !names.iter().any(|name| name == topic.name()) || !is_there(topic) {
                 continue;
             }
             let replicas = |p: &rdkafka::metadata::MetadataPartition| p.replicas().len();
@@ -157,8 +169,10 @@ impl TopicAdmin {
             self.create(&missing).await?;
         }
         let begun = Instant::now();
+        let made = u32::try_from(missing.len()).unwrap_or(u32::MAX);
+        let enough = PROPAGATION_TIMEOUT + PROPAGATION_EACH * made;
         while let Some(unknown) = unknown_yet(specs, &states) {
-            if begun.elapsed() > PROPAGATION_TIMEOUT {
+            if begun.elapsed() > enough {
                 return Err(Error::transient(format!(
                     "Kafka does not show topic {unknown} and its settings (a topic that is new, or DESCRIBE_CONFIGS not granted)"
                 )));
@@ -340,6 +354,11 @@ fn options() -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(ASK_TIMEOUT))
         .operation_timeout(Some(ASK_TIMEOUT))
+}
+
+/// A topic under deletion is listed with an error and no partitions.
+fn is_there(topic: &MetadataTopic) -> bool {
+    !topic.partitions().is_empty()
 }
 
 fn small(count: usize) -> i32 {
