@@ -13,7 +13,7 @@ use rdkafka::admin::{
 };
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::topic_partition_list::Offset;
 use tokio::task::spawn_blocking;
@@ -248,7 +248,11 @@ impl TopicAdmin {
         if of.is_empty() {
             return Ok(Vec::new());
         }
-        let answer = self.client.describe_configs(of, &options()).await;
+        let mut answer = self.client.describe_configs(of, &options()).await;
+        if let Err(KafkaError::AdminOp(RDKafkaErrorCode::BrokerTransportFailure)) = answer {
+            // Brokers close connections that are idle. Other questions librdkafka then asks again by itself.
+            answer = self.client.describe_configs(of, &options()).await;
+        }
         let resources = answer
             .map_err(|error| Error::transient("asking Kafka for settings").caused_by(error))?;
         resources
