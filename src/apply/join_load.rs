@@ -390,8 +390,11 @@ impl<R: Records, E: Entries> Loader<R, E> {
 
     /// Reads changes up to `limit` or until the chunk is full; whether that is inside of an entry.
     fn catch_up(&mut self, limit: i64) -> Result<bool, Cut> {
-        if self.pull.is_some() && self.fill()? == Filled::Full {
-            return Ok(true);
+        if self.pull.is_some() {
+            // The transaction ends with an entry that needed a second chunk. One that went on to the next could be
+            // cut in the middle again and again, and would last until the end of the log: nothing durable, and
+            // row upon row that nobody may clear away.
+            return Ok(self.fill()? == Filled::Full);
         }
         while self.join.log.next_offset < limit && !self.builder.is_full() {
             let (offset, entry) = self.next_entry()?;
@@ -477,3 +480,7 @@ fn foreign(topic: &str, partition: i32, offset: i64) -> Error {
         format!("stop what else writes to this topic; then {NEW_PIPELINE}"),
     )
 }
+
+#[cfg(test)]
+#[path = "join_load_tests.rs"]
+mod tests;

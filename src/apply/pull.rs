@@ -220,4 +220,4 @@ fn of_table(cut: Cut, table: &TableName) -> Cut {
 
 #[cfg(test)]
 #[path = "pull_tests.rs"]
-mod tests;
+pub(super) mod tests;

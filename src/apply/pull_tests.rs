@@ -15,9 +15,9 @@ use crate::model::{
     TableSchema,
 };
 
-const TOPIC: &str = "p.public.a";
+pub(in crate::apply) const TOPIC: &str = "p.public.a";
 
-fn schema(columns: usize) -> Arc<TableSchema> {
+pub(in crate::apply) fn schema(columns: usize) -> Arc<TableSchema> {
     let column = |n: usize| Column {
         name: format!("c{n}"),
         type_oid: Oid(if n == 0 { 23 } else { 25 }),
@@ -44,14 +44,14 @@ fn schema(columns: usize) -> Arc<TableSchema> {
 
 /// A record in memory.
 #[derive(Clone)]
-struct Stored {
+pub(in crate::apply) struct Stored {
     header: RecordHeader,
     part: Option<PartHeader>,
     new_key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
 }
 
-fn stored(epoch: u64, commit: u64, ordinal: u32) -> Stored {
+pub(in crate::apply) fn stored(epoch: u64, commit: u64, ordinal: u32) -> Stored {
     of_version(2, epoch, commit, ordinal)
 }
 
@@ -128,7 +128,7 @@ fn in_pieces(record: &Stored, count: u32) -> Vec<Stored> {
 }
 
 #[derive(Clone, Default)]
-struct Memory {
+pub(in crate::apply) struct Memory {
     partitions: HashMap<i32, Vec<Stored>>,
     low: i64,
     positions: HashMap<i32, i64>,
@@ -274,14 +274,14 @@ fn pull_into(
     Ok(pulled)
 }
 
-fn memory(partitions: &[Vec<Stored>]) -> Memory {
+pub(in crate::apply) fn memory(partitions: &[Vec<Stored>]) -> Memory {
     Memory {
         partitions: (0..).zip(partitions.iter().cloned()).collect(),
         ..Memory::default()
     }
 }
 
-fn from_start(partitions: i32) -> Cursors {
+pub(in crate::apply) fn from_start(partitions: i32) -> Cursors {
     [(TOPIC.to_owned(), (0..partitions).map(|p| (p, 0)).collect())].into()
 }
 
