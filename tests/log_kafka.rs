@@ -234,6 +234,15 @@ async fn more_partitions_than_shares_go_on_where_they_were() {
         reader.unassign(&name, 3).expect("unassigned");
         let offset = reader.next(&name, 4, WAIT, |record| record.offset);
         assert_eq!(offset.expect("read"), Some(i64::from(PARTITIONS - 4)));
+        // What was fetched ahead before a partition was left is not what comes when it is read again.
+        for start in [50, 2] {
+            reader.assign(&name, 3, start).expect("assigned");
+            for expected in start..start + 3 {
+                let offset = reader.next(&name, 3, WAIT, |record| record.offset);
+                assert_eq!(offset.expect("read"), Some(expected));
+            }
+            reader.unassign(&name, 3).expect("unassigned");
+        }
     })
     .await
     .expect("reader thread");
@@ -248,6 +257,7 @@ async fn what_is_not_there_halts() {
     let admin = TopicAdmin::open(&kafka_settings()).expect("admin");
     admin.trim(&name, 0, 4).await.expect("trimmed");
     let missing = format!("{name}.gone");
+    let other = topic(&format!("{}.s.u", pipeline()), 2, Retention::Settings).await;
     tokio::task::spawn_blocking(move || {
         for offset in [2, 11] {
             let mut reader = RecordReader::open(&kafka_settings(), 1 << 20).expect("reader");
@@ -260,8 +270,16 @@ async fn what_is_not_there_halts() {
         reader.assign(&name, 0, 4).expect("assigned");
         let offset = reader.next(&name, 0, WAIT, |record| record.offset);
         assert_eq!(offset.expect("read"), Some(4));
-        let error = error(reader.watermarks(&missing, 0));
-        assert_eq!(error.class(), Class::Halt, "{error}");
+        let low = |of: &[(&str, i32)]| reader.lows(of);
+        assert_eq!(low(&[(&name, 0), (&other, 1)]).expect("told"), [4, 0]);
+        assert_eq!(low(&[]).expect("nothing asked"), [] as [i64; 0]);
+        for error in [
+            error(low(&[(&name, 0), (&missing, 0)])),
+            error(reader.watermarks(&missing, 0)),
+        ] {
+            assert_eq!(error.class(), Class::Halt, "{error}");
+            assert!(error.what().contains(&missing), "{error}");
+        }
     })
     .await
     .expect("reader thread");

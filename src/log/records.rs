@@ -77,6 +77,8 @@ pub struct RecordReader {
     /// Partitions that the consumer's share of the budget is made for.
     shares: usize,
     assigned: Vec<Assigned>,
+    /// Partitions that the consumer has read and reads no more.
+    left: HashSet<(String, i32)>,
     /// Topics whose leaders the consumer has been made to look up.
     introduced: HashSet<String>,
     /// Where the last record came from: the next one mostly does too.
@@ -111,6 +113,7 @@ impl RecordReader {
             asking: consumer(&consumer_config(kafka, &[]))?,
             shares: SHARES_MIN,
             assigned: Vec::new(),
+            left: HashSet::new(),
             introduced: HashSet::new(),
             newest: 0,
             waiting: false,
@@ -125,7 +128,8 @@ impl RecordReader {
     /// # Errors
     /// Transient.
     pub fn assign(&mut self, topic: &str, partition: i32, offset: i64) -> Result<()> {
-        let moved = self.unassign_known(topic, partition)?;
+        let moved = self.unassign_known(topic, partition)?
+            | self.left.remove(&(topic.to_owned(), partition));
         self.assigned.push(Assigned {
             topic: topic.to_owned(),
             partition,
@@ -142,7 +146,9 @@ impl RecordReader {
     /// # Errors
     /// Transient.
     pub fn unassign(&mut self, topic: &str, partition: i32) -> Result<()> {
-        self.unassign_known(topic, partition)?;
+        if self.unassign_known(topic, partition)? {
+            self.left.insert((topic.to_owned(), partition));
+        }
         Ok(())
     }
 
@@ -288,6 +294,7 @@ impl RecordReader {
             }
             let config = config(&self.kafka, self.budget_bytes, self.shares);
             self.consumer = Arc::new(consumer(&config)?);
+            self.left.clear();
             let introduced = std::mem::take(&mut self.introduced);
             self.introduce(introduced.iter().map(String::as_str));
         }
