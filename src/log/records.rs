@@ -237,7 +237,7 @@ impl RecordReader {
         partitions.iter().map(low).collect()
     }
 
-    /// Looks up where topics are that are going to be read, all at once: see [`offsets`]. Best before
+    /// Looks up where topics are that are going to be read, all at once: see `offsets`. Best before
     /// anything is fetched, for requests of records hold the question up. Blocking.
     pub fn introduce<'a>(&mut self, topics: impl IntoIterator<Item = &'a str>) {
         let new: Vec<&str> = topics
