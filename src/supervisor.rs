@@ -321,19 +321,12 @@ fn backoff(failures: u32) -> Duration {
     (RETRY_FIRST * 2_u32.pow(doublings)).min(RETRY_MAX)
 }
 
+/// Says an error in the log, and only then shows it: who sees a part halted finds the reason there.
 fn note<V: PartView>(part: &str, view: &Shared<V>, error: &Error, state: State) {
-    let mut repeated = false;
-    view.update(|v| {
-        let newest = LastError::now(error);
-        let same = |last: &LastError| last.what == newest.what;
-        repeated = v.last_error().as_ref().is_some_and(same) && *v.state() == state;
-        *v.state() = state;
-        *v.last_error() = Some(newest);
-        v.errors().count(error.class());
-        if error.class() == Class::Transient {
-            v.count_retry();
-        }
-    });
+    let newest = LastError::now(error);
+    let mut shown = view.get();
+    let same = |last: &LastError| last.what == newest.what;
+    let repeated = shown.last_error().as_ref().is_some_and(same) && *shown.state() == state;
     let what = error.what();
     match error.class() {
         // The same error again is in the metrics; the log says what changed.
@@ -346,6 +339,14 @@ fn note<V: PartView>(part: &str, view: &Shared<V>, error: &Error, state: State) 
         }
         Class::Fenced => tracing::error!(part, error = %what, "another worker has taken over"),
     }
+    view.update(|v| {
+        *v.state() = state;
+        *v.last_error() = Some(newest);
+        v.errors().count(error.class());
+        if error.class() == Class::Transient {
+            v.count_retry();
+        }
+    });
 }
 
 #[cfg(test)]
@@ -364,6 +365,33 @@ mod tests {
         })
         .await;
         (view.get(), calls.into_inner())
+    }
+
+    /// Notes what a view shows whenever something is written into the log.
+    struct Looks(Arc<Shared<SinkView>>, Arc<std::sync::Mutex<Vec<State>>>);
+
+    impl std::io::Write for Looks {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.1.lock().unwrap().push(self.0.get().state);
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_halt_is_in_the_log_before_it_is_shown() {
+        let view: Arc<Shared<SinkView>> = Arc::default();
+        let seen = Arc::default();
+        let (watched, looks) = (view.clone(), Arc::clone(&seen));
+        let log = tracing_subscriber::fmt()
+            .with_writer(move || Looks(watched.clone(), Arc::clone(&looks)))
+            .finish();
+        let error = Error::halt("the disk is full", "make room");
+        tracing::subscriber::with_default(log, || note("dw", &view, &error, State::Halted));
+        assert_eq!(*seen.lock().unwrap(), [State::Starting]);
+        assert_eq!(view.get().state, State::Halted);
     }
 
     #[test]
