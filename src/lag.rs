@@ -12,6 +12,7 @@
 //! applied or confirmed.
 
 mod feed;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
@@ -23,6 +24,7 @@ use crate::model::Lsn;
 use crate::status::{SinkView, State};
 
 pub use feed::{LagFeed, SharedTracker, run_feed};
+pub use waiting::{Waiting, WaitingTracker};
 
 /// Samples kept. At one a second this is over an hour in full resolution; beyond, the older half is thinned.
 const SAMPLES_MAX: usize = 4096;
@@ -47,6 +49,12 @@ pub struct Lag {
     pub seconds: Option<f64>,
     /// Upper bound: seconds since the newest moment whose state is known to be fully applied.
     pub staleness_seconds: Option<f64>,
+    /// What waits in Kafka.
+    #[serde(default)]
+    pub waiting: Option<Waiting>,
+    /// Lower bound: seconds until Kafka may expire what the sink still needs.
+    #[serde(default)]
+    pub retention_headroom_seconds: Option<f64>,
 }
 
 /// This host's time in microseconds since 2000-01-01 UTC: set once from the system's clock, monotonic from there.
@@ -91,6 +99,10 @@ pub struct LagTracker {
     offsets_us: VecDeque<i64>,
     /// Whether the log has been read to its end since the last [`LagTracker::behind`].
     caught_up: bool,
+    /// What lies in the log.
+    waiting: WaitingTracker,
+    /// The shortest time that a table's topic keeps records, seconds; none: for ever, or not known.
+    retention_seconds: Option<f64>,
 }
 
 impl LagTracker {
@@ -103,7 +115,18 @@ impl LagTracker {
     /// newest sample known is not the newest there is.
     pub fn behind(&mut self) {
         self.samples.clear();
+        self.waiting.begin();
         self.caught_up = false;
+    }
+
+    /// Takes what is in the next valid entry.
+    pub fn take_entry(&mut self, offset: i64, of: Waiting) {
+        self.waiting.take(offset, of);
+    }
+
+    /// How long tables' topics keep records at least, seconds; none: for ever, or not known.
+    pub fn keeps(&mut self, retention_seconds: Option<f64>) {
+        self.retention_seconds = retention_seconds;
     }
 
     /// The log has been read to its end.
@@ -210,6 +233,7 @@ impl LagTracker {
             bytes: newest.map(|flush| flush.bytes_since(applied)),
             seconds,
             staleness_seconds: had_no_more_us.map(|at| seconds_between(at, leader_us)),
+            ..Lag::default()
         }
     }
 
@@ -217,7 +241,18 @@ impl LagTracker {
     pub fn sink_lag(&self, view: &SinkView, now_us: i64) -> Lag {
         match (view.applied, view.state) {
             (None, _) | (_, State::Copying) => Lag::default(),
-            (Some(applied), _) => self.lag(applied, view.commit_time_us, now_us),
+            (Some(applied), _) => {
+                let lag = self.lag(applied, view.commit_time_us, now_us);
+                let from = view.log_offset.filter(|_| self.caught_up);
+                let stale = lag.staleness_seconds;
+                let headroom = self.retention_seconds.zip(stale);
+                Lag {
+                    waiting: from.and_then(|offset| self.waiting.from(offset)),
+                    retention_headroom_seconds: headroom
+                        .map(|(kept, stale)| (kept - stale).max(0.0)),
+                    ..lag
+                }
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What every worker says of itself, in one place: read by `/v1/status`, `/metrics`, `/readyz` and
 //! `walferry status`. Workers write it; nobody decides anything by it.
 
+mod histogram;
+mod leader_clock;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -8,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::error::{Class, Error};
-use crate::model::Lsn;
+use crate::model::{Lsn, SlotState};
+
+pub use histogram::{CHANGES, Histogram, SECONDS};
+pub use leader_clock::{LeaderClock, Reading};
 
 /// What a connector is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,8 +151,15 @@ pub struct SourceView {
     pub confirmed: Option<Lsn>,
     /// Leader's flush LSN at the newest sample.
     pub leader_flush: Option<Lsn>,
-    /// Bytes of WAL that the slot keeps on the leader.
-    pub slot_retained_bytes: Option<u64>,
+    /// The slot at the newest sample; none when it is gone or the leader cannot be asked.
+    #[serde(default)]
+    pub slot: Option<SlotState>,
+    /// The leader's clock minus this host's, microseconds, at the newest sample.
+    #[serde(default)]
+    pub clock_offset_us: Option<i64>,
+    /// When the newest entry became durable in Kafka, by this host's clock, microseconds since 1970.
+    #[serde(default)]
+    pub entry_at_us: Option<i64>,
     /// Transactions published since start.
     pub transactions: u64,
     /// Changes published since start.
@@ -162,6 +175,100 @@ pub struct SourceView {
     /// Errors that ended an epoch, by class; counted by the supervisor.
     #[serde(default)]
     pub errors: ErrorCounts,
+    /// Distributions; in `/metrics` only.
+    #[serde(skip)]
+    pub times: SourceTimes,
+}
+
+/// How long a source's work took.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceTimes {
+    /// Seconds from the closing of a batch until its entry was durable in Kafka.
+    pub publish: Histogram,
+    /// Seconds from a leader commit, the last of its batch, until the entry was durable in Kafka.
+    pub durable: Histogram,
+}
+
+impl Default for SourceTimes {
+    fn default() -> Self {
+        SourceTimes {
+            publish: Histogram::new(SECONDS),
+            durable: Histogram::new(SECONDS),
+        }
+    }
+}
+
+/// Rows written to a follower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// Inserted, the rows of copies too.
+    pub inserted: u64,
+    /// Updated, key changes too.
+    pub updated: u64,
+    /// Deleted.
+    pub deleted: u64,
+}
+
+impl RowCounts {
+    /// All rows.
+    pub fn total(self) -> u64 {
+        self.inserted + self.updated + self.deleted
+    }
+
+    /// Counts with the names of their operations.
+    pub fn by_op(self) -> [(&'static str, u64); 3] {
+        [
+            ("insert", self.inserted),
+            ("update", self.updated),
+            ("delete", self.deleted),
+        ]
+    }
+}
+
+impl std::ops::AddAssign for RowCounts {
+    fn add_assign(&mut self, more: RowCounts) {
+        self.inserted += more.inserted;
+        self.updated += more.updated;
+        self.deleted += more.deleted;
+    }
+}
+
+/// How long a sink's work took, and how large its batches were.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkTimes {
+    /// Seconds that the applier waited for a batch with changes to be read and planned.
+    pub wait: Histogram,
+    /// Seconds from the begin of a follower transaction until its last change was in.
+    pub apply: Histogram,
+    /// Seconds of the follower's COMMIT.
+    pub commit: Histogram,
+    /// Seconds from a leader commit, the last of its batch, until the follower shows it.
+    pub visible: Histogram,
+    /// Changes a follower transaction.
+    pub changes: Histogram,
+}
+
+impl SinkTimes {
+    /// The stages of a batch with their names.
+    pub fn stages(&self) -> [(&'static str, &Histogram); 3] {
+        [
+            ("wait", &self.wait),
+            ("apply", &self.apply),
+            ("commit", &self.commit),
+        ]
+    }
+}
+
+impl Default for SinkTimes {
+    fn default() -> Self {
+        SinkTimes {
+            wait: Histogram::new(SECONDS),
+            apply: Histogram::new(SECONDS),
+            commit: Histogram::new(SECONDS),
+            visible: Histogram::new(SECONDS),
+            changes: Histogram::new(CHANGES),
+        }
+    }
 }
 
 /// A sink as it is now.
@@ -180,7 +287,14 @@ pub struct SinkView {
     /// Records taken from topics since start.
     pub changes: u64,
     /// Rows written to the follower since start (after netting).
-    pub rows_written: u64,
+    #[serde(default)]
+    pub rows: RowCounts,
+    /// Changes since start that needed no row of their own, as a later one of their batch overtook them.
+    #[serde(default)]
+    pub coalesced: u64,
+    /// When the applied boundary last moved, by this host's clock, microseconds since 1970.
+    #[serde(default)]
+    pub progress_at_us: Option<i64>,
     /// Follower transactions since start.
     pub batches: u64,
     /// Records passed over because they belong to no valid entry.
@@ -197,6 +311,17 @@ pub struct SinkView {
     /// Errors that ended a session, by class; counted by the supervisor.
     #[serde(default)]
     pub errors: ErrorCounts,
+    /// Distributions; in `/metrics` only.
+    #[serde(skip)]
+    pub times: SinkTimes,
+}
+
+/// This host's clock, microseconds since 1970.
+pub fn unix_us() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A shared view: one writer, any number of readers.
@@ -260,4 +385,21 @@ pub struct ProcessStatus {
     pub source: Option<(String, Arc<Shared<SourceView>>)>,
     /// Sinks that run here.
     pub sinks: Vec<SinkHandle>,
+    /// How late this process's event loop wakes its tasks, seconds.
+    pub event_loop: Arc<Shared<EventLoop>>,
+}
+
+/// How late tasks are woken.
+#[derive(Clone, Copy, Debug)]
+pub struct EventLoop {
+    /// Seconds between when a timer was due and when its task ran.
+    pub delay: Histogram,
+}
+
+impl Default for EventLoop {
+    fn default() -> Self {
+        EventLoop {
+            delay: Histogram::new(SECONDS),
+        }
+    }
 }

@@ -25,7 +25,8 @@ use crate::lag::{HostClock, LagFeed, SharedTracker, run_feed};
 use crate::log::topics::Topics;
 use crate::model::Lsn;
 use crate::status::{
-    ErrorCounts, LastError, ProcessStatus, Shared, SinkHandle, SinkView, SourceView, State,
+    ErrorCounts, EventLoop, LastError, LeaderClock, ProcessStatus, Shared, SinkHandle, SinkView,
+    SourceView, State,
 };
 
 /// First wait after a transient error.
@@ -34,6 +35,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// A session that lasted this long was a success, as is one that got on: the next wait is the first again.
 const SUCCESS_AFTER: Duration = Duration::from_secs(60);
+/// How often the event loop is looked at.
+const EVENT_LOOP_EVERY: Duration = Duration::from_millis(250);
 /// Longest wait for the parts to finish what is in flight.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
@@ -59,8 +62,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<Stri
                 resume: Arc::default(),
             })
             .collect(),
+        event_loop: Arc::default(),
     };
     let lag = SharedTracker::default();
+    let leader_clock: Arc<LeaderClock> = Arc::default();
     let clock = HostClock::start();
     let state = http::Served {
         status: status.clone(),
@@ -80,14 +85,16 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<Stri
     if !status.sinks.is_empty() {
         parts.spawn(run_feed(LagFeed {
             kafka: settings.kafka.clone(),
-            commits: Topics::new(settings.pipeline.as_str()).commits(),
+            topics: Topics::new(settings.pipeline.as_str()),
             sinks: status.sinks.clone(),
             tracker: lag,
+            leader_clock: leader_clock.clone(),
             clock,
             stop: stop.clone(),
         }));
     }
-    start(&mut parts, settings, &status, &stop);
+    parts.spawn(watch_event_loop(status.event_loop.clone(), stop.clone()));
+    start(&mut parts, settings, &status, (&leader_clock, &stop));
     stop.cancelled().await;
     let finished = tokio::time::timeout(STOP_MAX, async {
         while parts.join_next().await.is_some() {}
@@ -101,6 +108,16 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<Stri
     }
     tracing::info!("stopped");
     Ok(unwell(&status))
+}
+
+/// Notes how late a timer is, four times a second.
+async fn watch_event_loop(event_loop: Arc<Shared<EventLoop>>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let due = tokio::time::Instant::now() + EVENT_LOOP_EVERY;
+        tokio::time::sleep_until(due).await;
+        let late = due.elapsed().as_secs_f64();
+        event_loop.update(|seen| seen.delay.observe(late));
+    }
 }
 
 fn unwell(status: &ProcessStatus) -> Vec<String> {
@@ -140,7 +157,7 @@ fn start(
     parts: &mut JoinSet<()>,
     settings: Settings,
     status: &ProcessStatus,
-    stop: &CancellationToken,
+    (leader_clock, stop): (&Arc<LeaderClock>, &CancellationToken),
 ) {
     let instance = instance_token();
     if let (Some(source), Some((name, view))) = (settings.source, &status.source) {
@@ -152,6 +169,7 @@ fn start(
             kafka: settings.kafka.clone(),
             kept_log: KeptLog::default(),
             samples,
+            leader_clock: leader_clock.clone(),
             status: view.clone(),
             stop: stop.clone(),
         };
@@ -174,6 +192,7 @@ fn start(
             kafka: settings.kafka.clone(),
             status: handle.view.clone(),
             shown: Arc::default(),
+            leader_clock: leader_clock.clone(),
             stop: stop.clone(),
         };
         let (name, view) = (handle.name.clone(), handle.view.clone());

@@ -50,6 +50,7 @@ fn pipeline() -> String {
 
 fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext {
     CaptureContext {
+        leader_clock: Default::default(),
         pipeline: pipeline.to_owned(),
         instance: instance.to_owned(),
         source: SourceSettings {

@@ -58,6 +58,7 @@ fn the_metrics_page_lists_every_metric_as_the_code_describes_it() {
         let kind = match metric.kind {
             metrics::Kind::Counter => "counter",
             metrics::Kind::Gauge => "gauge",
+            metrics::Kind::Histogram => "histogram",
         };
         let cells: Vec<&str> = row.split(" | ").collect();
         assert_eq!(cells[1], kind, "{}", metric.name);

@@ -85,6 +85,7 @@ fn error<T>(result: Result<T, Error>) -> Error {
 
 fn batch(from: u64, to: u64) -> Entry {
     Entry::Batch(BatchEntry {
+        bytes: 0,
         epoch: Epoch(0),
         from: Lsn(from),
         to: Lsn(to),

@@ -40,6 +40,7 @@ fn log() -> Vec<Entry> {
             count: u64::from(RECORDS),
         };
         Entry::Batch(BatchEntry {
+            bytes: 0,
             epoch: Epoch(0),
             from: Lsn(100 + number),
             to: Lsn(101 + number),

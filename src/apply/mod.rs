@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{KafkaSettings, SinkSettings};
 use crate::error::{Error, Result};
 use crate::model::Checkpoint;
-use crate::status::{Shared, SinkView};
+use crate::status::{LeaderClock, Shared, SinkView};
 
 /// The newest checkpoint of a store that keeps none itself, from one session of a process to the next.
 pub type Shown = Arc<Mutex<Option<Checkpoint>>>;
@@ -50,6 +50,8 @@ pub struct SinkContext {
     pub kafka: KafkaSettings,
     /// What it says of itself.
     pub status: Arc<Shared<SinkView>>,
+    /// What the leader's clock says, for all parts of the process.
+    pub leader_clock: Arc<LeaderClock>,
     /// What a store without a memory of its own has shown so far.
     pub shown: Shown,
     /// Asks it to finish the batch under way and return.

@@ -235,6 +235,7 @@ fn pull_into(
         .iter()
         .map(|&(p, last, count)| (p, Extent { last, count }));
     let batch = BatchEntry {
+        bytes: 0,
         epoch: Epoch(7),
         from: Lsn(100),
         to: Lsn(200),
@@ -501,6 +502,7 @@ fn nothing_of_an_entry_that_retention_has_cut_is_handed_on() {
     let mut partitions = memory(&[(0..6).map(|n| stored(7, 150, n)).collect()]);
     partitions.low = 2;
     let batch = BatchEntry {
+        bytes: 0,
         epoch: Epoch(7),
         from: Lsn(100),
         to: Lsn(200),

@@ -24,10 +24,11 @@ use crate::log::commit_log::{BatchEntry, Entry};
 use crate::log::records::RecordReader;
 use crate::log::tail::LogTail;
 use crate::model::{
-    Chunk, Lsn, NetChange, Position, Skipped, Skips, TableChanges, TableName, TablePlan,
+    Chunk, Lsn, NetChange, Op, Position, Skipped, Skips, TableChanges, TableName, TablePlan,
     TableSchema,
 };
 use crate::sink::{Wants, Work};
+use crate::status::RowCounts;
 
 /// A schema version that records need.
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ pub struct Planned {
     /// Records in it.
     pub changes: u64,
     /// Rows to be written, after netting.
-    pub rows_written: u64,
+    pub rows: RowCounts,
 }
 
 /// Puts changes into the form that the store wants.
@@ -69,14 +70,23 @@ pub fn planned(wants: Wants, tables: Vec<TableChanges>) -> Result<Planned> {
     let schemas = tables.iter().map(NeededSchema::of).collect();
     let changes: usize = tables.iter().map(|table| table.changes.len()).sum();
     let changes = u64::try_from(changes).expect("a count of things in memory");
-    let (work, rows_written) = match wants {
-        Wants::Changes => (Work::Changes(Chunk { tables }), changes),
+    let (work, rows) = match wants {
+        Wants::Changes => {
+            let mut rows = RowCounts::default();
+            for change in tables.iter().flat_map(|table| &table.changes) {
+                count(&mut rows, change.op);
+            }
+            (Work::Changes(Chunk { tables }), rows)
+        }
         Wants::Net => {
             let plans = tables
                 .into_iter()
                 .map(plan)
                 .collect::<Result<Vec<TablePlan>>>()?;
-            let rows = plans.iter().map(rows_of).sum();
+            let mut rows = RowCounts::default();
+            for plan in &plans {
+                rows += rows_of(plan);
+            }
             (Work::Net(plans), rows)
         }
     };
@@ -84,27 +94,44 @@ pub fn planned(wants: Wants, tables: Vec<TableChanges>) -> Result<Planned> {
         work,
         schemas,
         changes,
-        rows_written,
+        rows,
     })
 }
 
-fn rows_of(plan: &TablePlan) -> u64 {
+fn rows_of(plan: &TablePlan) -> RowCounts {
     use crate::model::batch::Step;
-    let rows = |step: &Step| match step {
-        Step::Truncate => 0,
-        Step::Ordered(changes) => changes.len(),
-        Step::Net(NetChange {
-            deletes,
-            updates,
-            moves,
-            inserts,
-        }) => {
-            let updates: usize = updates.iter().map(|group| group.rows.len()).sum();
-            deletes.len() + updates + moves.len() + inserts.len()
+    let mut rows = RowCounts::default();
+    for step in &plan.steps {
+        match step {
+            Step::Truncate => {}
+            Step::Ordered(changes) => changes
+                .iter()
+                .for_each(|change| count(&mut rows, change.op)),
+            Step::Net(NetChange {
+                deletes,
+                updates,
+                moves,
+                inserts,
+            }) => {
+                let updated = updates.iter().map(|group| group.rows.len()).sum::<usize>();
+                rows += RowCounts {
+                    inserted: inserts.len() as u64,
+                    updated: (updated + moves.len()) as u64,
+                    deleted: deletes.len() as u64,
+                };
+            }
         }
-    };
-    let rows: usize = plan.steps.iter().map(rows).sum();
-    u64::try_from(rows).expect("a count of things in memory")
+    }
+    rows
+}
+
+fn count(rows: &mut RowCounts, op: Op) {
+    match op {
+        Op::Read | Op::Insert => rows.inserted += 1,
+        Op::Update => rows.updated += 1,
+        Op::Delete => rows.deleted += 1,
+        Op::Truncate => {}
+    }
 }
 
 /// What the applier notes when it commits a batch.

@@ -27,7 +27,7 @@ use crate::log::topics::Topics;
 use crate::model::selection::Selection;
 use crate::model::{Checkpoint, Position, Skips, TableSchema};
 use crate::sink::{self, Sink, Wants, Work};
-use crate::status::{CopyProgress, State};
+use crate::status::{CopyProgress, RowCounts, State, unix_us};
 
 /// How long progress without records may wait for company before it is committed.
 const IDLE_COMMIT_AFTER: Duration = Duration::from_secs(1);
@@ -197,6 +197,7 @@ impl<'a> Session<'a> {
                 .pending
                 .as_ref()
                 .map(|_| self.committed_at + IDLE_COMMIT_AFTER);
+            let asked = Instant::now();
             let event = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => break,
@@ -205,7 +206,7 @@ impl<'a> Session<'a> {
             match event {
                 Event::Part(part) => {
                     self.batch_end = part.end.as_ref().map(|end| end.standing.place.next_offset);
-                    self.take_part(part).await?;
+                    self.take_part(part, asked.elapsed()).await?;
                     self.batch_end = None;
                 }
                 Event::Loaded(step) => self.take_loaded(step).await?,
@@ -250,7 +251,7 @@ impl<'a> Session<'a> {
     }
 
     /// Applies one batch, or notes progress without records.
-    async fn take_part(&mut self, part: Part) -> Result<()> {
+    async fn take_part(&mut self, part: Part, waited: Duration) -> Result<()> {
         let (planned, end) = (part.planned, part.end);
         let Some(planned) = planned else {
             let end = end.expect("a part has changes or an end");
@@ -266,7 +267,8 @@ impl<'a> Session<'a> {
         self.prepare(&planned.schemas).await?;
         killpoint::pass(Point::BeforeBegin);
         self.begin().await?;
-        let mut totals = (0, 0);
+        let begun = Instant::now();
+        let mut totals = (0, RowCounts::default());
         let mut end = end;
         self.apply(planned, end.is_none(), &mut totals).await?;
         while end.is_none() {
@@ -291,19 +293,37 @@ impl<'a> Session<'a> {
             }
         }
         let end = after(self.pending.take(), end.expect("the loop ends with it"));
+        let commit_us = end.commit_time_us;
+        let applied = Instant::now();
         killpoint::pass(Point::BeforeCommit);
         self.commit_end(end).await?;
         killpoint::pass(Point::AfterCommit);
+        let (committed, leader_now_us) = (Instant::now(), self.context.leader_clock.now_us());
         self.context.status.update(|view| {
-            view.changes += totals.0;
-            view.rows_written += totals.1;
+            let (changes, rows) = totals;
+            view.changes += changes;
+            view.coalesced += changes.saturating_sub(rows.total());
+            view.rows += rows;
             view.batches += 1;
+            let times = &mut view.times;
+            times.changes.observe(changes as f64);
+            times.wait.observe(waited.as_secs_f64());
+            times.apply.observe((applied - begun).as_secs_f64());
+            times.commit.observe((committed - applied).as_secs_f64());
+            if let (Some(now), Some(commit)) = (leader_now_us, commit_us) {
+                times.visible.observe((now - commit) as f64 / 1e6);
+            }
         });
         Ok(())
     }
 
     /// Applies a chunk; `totals`: changes and rows of its batch so far.
-    async fn apply(&mut self, planned: Planned, more: bool, totals: &mut (u64, u64)) -> Result<()> {
+    async fn apply(
+        &mut self,
+        planned: Planned,
+        more: bool,
+        totals: &mut (u64, RowCounts),
+    ) -> Result<()> {
         let attempt = Attempt {
             before: totals.0,
             changes: planned.changes,
@@ -316,7 +336,8 @@ impl<'a> Session<'a> {
         self.attempt = Some((attempt, first));
         self.sink.apply(planned.work, more).await?;
         self.attempt = None;
-        *totals = (totals.0 + planned.changes, totals.1 + planned.rows_written);
+        totals.0 += planned.changes;
+        totals.1 += planned.rows;
         Ok(())
     }
 
@@ -438,7 +459,11 @@ impl<'a> Session<'a> {
             } else {
                 State::Copying
             };
-            view.applied = self.is_stored.then_some(checkpoint.applied);
+            let applied = self.is_stored.then_some(checkpoint.applied);
+            if view.applied != applied {
+                view.progress_at_us = Some(unix_us());
+            }
+            view.applied = applied;
             view.log_offset = Some(checkpoint.log.next_offset);
             view.commit_time_us = checkpoint.commit_time_us;
             view.copies = copies;

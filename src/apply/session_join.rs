@@ -24,7 +24,7 @@ use crate::killpoint::{self, Point};
 use crate::log::commit_log::CopyEnd;
 use crate::log::records::RecordReader;
 use crate::model::{Join, Oid, TableName, TableSchema};
-use crate::status::{CopyProgress, LastError};
+use crate::status::{CopyProgress, LastError, RowCounts};
 
 /// How long a table may be without any copy before the status says why nothing happens.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(30);
@@ -258,16 +258,17 @@ impl Session<'_> {
     }
 
     async fn apply_loaded(&mut self, loaded: &mut Loaded, in_chunks: bool) -> Result<()> {
-        let mut written = 0;
+        let mut written = RowCounts::default();
         for rows in &loaded.rows {
             self.sink.load(rows).await?;
-            written += u64::try_from(rows.changes.len()).expect("a count of things in memory");
+            written.inserted +=
+                u64::try_from(rows.changes.len()).expect("a count of things in memory");
         }
-        let mut changes = written;
+        let mut changes = written.total();
         match loaded.planned.take() {
             Some(planned) => {
                 changes += planned.changes;
-                written += planned.rows_written;
+                written += planned.rows;
                 self.sink.apply(planned.work, loaded.more).await?;
             }
             None if in_chunks => self.sink.apply(self.no_work(), loaded.more).await?,
@@ -275,7 +276,8 @@ impl Session<'_> {
         }
         self.context.status.update(|view| {
             view.changes += changes;
-            view.rows_written += written;
+            view.rows += written;
+            view.coalesced += changes.saturating_sub(written.total());
         });
         Ok(())
     }

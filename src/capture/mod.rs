@@ -35,7 +35,7 @@ use crate::log::topics::Topics;
 use crate::model::TableName;
 use crate::source::publication;
 use crate::source::sample::{self, LeaderSample};
-use crate::status::{LastError, Shared, SourceView, State};
+use crate::status::{LastError, LeaderClock, Reading, Shared, SourceView, State};
 
 use self::captured_set::Watch;
 use self::copy::Copier;
@@ -61,6 +61,8 @@ pub struct CaptureContext {
     pub kafka: KafkaSettings,
     /// The commit log as the last epoch read it.
     pub kept_log: KeptLog,
+    /// What the leader's clock says, for all parts of the process.
+    pub leader_clock: Arc<LeaderClock>,
     /// The leader's newest sample; see [`sample_leader`].
     pub samples: watch::Receiver<Option<LeaderSample>>,
     /// What it says of itself.
@@ -82,8 +84,15 @@ pub async fn sample_leader(context: CaptureContext, newest: watch::Sender<Option
             let sample = *samples.borrow_and_update();
             context.status.update(|view| {
                 view.leader_flush = sample.map(|sample| sample.flush).or(view.leader_flush);
-                view.slot_retained_bytes = sample.and_then(|sample| sample.slot_retained_bytes);
+                view.slot = sample.and_then(|sample| sample.slot);
+                view.clock_offset_us = sample.map(|sample| sample.clock_offset_us);
             });
+            if let Some(LeaderSample {
+                clock_us: us, at, ..
+            }) = sample
+            {
+                context.leader_clock.asked(Reading { us, at });
+            }
         }
     };
     let name = format!("walferry_{}_sampler", context.pipeline);

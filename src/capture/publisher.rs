@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,6 +23,7 @@ use crate::log::producer::{Acked, BatchId, EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
 use crate::model::{Epoch, Lsn, TableName};
 use crate::source::sample::LeaderSample;
+use crate::status::unix_us;
 
 /// What is to become an entry. Entries are written in the order of orders.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub enum Order {
         closed: Closed,
         /// Its records.
         batch: Option<BatchId>,
+        /// When it was closed.
+        at: Instant,
     },
     /// A copy begins.
     CopyBegin {
@@ -97,7 +101,7 @@ impl Publisher {
     pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<()> {
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Batch { closed, batch } => self.batch(closed, batch).await?,
+                Order::Batch { closed, batch, at } => self.batch(closed, batch, at).await?,
                 Order::CopyBegin {
                     tables,
                     changes,
@@ -129,7 +133,12 @@ impl Publisher {
         Ok(())
     }
 
-    async fn batch(&mut self, closed: Closed, batch: Option<BatchId>) -> Result<()> {
+    async fn batch(
+        &mut self,
+        closed: Closed,
+        batch: Option<BatchId>,
+        closed_at: Instant,
+    ) -> Result<()> {
         let acked = match batch {
             Some(batch) => self.producer.acked(batch).await?,
             None => BTreeMap::new(),
@@ -152,7 +161,17 @@ impl Publisher {
             published.done += 1;
             published.confirmed = confirmed.or(published.confirmed);
         });
+        let took = closed_at.elapsed().as_secs_f64();
+        let leader_now_us = self.context.leader_clock.now_us();
+        let commit_us = closed.last_commit.map(|commit| commit.time_us);
         self.context.status.update(|view| {
+            if changes > 0 {
+                view.times.publish.observe(took);
+                if let (Some(now), Some(commit)) = (leader_now_us, commit_us) {
+                    view.times.durable.observe((now - commit) as f64 / 1e6);
+                }
+            }
+            view.entry_at_us = Some(unix_us());
             view.published = confirmed.or(view.published);
             view.transactions += transactions;
             view.changes += changes;
@@ -278,6 +297,7 @@ fn batch_entry(
             .flat_map(BTreeMap::values)
             .map(|extent| extent.count)
             .sum(),
+        bytes: closed.bytes as u64,
         offsets,
         sample: sample.map(|sample| Sample {
             flush: sample.flush,

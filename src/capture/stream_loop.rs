@@ -325,11 +325,13 @@ impl StreamLoop {
                     &mut state.batch,
                     self.producer.open_batch(),
                 )),
+                at: now,
             }
         } else if let Some(closed) = state.batches.heartbeat(in_flight, now) {
             Order::Batch {
                 closed,
                 batch: None,
+                at: now,
             }
         } else {
             return Ok(());

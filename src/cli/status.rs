@@ -256,7 +256,9 @@ fn source_table(source: &SourceReport, rates: Option<&Rates<'_>>) -> Table {
         lsn(view.received),
         lsn(view.published),
         lsn(view.confirmed),
-        view.slot_retained_bytes.map_or_else(unknown, print_size),
+        view.slot
+            .and_then(|slot| slot.retained_bytes)
+            .map_or_else(unknown, print_size),
         view.epoch.map_or_else(unknown, |epoch| epoch.to_string()),
         transactions,
         changes,
@@ -287,9 +289,9 @@ fn sink_table(sinks: &[SinkReport], rates: Option<&Rates<'_>>) -> Table {
             Some((rates, old)) => [
                 rates.a_second(view.transactions, old.transactions),
                 rates.a_second(view.changes, old.changes),
-                rates.a_second(view.rows_written, old.rows_written),
+                rates.a_second(view.rows.total(), old.rows.total()),
             ],
-            None => [view.transactions, view.changes, view.rows_written].map(count),
+            None => [view.transactions, view.changes, view.rows.total()].map(count),
         };
         let [transactions, changes, rows] = counts;
         table.add_row(vec![
@@ -392,6 +394,7 @@ mod tests {
                     bytes: Some(1536),
                     seconds: Some(1.25),
                     staleness_seconds: None,
+                    ..Lag::default()
                 },
             }],
             not_ready: vec![],

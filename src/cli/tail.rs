@@ -50,6 +50,7 @@ pub(super) async fn run(
         kafka: settings.kafka,
         status: Arc::default(),
         shown: Arc::default(),
+        leader_clock: Arc::default(),
         stop: stop.clone(),
     };
     let mut said = None;

@@ -244,6 +244,7 @@ mod tests {
                 pipeline: "shop".to_owned(),
                 source: Some(("leader".to_owned(), Arc::default())),
                 sinks: vec![sink],
+                event_loop: Arc::default(),
             },
             lag: SharedTracker::default(),
             clock: HostClock::start(),

@@ -1,23 +1,27 @@
 //! Feeds the tracker from the commit log: one reader a process, apart from the sinks' own.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{HostClock, LagTracker};
+use super::{HostClock, LagTracker, Waiting};
 use crate::config::KafkaSettings;
 use crate::error::Result;
 use crate::log::commit_log::{BatchEntry, Entry, Verdict, judge};
 use crate::log::tail::{From, LogTail};
+use crate::log::topics::{TopicAdmin, Topics};
 use crate::model::checkpoint::LogPlace;
-use crate::status::SinkHandle;
+use crate::status::{LeaderClock, Reading, SinkHandle};
 
 /// Longest wait before the log is opened again.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a sink turned out to be further back than the feed began.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often topics are asked for how long they keep records.
+const RETENTION_EVERY: Duration = Duration::from_secs(600);
 
 /// Entries that are read before a sink's place: a sample that the sink has passed says since when the
 /// leader has more.
@@ -39,16 +43,44 @@ impl SharedTracker {
 pub struct LagFeed {
     /// Kafka's settings.
     pub kafka: KafkaSettings,
-    /// Name of the commit log's topic.
-    pub commits: String,
+    /// Names of topics.
+    pub topics: Topics,
     /// Sinks whose lag is asked for: the feed begins shortly before the furthest back of them.
     pub sinks: Vec<SinkHandle>,
     /// What is fed.
     pub tracker: SharedTracker,
+    /// What the leader's clock says, for all parts of the process.
+    pub leader_clock: Arc<LeaderClock>,
     /// This host's clock, the same that readers of the tracker use.
     pub clock: HostClock,
     /// Asks it to return.
     pub stop: CancellationToken,
+}
+
+/// Asks topics for how long they keep records, now and then; not knowing it is said by an absent metric.
+async fn run_retention(feed: &LagFeed) {
+    loop {
+        let kept = match TopicAdmin::open(&feed.kafka) {
+            Ok(admin) => admin.shortest_retention(&feed.topics).await,
+            Err(error) => Err(error),
+        };
+        let wait = match kept {
+            Ok(kept) => {
+                let mut tracker = feed.tracker.lock();
+                tracker.keeps(kept.flatten().map(|kept| kept.as_secs_f64()));
+                if kept.is_some() {
+                    RETENTION_EVERY
+                } else {
+                    RETRY_MAX
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = %error.what(), "retention of topics is not known");
+                RETRY_MAX
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
 }
 
 /// Reads the commit log until asked to stop; opens it again after errors, which mean unknown lag only.
@@ -58,6 +90,7 @@ pub async fn run_feed(feed: LagFeed) {
     loop {
         let result = tokio::select! {
             () = feed.stop.cancelled() => return,
+            () = run_retention(&feed) => return,
             result = feed.follow(&mut wait) => result,
         };
         let Err(error) = result else {
@@ -81,13 +114,14 @@ impl LagFeed {
     async fn follow(&self, wait: &mut Duration) -> Result<()> {
         self.tracker.lock().behind();
         // The log's end now: what lies below it has come before we looked.
-        let mut probe = LogTail::open(&self.kafka, &self.commits, From::End).await?;
+        let commits = self.topics.commits();
+        let mut probe = LogTail::open(&self.kafka, &commits, From::End).await?;
         let (low, (_, high)) = (probe.low(), probe.read_to_end().await?);
         drop(probe);
         let wanted = self.furthest_back(low).map_or(high, |back| back.min(high));
         let begin = wanted.saturating_sub(LOOK_BACK).max(low);
         let from = From::Offset(begin);
-        let mut tail = LogTail::open(&self.kafka, &self.commits, from).await?;
+        let mut tail = LogTail::open(&self.kafka, &commits, from).await?;
         *wait = Duration::from_millis(500);
         let mut place = LogPlace::at_low_end(begin);
         if begin >= high {
@@ -113,16 +147,28 @@ impl LagFeed {
 
     fn take(&self, place: &mut LogPlace, offset: i64, entry: &Entry, old: bool) {
         let counts = counts(place, offset, entry);
+        let mut tracker = self.tracker.lock();
         let sample = match entry {
-            Entry::Batch(batch) if counts => batch.sample,
+            Entry::Batch(batch) if counts => {
+                let of = Waiting {
+                    entries: u64::from(batch.changes > 0),
+                    changes: batch.changes,
+                    bytes: batch.bytes,
+                };
+                tracker.take_entry(offset, of);
+                batch.sample
+            }
             Entry::Batch(_) | Entry::Epoch(_) | Entry::CopyBegin(_) | Entry::CopyEnd(_) => None,
         };
         if let Some(sample) = sample {
-            let mut tracker = self.tracker.lock();
             if old {
                 tracker.take_old(sample);
             } else {
                 tracker.take(sample, self.clock.now_us());
+                if let Some(us) = tracker.leader_now_us(self.clock.now_us()) {
+                    let at = Instant::now();
+                    self.leader_clock.heard(Reading { us, at });
+                }
             }
         }
     }

@@ -111,6 +111,9 @@ pub struct BatchEntry {
     /// Records in it.
     #[serde(default)]
     pub changes: u64,
+    /// Bytes of their keys and values, before compression; 0 in entries of earlier versions.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub bytes: u64,
     /// Where its records lie.
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
@@ -121,6 +124,11 @@ pub struct BatchEntry {
     /// The newest sample.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sample: Option<Sample>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands a reference
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Begin of a copy.

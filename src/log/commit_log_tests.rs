@@ -23,6 +23,7 @@ fn epoch(after: i64) -> Entry {
 
 fn batch(epoch: u64, from: u64, to: u64) -> Entry {
     Entry::Batch(BatchEntry {
+        bytes: 0,
         epoch: Epoch(epoch),
         from: Lsn(from),
         to: Lsn(to),

@@ -15,6 +15,7 @@ fn epoch(instance: usize, after: i64) -> EpochEntry {
 
 fn batch(epoch: Epoch, from: Lsn, to: Lsn) -> Entry {
     Entry::Batch(BatchEntry {
+        bytes: 0,
         epoch,
         from,
         to,

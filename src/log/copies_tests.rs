@@ -180,6 +180,7 @@ fn a_table_with_another_filter_column_list_or_membership_leaves_every_copy() {
 #[test]
 fn batches_and_ends_of_unknown_copies_change_nothing() {
     let batch = Entry::Batch(BatchEntry {
+        bytes: 0,
         epoch: Epoch(0),
         from: Lsn(1),
         to: Lsn(2),

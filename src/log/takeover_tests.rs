@@ -183,6 +183,7 @@ fn the_first_valid_one_of_repeated_epoch_entries_is_the_epoch() {
 fn an_epoch_entry_that_was_trimmed_away_is_not_seen_and_nobody_halts() {
     let later = Entry::Epoch(own("b", 13));
     let batch = Entry::Batch(crate::log::commit_log::BatchEntry {
+        bytes: 0,
         epoch: Epoch(13),
         from: Lsn(0x2D),
         to: Lsn(0x38),

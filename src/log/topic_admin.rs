@@ -22,7 +22,7 @@ use crate::config::{Durability, KafkaSettings};
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::client::{QuietContext, client_config, refused};
 use crate::log::partition::{ASK_TIMEOUT, QuietConsumer, consumer, drop_elsewhere};
-use crate::log::topics::{RECORD_MAX_BYTES, Retention, TopicSpec, TopicState};
+use crate::log::topics::{RECORD_MAX_BYTES, Retention, TopicSpec, TopicState, Topics};
 
 /// How long brokers may take to know a topic that was just made.
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,6 +150,28 @@ impl TopicAdmin {
             }
         }
         Ok(states)
+    }
+
+    /// The shortest time that a topic of the pipeline with changes or rows keeps records. `None`: there is
+    /// no such topic yet; `Some(None)`: all keep them for ever.
+    ///
+    /// # Errors
+    /// As [`TopicAdmin::describe`]; DESCRIBE_CONFIGS is needed.
+    pub async fn shortest_retention(&self, topics: &Topics) -> Result<Option<Option<Duration>>> {
+        let metadata = self.metadata().await?;
+        let there = metadata.topics().iter().filter(|topic| is_there(topic));
+        let names = there.map(rdkafka::metadata::MetadataTopic::name);
+        let names: Vec<String> = names
+            .filter(|name| topics.expires(name))
+            .map(str::to_owned)
+            .collect();
+        let kept = |state: &TopicState| {
+            let millis = state.config.get(RETENTION_MS)?.parse::<u64>().ok()?;
+            Some(Duration::from_millis(millis))
+        };
+        let states = self.describe(&names).await?;
+        let any = !states.is_empty();
+        Ok(any.then(|| states.values().filter_map(kept).min()))
     }
 
     /// Creates those that are missing, with explicit settings, and checks the others.

@@ -55,6 +55,12 @@ impl Topics {
     pub fn progress(&self) -> String {
         format!("{}.progress", self.pipeline)
     }
+    /// Whether a topic is one of this pipeline's that may expire: those of tables and of copies.
+    pub fn expires(&self, topic: &str) -> bool {
+        let rest = topic.strip_prefix(self.pipeline.as_str());
+        rest.and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(|rest| rest.contains('.'))
+    }
 }
 
 const COPY: &str = "copy";

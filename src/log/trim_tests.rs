@@ -17,6 +17,7 @@ fn epoch() -> Entry {
 /// A batch whose sample was taken at this hour of the leader's clock.
 fn batch(hour: Option<i64>) -> Entry {
     Entry::Batch(BatchEntry {
+        bytes: 0,
         epoch: Epoch(0),
         from: Lsn(1),
         to: Lsn(2),

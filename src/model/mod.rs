@@ -11,6 +11,7 @@ pub mod position;
 pub mod relation;
 pub mod selection;
 pub mod skip;
+pub mod slot;
 pub mod value;
 
 pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGroup};
@@ -21,4 +22,5 @@ pub use position::{Epoch, Position, SchemaVersion};
 pub use relation::{Column, ColumnKind, Oid, ReplicaIdentity, TableName, TableSchema, UserType};
 pub use selection::Selection;
 pub use skip::{Skipped, Skips};
+pub use slot::{SlotState, WalStatus};
 pub use value::{Cell, RowRef, Rows};

@@ -2,16 +2,18 @@
 //!
 //! A leader that cannot be asked makes samples go absent; it never ends the stream.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio_postgres::{Client, Statement};
 
 use crate::config::PostgresSettings;
 use crate::error::{Error, Result};
-use crate::model::Lsn;
+use crate::model::{Lsn, SlotState, WalStatus};
 use crate::postgres::{classify, connect};
 
+/// Microseconds from 1970 to 2000.
+const EPOCH_US: i64 = 946_684_800_000_000;
 /// Time between samples.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A leader that has not answered by then is not known to be alive.
@@ -26,8 +28,12 @@ pub struct LeaderSample {
     pub flush: Lsn,
     /// `clock_timestamp()`, microseconds since 2000-01-01 UTC.
     pub clock_us: i64,
-    /// Bytes of WAL that the slot keeps; none when the slot is gone.
-    pub slot_retained_bytes: Option<u64>,
+    /// When that was here, to within half a round trip.
+    pub at: Instant,
+    /// The leader's clock minus this host's, microseconds.
+    pub clock_offset_us: i64,
+    /// The slot; none when it is gone.
+    pub slot: Option<SlotState>,
 }
 
 /// Samples the leader each second until it is dropped; `None` while there is no answer.
@@ -69,8 +75,10 @@ async fn session(
         .prepare(
             "SELECT pg_catalog.pg_current_wal_flush_lsn()::text,
                     (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8 - 946684800000000,
-                    (SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::int8
-                     FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1)",
+                    s.active, s.wal_status,
+                    pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::int8,
+                    s.safe_wal_size
+             FROM (SELECT) one LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = $1",
         )
         .await
         .map_err(|error| classify(&error, "sampling the leader"))?;
@@ -89,18 +97,35 @@ async fn session(
 }
 
 async fn take(client: &Client, statement: &Statement, slot: &str) -> Result<LeaderSample> {
+    let asked = (Instant::now(), SystemTime::now());
     let row = client
         .query_one(statement, &[&slot])
         .await
         .map_err(|error| classify(&error, "sampling the leader"))?;
+    let half = asked.0.elapsed() / 2;
+    let here = (asked.1 + half)
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let here_us = i64::try_from(here.as_micros()).unwrap_or(i64::MAX) - EPOCH_US;
     let flush: String = row.get(0);
+    let clock_us: i64 = row.get(1);
+    let bytes = |at: usize| {
+        row.get::<_, Option<i64>>(at)
+            .map(|n| u64::try_from(n).unwrap_or(0))
+    };
+    let slot = row.get::<_, Option<bool>>(2).map(|active| SlotState {
+        active,
+        wal_status: row.get::<_, Option<&str>>(3).and_then(WalStatus::named),
+        retained_bytes: bytes(4),
+        safe_bytes: bytes(5),
+    });
     Ok(LeaderSample {
         flush: flush
             .parse()
             .map_err(|error| Error::transient("sampling the leader").caused_by(error))?,
-        clock_us: row.get(1),
-        slot_retained_bytes: row
-            .get::<_, Option<i64>>(2)
-            .and_then(|bytes| u64::try_from(bytes).ok()),
+        clock_us,
+        at: asked.0 + half,
+        clock_offset_us: clock_us - here_us,
+        slot,
     })
 }

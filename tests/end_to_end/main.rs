@@ -13,6 +13,7 @@ mod keys;
 mod lag;
 mod large;
 mod limits;
+mod metrics;
 mod restarts;
 mod secured;
 mod shapes;

@@ -194,6 +194,7 @@ impl World {
             *bound = (*bound).max(if from_last { last + 1 } else { named });
         }
         Entry::Batch(BatchEntry {
+            bytes: 0,
             epoch: source.epoch(),
             from: closed.from,
             to: closed.to,
