@@ -14,6 +14,7 @@ test_lints() {
   say "docs"
   RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --locked
   test_dependencies
+  test_rules
   if command -v shellcheck >/dev/null; then
     say "shellcheck"
     scripts=("$ROOT/dev" "$ROOT/.ci/run" "$PARTS"/*.sh "$ROOT"/bench/peers/*.sh)
@@ -54,6 +55,15 @@ test_dependencies() {
   else
     say "advisories skipped: the advisory database cannot be fetched (see $LOG/cargo-deny.log)"
   fi
+}
+
+# Prometheus's own checker judges the alert rules: each must fire when it must and stay silent when it must not.
+test_rules() {
+  ensure_prometheus || return 0
+  say "alert rules"
+  promtool check rules "$ROOT"/grafana/prometheus/alerts.yml >"$LOG/promtool.log" 2>&1 &&
+    promtool test rules "$ROOT"/grafana/prometheus/alerts_test.yml >>"$LOG/promtool.log" 2>&1 ||
+    die "the alert rules are wrong: $(tail -n 30 "$LOG/promtool.log")"
 }
 
 # Leaves nothing behind, says nothing (the last lines belong to cargo), keeps the logs of a failed run.

@@ -47,6 +47,44 @@ fn the_configuration_page_lists_every_key_and_no_other() {
     }
 }
 
+/// The names of metrics in a text that is not Rust.
+fn metrics_named(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c: char| !is_part(c));
+    words.filter(|word| word.starts_with("walferry_")).collect()
+}
+
+#[test]
+fn alert_rules_name_metrics_that_there_are_and_each_alert_has_its_section() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules = std::fs::read_to_string(root.join("grafana/prometheus/alerts.yml")).unwrap();
+    let page = page("operations.md");
+    let exprs = rules
+        .lines()
+        .filter(|line| line.trim_start().starts_with("expr:"));
+    for expr in exprs {
+        for name in metrics_named(expr) {
+            let known = metrics::ALL.iter().any(|metric| metric.name == name);
+            assert!(known, "{name} in {expr}");
+        }
+    }
+    let alerts: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("- alert: "))
+        .collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    for alert in &alerts {
+        let runbook = format!("runbook: docs/operations.md#{}", alert.to_lowercase());
+        assert!(rules.contains(&runbook), "{alert}");
+    }
+    let sections: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .filter(|title| title.starts_with("Walferry"))
+        .collect();
+    assert_eq!(sections, alerts);
+}
+
 #[test]
 fn the_metrics_page_lists_every_metric_as_the_code_describes_it() {
     let page = page("metrics.md");

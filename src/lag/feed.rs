@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How often topics are asked for how long they keep records.
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
+/// The same when they did not answer, or may not.
+const RETENTION_RETRY: Duration = Duration::from_secs(60);
 
 /// Entries that are read before a sink's place: a sample that the sink has passed says since when the
 /// leader has more.
@@ -57,59 +59,57 @@ pub struct LagFeed {
     pub stop: CancellationToken,
 }
 
-/// Asks topics for how long they keep records, now and then; not knowing it is said by an absent metric.
-async fn run_retention(feed: &LagFeed) {
-    loop {
-        let kept = match TopicAdmin::open(&feed.kafka) {
-            Ok(admin) => admin.shortest_retention(&feed.topics).await,
-            Err(error) => Err(error),
-        };
-        let wait = match kept {
-            Ok(kept) => {
-                let mut tracker = feed.tracker.lock();
-                tracker.keeps(kept.flatten().map(|kept| kept.as_secs_f64()));
-                if kept.is_some() {
-                    RETENTION_EVERY
-                } else {
-                    RETRY_MAX
-                }
-            }
-            Err(error) => {
-                tracing::debug!(error = %error.what(), "retention of topics is not known");
-                RETRY_MAX
-            }
-        };
-        tokio::time::sleep(wait).await;
-    }
-}
-
 /// Reads the commit log until asked to stop; opens it again after errors, which mean unknown lag only.
 pub async fn run_feed(feed: LagFeed) {
-    let mut wait = Duration::from_millis(500);
-    let mut said: Option<String> = None;
-    loop {
-        let result = tokio::select! {
-            () = feed.stop.cancelled() => return,
-            () = run_retention(&feed) => return,
-            result = feed.follow(&mut wait) => result,
-        };
-        let Err(error) = result else {
-            continue;
-        };
-        let what = error.what();
-        if said.as_ref() != Some(&what) {
-            tracing::warn!(error = %what, "lag is unknown until the commit log can be read again");
-            said = Some(what);
-        }
-        tokio::select! {
-            () = feed.stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
-        wait = (wait * 2).min(RETRY_MAX);
+    tokio::select! {
+        () = feed.stop.cancelled() => {}
+        () = feed.ask_retention() => {}
+        () = feed.keep_following() => {}
     }
 }
 
 impl LagFeed {
+    /// Asks topics for how long they keep records, now and then; not knowing it is said by an absent metric.
+    async fn ask_retention(&self) {
+        loop {
+            let kept = match TopicAdmin::open(&self.kafka) {
+                Ok(admin) => admin.shortest_retention(&self.topics).await,
+                Err(error) => Err(error),
+            };
+            let wait = match kept {
+                // The source is about to make them.
+                Ok(None) => RETRY_MAX,
+                Ok(Some(kept)) => {
+                    let seconds = kept.map(|kept| kept.as_secs_f64());
+                    self.tracker.lock().keeps(seconds);
+                    RETENTION_EVERY
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error.what(), "retention of topics is not known");
+                    RETENTION_RETRY
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn keep_following(&self) {
+        let mut wait = Duration::from_millis(500);
+        let mut said: Option<String> = None;
+        loop {
+            let Err(error) = self.follow(&mut wait).await else {
+                continue;
+            };
+            let what = error.what();
+            if said.as_ref() != Some(&what) {
+                tracing::warn!(error = %what, "lag is unknown until the commit log can be read again");
+                said = Some(what);
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
     /// Opens the log and follows it; returns when a sink turns out to stand before its beginning.
     async fn follow(&self, wait: &mut Duration) -> Result<()> {
         self.tracker.lock().behind();
