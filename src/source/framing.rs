@@ -18,6 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::{Config, SslNegotiation};
 use tokio_rustls::TlsConnector;
 
+use super::gathering::Gathering;
 use crate::error::{Error, Result};
 use crate::postgres::{Encryption, tls};
 
@@ -273,7 +274,7 @@ async fn encrypt(
     encryption: &Encryption,
 ) -> Result<Wire> {
     let (tls, required) = match encryption {
-        Encryption::Never => return Ok(Wire::new(Box::new(stream), None)),
+        Encryption::Never => return Ok(Wire::new(Box::new(Gathering::new(stream)), None)),
         Encryption::IfOffered(tls) => (tls, false),
         Encryption::Always(tls) => (tls, true),
     };
@@ -291,7 +292,7 @@ async fn encrypt(
                     "set ssl = on at the server, or sslmode=disable or prefer in the settings",
                 ));
             }
-            b'N' => return Ok(Wire::new(Box::new(stream), None)),
+            b'N' => return Ok(Wire::new(Box::new(Gathering::new(stream)), None)),
             _error_response => {
                 return Err(Error::transient(
                     "the server answers the request for TLS with an error (it may be out of processes)",
@@ -307,7 +308,7 @@ async fn encrypt(
         .caused_by(cause)
     })?;
     let stream = TlsConnector::from(std::sync::Arc::clone(tls))
-        .connect(name, stream)
+        .connect(name, Gathering::new(stream))
         .await
         .map_err(|error| tls::handshake_failed(&error))?;
     let end_point = stream

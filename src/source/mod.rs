@@ -7,6 +7,7 @@ pub mod connection;
 pub mod copy;
 mod framing;
 pub mod full_identity;
+mod gathering;
 pub mod publication;
 pub mod published;
 pub mod refusals;
