@@ -1,21 +1,22 @@
 # shellcheck shell=bash
-# Prometheus and promtool: Debian's package, unpacked into .stack/dist/ so that no service is installed.
+# Prometheus and promtool: those in PATH, or Debian's package, unpacked into .stack/dist/ so that no service is
+# installed.
 
-# Puts prometheus and promtool into PATH; their absence (another distribution, no network) is said.
 ensure_prometheus() {
   local root=$DIST/prometheus work
-  command -v promtool >/dev/null && return 0
-  if [[ ! -x $root/usr/bin/promtool ]]; then
-    say "fetching Prometheus"
-    work=$(mktemp -d "$DIST/.prometheus.XXXXXX")
-    if ! (cd "$work" && { apt-get download prometheus || { apt_as_root update && apt-get download prometheus; }; } &&
-      dpkg -x prometheus_*.deb tree) >"$LOG/fetch-prometheus.log" 2>&1; then
+  if ! { command -v promtool && command -v prometheus; } >/dev/null; then
+    if [[ ! -x $root/usr/bin/promtool ]]; then
+      say "fetching Prometheus"
+      work=$(mktemp -d "$DIST/.prometheus.XXXXXX")
+      (cd "$work" && { apt-get download prometheus || { apt_as_root update && apt-get download prometheus; }; } &&
+        dpkg -x prometheus_*.deb tree) >"$LOG/fetch-prometheus.log" 2>&1 || {
+        rm -rf -- "$work"
+        die "Prometheus cannot be fetched as a Debian package (see $LOG/fetch-prometheus.log)" \
+          "put prometheus and promtool into PATH"
+      }
+      mv "$work/tree" "$root"
       rm -rf -- "$work"
-      say "no Prometheus: its package cannot be fetched (see $LOG/fetch-prometheus.log); what needs it is left out"
-      return 1
     fi
-    mv "$work/tree" "$root"
-    rm -rf -- "$work"
+    PATH=$root/usr/bin:$PATH
   fi
-  PATH=$root/usr/bin:$PATH
 }
