@@ -2,21 +2,26 @@
 # Prometheus and promtool: those in PATH, or Debian's package, unpacked into .stack/dist/ so that no service is
 # installed.
 
+# Package lists are fetched where there are none yet.
+download_prometheus() (
+  cd "$1" && { apt-get download prometheus || { apt_as_root update && apt-get download prometheus; }; }
+)
+
+fetch_prometheus() {
+  [[ ! -x $DIST/prometheus/usr/bin/promtool ]] || return 0
+  say "fetching Prometheus"
+  local work
+  work=$(mktemp -d "$DIST/.prometheus.XXXXXX")
+  quietly "fetching Prometheus as a Debian package (prometheus and promtool in PATH would do)" \
+    "$LOG/fetch-prometheus.log" download_prometheus "$work"
+  dpkg -x "$work"/prometheus_*.deb "$work/tree"
+  chmod -R a+rX "$work/tree"
+  mv "$work/tree" "$DIST/prometheus"
+  rm -rf -- "$work"
+}
+
 ensure_prometheus() {
-  local root=$DIST/prometheus work
-  if ! { command -v promtool && command -v prometheus; } >/dev/null; then
-    if [[ ! -x $root/usr/bin/promtool ]]; then
-      say "fetching Prometheus"
-      work=$(mktemp -d "$DIST/.prometheus.XXXXXX")
-      (cd "$work" && { apt-get download prometheus || { apt_as_root update && apt-get download prometheus; }; } &&
-        dpkg -x prometheus_*.deb tree) >"$LOG/fetch-prometheus.log" 2>&1 || {
-        rm -rf -- "$work"
-        die "Prometheus cannot be fetched as a Debian package (see $LOG/fetch-prometheus.log)" \
-          "put prometheus and promtool into PATH"
-      }
-      mv "$work/tree" "$root"
-      rm -rf -- "$work"
-    fi
-    PATH=$root/usr/bin:$PATH
-  fi
+  ! { command -v promtool && command -v prometheus; } >/dev/null || return 0
+  with_fetch_lock fetch_prometheus
+  PATH=$DIST/prometheus/usr/bin:$PATH
 }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::log::commit_log::Sample;
 use crate::model::Lsn;
+use crate::model::clock::{POSTGRES_EPOCH_US, unix_us};
 use crate::status::{SinkView, State};
 
 pub use feed::{LagFeed, SharedTracker, run_feed};
@@ -65,17 +66,11 @@ pub struct HostClock {
 }
 
 impl HostClock {
-    /// Microseconds from 1970 to 2000.
-    const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
-
     /// Starts the clock.
     pub fn start() -> Self {
-        let since_1970 = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
         HostClock {
             started: Instant::now(),
-            started_us: micros(since_1970) - Self::POSTGRES_EPOCH_US,
+            started_us: unix_us(SystemTime::now()) - POSTGRES_EPOCH_US,
         }
     }
 

@@ -13,15 +13,13 @@ use metrics::{Label, counter, describe_counter, describe_gauge, gauge, with_loca
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::lag::{HostClock, Lag, SharedTracker};
+use crate::model::clock::POSTGRES_EPOCH_US;
 use crate::model::{Lsn, SlotState, WalStatus};
 use crate::status::{
     ErrorCounts, Histogram, ProcessStatus, SinkTimes, SinkView, SourceView, State,
 };
 
 pub use names::*;
-
-/// Microseconds from 1970 to 2000.
-const EPOCH_US: i64 = 946_684_800_000_000;
 
 /// All metrics now, in Prometheus's text format.
 pub fn render(status: &ProcessStatus, lag: &SharedTracker, clock: &HostClock) -> String {
@@ -225,7 +223,7 @@ fn sink(labels: &[&str; 2], view: &SinkView) {
         SINK_ROWS_WRITTEN_TOTAL.count(&[labels[0], labels[1], op], rows);
     }
     SINK_COALESCED_TOTAL.count(labels, view.coalesced);
-    let commit_us = view.commit_time_us.map(|us| us + EPOCH_US);
+    let commit_us = view.commit_time_us.map(|us| us + POSTGRES_EPOCH_US);
     SINK_APPLIED_COMMIT_TIMESTAMP_SECONDS.set_known(labels, commit_us.map(|us| us as f64 / 1e6));
     let progress_us = view.progress_at_us;
     SINK_PROGRESS_TIMESTAMP_SECONDS.set_known(labels, progress_us.map(|us| us as f64 / 1e6));

@@ -316,14 +316,6 @@ pub struct SinkView {
     pub times: SinkTimes,
 }
 
-/// This host's clock, microseconds since 1970.
-pub fn unix_us() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
 /// A shared view: one writer, any number of readers.
 #[derive(Debug, Default)]
 pub struct Shared<T>(Mutex<T>);

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use support::{Pipeline, Postgres, directory, until, wait_caught_up};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use support::{Pipeline, Postgres, directory, http, until, wait_caught_up};
 use walferry::metrics::{self, Kind};
 
 /// Dashboards by file name.
@@ -35,14 +34,9 @@ fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The queries of a panel.
-fn queries(panel: &Value) -> Vec<&str> {
-    let targets = panel["targets"].as_array().expect("targets");
-    let expr = |target: &'_ Value| target["expr"].as_str().map(str::to_owned);
-    assert!(targets.iter().all(|target| expr(target).is_some()));
-    targets
-        .iter()
-        .filter_map(|target| target["expr"].as_str())
-        .collect()
+fn queries(panel: &Value) -> impl Iterator<Item = &str> {
+    let targets = panel["targets"].as_array().expect("targets").iter();
+    targets.map(|target| target["expr"].as_str().expect("a target has a query"))
 }
 
 /// Names of metrics in a query, those of a histogram's series without their ending.
@@ -135,21 +129,9 @@ impl Prometheus {
     /// What `/api/v1/query` answers: the series.
     async fn query(&self, query: &str) -> Result<Vec<Value>, String> {
         let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port))
-            .await
-            .map_err(|error| error.to_string())?;
-        let request = format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\n\r\n");
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .map_err(|error| error.to_string())?;
-        let mut answer = String::new();
-        stream
-            .read_to_string(&mut answer)
-            .await
-            .map_err(|error| error.to_string())?;
-        let (_head, body) = answer.split_once("\r\n\r\n").ok_or("no body")?;
-        let body: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
+        let path = format!("/api/v1/query?query={escaped}");
+        let (_status, body) = http::get_from(self.port, &path).await?;
+        let body: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
         let series = body["data"]["result"].as_array().cloned();
         series.ok_or_else(|| body.to_string())
     }

@@ -47,11 +47,9 @@ fn the_configuration_page_lists_every_key_and_no_other() {
     }
 }
 
-/// The names of metrics in a text that is not Rust.
-fn metrics_named(text: &str) -> BTreeSet<&str> {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let words = text.split(|c: char| !is_part(c));
-    words.filter(|word| word.starts_with("walferry_")).collect()
+/// The words of a text, where names hold letters, digits and `_`.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
 }
 
 #[test]
@@ -63,7 +61,7 @@ fn alert_rules_name_metrics_that_there_are_and_each_alert_has_its_section() {
         .lines()
         .filter(|line| line.trim_start().starts_with("expr:"));
     for expr in exprs {
-        for name in metrics_named(expr) {
+        for name in words(expr).filter(|word| word.starts_with("walferry_")) {
             let known = metrics::ALL.iter().any(|metric| metric.name == name);
             assert!(known, "{name} in {expr}");
         }
@@ -120,7 +118,7 @@ fn the_operations_page_names_only_metrics_that_exist() {
     let page = page("operations.md");
     let names = metrics::ALL.iter().map(|m| m.name);
     let known: BTreeSet<&str> = names.collect();
-    for word in page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+    for word in words(&page) {
         if word.starts_with("walferry_sink_") || word.starts_with("walferry_source_") {
             assert!(known.contains(word), "{word}");
         }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,10 +24,11 @@ use crate::log::progress::{Progress, ProgressWriter};
 use crate::log::records::RecordReader;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
+use crate::model::clock::unix_us;
 use crate::model::selection::Selection;
 use crate::model::{Checkpoint, Position, Skips, TableSchema};
 use crate::sink::{self, Sink, Wants, Work};
-use crate::status::{CopyProgress, RowCounts, State, unix_us};
+use crate::status::{CopyProgress, RowCounts, State};
 
 /// How long progress without records may wait for company before it is committed.
 const IDLE_COMMIT_AFTER: Duration = Duration::from_secs(1);
@@ -461,7 +462,7 @@ impl<'a> Session<'a> {
             };
             let applied = self.is_stored.then_some(checkpoint.applied);
             if view.applied != applied {
-                view.progress_at_us = Some(unix_us());
+                view.progress_at_us = Some(unix_us(SystemTime::now()));
             }
             view.applied = applied;
             view.log_offset = Some(checkpoint.log.next_offset);

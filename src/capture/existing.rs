@@ -233,8 +233,7 @@ pub(super) fn kept_for(
             let Some(state) = state else {
                 return Some(longest);
             };
-            let millis = state.config.get("retention.ms")?.parse::<u64>().ok()?;
-            Some(longest.max(Duration::from_millis(millis)))
+            Some(longest.max(state.retention()?))
         })
 }
 

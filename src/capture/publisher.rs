@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -21,9 +21,9 @@ use crate::log::commit_log::{BatchEntry, CopyBegin, CopyEnd, Entry, Extent, Exte
 use crate::log::confirm::{Confirmations, Decision};
 use crate::log::producer::{Acked, BatchId, EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
+use crate::model::clock::unix_us;
 use crate::model::{Epoch, Lsn, TableName};
 use crate::source::sample::LeaderSample;
-use crate::status::unix_us;
 
 /// What is to become an entry. Entries are written in the order of orders.
 #[derive(Debug)]
@@ -171,7 +171,7 @@ impl Publisher {
                     view.times.durable.observe((now - commit) as f64 / 1e6);
                 }
             }
-            view.entry_at_us = Some(unix_us());
+            view.entry_at_us = Some(unix_us(SystemTime::now()));
             view.published = confirmed.or(view.published);
             view.transactions += transactions;
             view.changes += changes;

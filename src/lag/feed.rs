@@ -164,8 +164,9 @@ impl LagFeed {
             if old {
                 tracker.take_old(sample);
             } else {
-                tracker.take(sample, self.clock.now_us());
-                if let Some(us) = tracker.leader_now_us(self.clock.now_us()) {
+                let now_us = self.clock.now_us();
+                tracker.take(sample, now_us);
+                if let Some(us) = tracker.leader_now_us(now_us) {
                     let at = Instant::now();
                     self.leader_clock.heard(Reading { us, at });
                 }

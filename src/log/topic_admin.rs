@@ -67,6 +67,14 @@ const SETTINGS: [&str; 6] = [
     MESSAGE_MAX,
 ];
 
+impl TopicState {
+    /// How long it keeps records; none: for ever, or not known.
+    pub fn retention(&self) -> Option<Duration> {
+        let millis = self.config.get(RETENTION_MS)?.parse().ok()?;
+        Some(Duration::from_millis(millis))
+    }
+}
+
 /// Administration of topics.
 pub struct TopicAdmin {
     client: Arc<AdminClient<QuietContext>>,
@@ -165,13 +173,9 @@ impl TopicAdmin {
             .filter(|name| topics.expires(name))
             .map(str::to_owned)
             .collect();
-        let kept = |state: &TopicState| {
-            let millis = state.config.get(RETENTION_MS)?.parse::<u64>().ok()?;
-            Some(Duration::from_millis(millis))
-        };
         let states = self.describe(&names).await?;
         let any = !states.is_empty();
-        Ok(any.then(|| states.values().filter_map(kept).min()))
+        Ok(any.then(|| states.values().filter_map(TopicState::retention).min()))
     }
 
     /// Creates those that are missing, with explicit settings, and checks the others.

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod clock;
 pub mod limits;
 pub mod lsn;
 pub mod position;

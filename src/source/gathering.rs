@@ -4,8 +4,7 @@
 //! waits for the socket. That is dear for both, for the walsender most: with a reader that does nothing but
 //! wait it needs more than twice the CPU time that it needs with one that is busy meanwhile. So while there is
 //! load the kernel is asked to say nothing below [`PIECE_BYTES`] (`SO_RCVLOWAT`), for [`GATHER_MAX`] at
-//! most. Without load each byte is told at once,
-//! as it is everywhere but on Linux.
+//! most. Without load each byte is told at once, as it is everywhere but on Linux.
 
 use std::future::Future;
 use std::io;
@@ -67,6 +66,18 @@ impl Gathering {
         }
     }
 
+    /// Reads what is there, and counts it.
+    fn poll_socket(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(context, into))?;
+        self.came += into.filled().len() - before;
+        Poll::Ready(Ok(()))
+    }
+
     /// Waits for `until`, then lets the kernel tell every byte.
     fn poll_until(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.until.as_mut().poll(context));
@@ -82,12 +93,7 @@ impl AsyncRead for Gathering {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = into.filled().len();
-        if Pin::new(&mut this.socket)
-            .poll_read(context, into)?
-            .is_ready()
-        {
-            this.came += into.filled().len() - before;
+        if this.poll_socket(context, into)?.is_ready() {
             return Poll::Ready(Ok(()));
         }
         if std::mem::take(&mut this.came) >= LOAD_BYTES && cfg!(target_os = "linux") {
@@ -99,9 +105,7 @@ impl AsyncRead for Gathering {
         }
         if this.gathers && this.poll_until(context)?.is_ready() {
             // What is there by now has been told, perhaps before this.
-            let read = Pin::new(&mut this.socket).poll_read(context, into)?;
-            this.came += into.filled().len() - before;
-            return read.map(Ok);
+            return this.poll_socket(context, into);
         }
         Poll::Pending
     }

@@ -9,11 +9,10 @@ use tokio_postgres::{Client, Statement};
 
 use crate::config::PostgresSettings;
 use crate::error::{Error, Result};
+use crate::model::clock::{POSTGRES_EPOCH_US, unix_us};
 use crate::model::{Lsn, SlotState, WalStatus};
 use crate::postgres::{classify, connect};
 
-/// Microseconds from 1970 to 2000.
-const EPOCH_US: i64 = 946_684_800_000_000;
 /// Time between samples.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A leader that has not answered by then is not known to be alive.
@@ -103,10 +102,7 @@ async fn take(client: &Client, statement: &Statement, slot: &str) -> Result<Lead
         .await
         .map_err(|error| classify(&error, "sampling the leader"))?;
     let half = asked.0.elapsed() / 2;
-    let here = (asked.1 + half)
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let here_us = i64::try_from(here.as_micros()).unwrap_or(i64::MAX) - EPOCH_US;
+    let here_us = unix_us(asked.1 + half) - POSTGRES_EPOCH_US;
     let flush: String = row.get(0);
     let clock_us: i64 = row.get(1);
     let bytes = |at: usize| {

@@ -4,7 +4,7 @@
 //! of life at half of `wal_sender_timeout`, and where own feedback keeps it from asking, the feedback
 //! asks itself; so silence for the whole of it means that nobody is there.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BufMut, Bytes};
 use postgres_protocol::message::backend::{
@@ -18,12 +18,11 @@ use super::connection::{notice, stream_refused};
 use super::framing::Wire;
 use crate::error::{Error, Result};
 use crate::model::Lsn;
+use crate::model::clock::{POSTGRES_EPOCH_US, unix_us};
 use crate::postgres::ServerError;
 
 /// Longest wait for the leader to end the stream and for the good-bye.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
-/// Seconds from 1970 to 2000, where Postgres's time begins.
-const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// One frame from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,10 +239,7 @@ fn frame(mut payload: Bytes) -> Result<Frame> {
 
 /// Microseconds since 2000-01-01 by our clock; only shown in pg_stat_replication.
 fn now_us() -> i64 {
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since_1970.saturating_sub(POSTGRES_EPOCH).as_micros()).unwrap_or(i64::MAX)
+    (unix_us(SystemTime::now()) - POSTGRES_EPOCH_US).max(0)
 }
 
 fn silent(idle: Duration) -> Error {

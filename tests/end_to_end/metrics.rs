@@ -1,17 +1,7 @@
 //! What the metrics count, against what the databases say.
 
-use crate::support::http;
+use crate::support::http::{self, series};
 use crate::support::{Pipeline, Postgres, until, wait_caught_up};
-
-/// The value of the series that has all these labels, if it is there.
-fn series(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
-    let line = text.lines().find(|line| {
-        line.starts_with(name)
-            && line[name.len()..].starts_with(['{', ' '])
-            && labels.iter().all(|label| line.contains(label))
-    })?;
-    line.rsplit(' ').next()?.parse().ok()
-}
 
 /// Waits until a look at all metrics succeeds; it says what is wrong.
 async fn shows<T>(pipeline: &Pipeline, what: &str, look: impl Fn(&str) -> Result<T, String>) -> T {

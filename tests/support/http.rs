@@ -8,9 +8,15 @@ use super::Pipeline;
 pub async fn metric(pipeline: &Pipeline, name: &str, sink: Option<&str>) -> Option<f64> {
     let text = scrape(pipeline).await.ok()?;
     let label = sink.map(|sink| format!("sink=\"{sink}\""));
-    let line = text.lines().find(|line| {
-        line.starts_with(&format!("{name}{{"))
-            && label.as_ref().is_none_or(|label| line.contains(label))
+    series(&text, name, label.as_deref().as_slice())
+}
+
+/// The value of the series in a scrape that has all these labels, if it is there.
+pub fn series(scraped: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let line = scraped.lines().find(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && labels.iter().all(|label| line.contains(label))
     })?;
     line.rsplit(' ').next()?.parse().ok()
 }
@@ -32,11 +38,16 @@ pub async fn part(pipeline: &Pipeline, name: &str) -> Result<Value, String> {
 
 /// A plain HTTP GET: status and body.
 pub async fn get(pipeline: &Pipeline, path: &str) -> Result<(u16, String), String> {
+    get_from(pipeline.http_port, path).await
+}
+
+/// The same from any port of this machine. HTTP 1.0, so that the body is what comes behind the head.
+pub async fn get_from(port: u16, path: &str) -> Result<(u16, String), String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", pipeline.http_port))
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
         .await
         .map_err(|e| e.to_string())?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     stream
         .write_all(request.as_bytes())
         .await

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use super::{ColumnPlan, Field, Origin, PLACEHOLDER, json, key_partition, plan_columns};
 use crate::error::{Error, Result};
+use crate::model::clock::POSTGRES_EPOCH_US;
 use crate::model::{ColumnKind, Op, TableSchema};
-
-/// Microseconds from 1970-01-01 to 2000-01-01, Postgres's epoch.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// Writes keys and values of one schema version. Buffers are the caller's and are appended to;
 /// after an error they are as before.
