@@ -104,6 +104,8 @@ begin_test_run() {
   ensure_prometheus
   WALFERRY_PROMETHEUS=$(command -v prometheus)
   export WALFERRY_PROMETHEUS
+  ensure_example_packages
+  find_browser
 }
 
 cmd_test() {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::log::commit_log::Sample;
 use crate::model::Lsn;
 use crate::model::clock::{POSTGRES_EPOCH_US, unix_us};
-use crate::status::{SinkView, State};
+use crate::status::SinkView;
 
 pub use feed::{LagFeed, SharedTracker, run_feed};
 pub use waiting::{Waiting, WaitingTracker};
@@ -234,9 +234,10 @@ impl LagTracker {
 
     /// The lag of a sink as its view stands. While it copies it promises nothing, so nothing is known.
     pub fn sink_lag(&self, view: &SinkView, now_us: i64) -> Lag {
-        match (view.applied, view.state) {
-            (None, _) | (_, State::Copying) => Lag::default(),
-            (Some(applied), _) => {
+        match view.applied {
+            None => Lag::default(),
+            Some(_) if view.copying => Lag::default(),
+            Some(applied) => {
                 let lag = self.lag(applied, view.commit_time_us, now_us);
                 let from = view.log_offset.filter(|_| self.caught_up);
                 let stale = lag.staleness_seconds;
@@ -420,11 +421,12 @@ mod tests {
         let tracker = live(&[(100, 10)], 0, 0);
         let mut view = SinkView {
             applied: Some(Lsn(100)),
-            state: State::Copying,
+            state: crate::status::State::Retrying,
+            copying: true,
             ..SinkView::default()
         };
         assert_eq!(tracker.sink_lag(&view, 10 * S), Lag::default());
-        view.state = State::Streaming;
+        view.copying = false;
         assert_eq!(tracker.sink_lag(&view, 10 * S).bytes, Some(0));
     }
 

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::error::{Class, Error};
 use crate::model::{Lsn, SlotState};
@@ -276,8 +277,17 @@ impl Default for SinkTimes {
 pub struct SinkView {
     /// What it does.
     pub state: State,
+    /// Whether tables of it are not in effect yet, so that the follower promises nothing, whatever the state.
+    #[serde(default)]
+    pub copying: bool,
     /// Applied boundary.
     pub applied: Option<Lsn>,
+    /// The leader's timeline that the boundary is of.
+    #[serde(default)]
+    pub timeline: Option<u32>,
+    /// The leader's system identifier.
+    #[serde(default)]
+    pub system_id: Option<String>,
     /// Offset of the next commit-log entry.
     pub log_offset: Option<i64>,
     /// Commit time of the last applied transaction, microseconds since 2000-01-01 UTC.
@@ -318,16 +328,24 @@ pub struct SinkView {
 
 /// A shared view: one writer, any number of readers.
 #[derive(Debug, Default)]
-pub struct Shared<T>(Mutex<T>);
+pub struct Shared<T> {
+    view: Mutex<T>,
+    changed: Notify,
+}
 
 impl<T: Clone> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, T> {
         // A panic between two assignments of plain numbers leaves nothing half-done worth refusing.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Changes the view.
     pub fn update(&self, change: impl FnOnce(&mut T)) {
         change(&mut self.lock());
+        self.changed.notify_waiters();
+    }
+    /// Done when the view is changed after this call, awaited by then or not.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
     /// A copy of the view.
     pub fn get(&self) -> T {

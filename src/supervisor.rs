@@ -72,11 +72,12 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<Stri
         lag: lag.clone(),
         clock,
     };
-    let served = http::serve(settings.http.listen, state, stop.clone()).await?;
+    let served = http::serve(&settings.http, state, stop.clone()).await?;
     tracing::info!(
         pipeline = settings.pipeline,
         version = env!("CARGO_PKG_VERSION"),
         http = %served.address,
+        metrics = %served.metrics,
         source = settings.source.as_ref().map(|s| s.name.as_str()),
         sinks = settings.sinks.len(),
         "started"

@@ -1,10 +1,12 @@
 //! The reference pages list exactly what the code has.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use clap::CommandFactory;
 use walferry::cli::Cli;
 use walferry::config::all_keys;
+use walferry::http::{HEADROOM_BAD_SECONDS, LAG_BAD_SECONDS, LAG_WATCH_SECONDS};
 use walferry::log::topics::Topics;
 use walferry::metrics;
 use walferry::model::TableName;
@@ -81,6 +83,26 @@ fn alert_rules_name_metrics_that_there_are_and_each_alert_has_its_section() {
         .filter(|title| title.starts_with("Walferry"))
         .collect();
     assert_eq!(sections, alerts);
+}
+
+#[test]
+fn the_status_page_calls_a_follower_behind_when_the_alerts_do() {
+    let rules = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/prometheus/alerts.yml"),
+    )
+    .unwrap();
+    for (metric, sign, threshold) in [
+        ("walferry_sink_lag_seconds", '>', LAG_WATCH_SECONDS),
+        ("walferry_sink_lag_seconds", '>', LAG_BAD_SECONDS),
+        (
+            "walferry_sink_retention_headroom_seconds",
+            '<',
+            HEADROOM_BAD_SECONDS,
+        ),
+    ] {
+        let rule = format!("'{metric} {sign} {threshold}'");
+        assert!(rules.contains(&rule), "{rule}");
+    }
 }
 
 #[test]

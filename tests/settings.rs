@@ -44,6 +44,7 @@ fn defaults_are_what_production_wants() {
     assert_eq!(settings.kafka.replication_factor, 3);
     assert_eq!(settings.kafka.retention, Duration::from_secs(7 * 86_400));
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8642");
+    assert!(settings.http.metrics_listen.is_none() && settings.http.token.is_none());
     assert_eq!(settings.log.level, "info");
     assert_eq!(settings.log.format, LogFormat::Auto);
     let source = settings.source.unwrap();
@@ -86,6 +87,8 @@ fn every_setting_is_taken() {
         metadata.max.age.ms = 3000
         [http]
         listen = "0.0.0.0:0"
+        metrics_listen = "[::]:9100"
+        token = "s3cret"
         [log]
         level = "info,walferry=debug"
         format = "json"
@@ -126,6 +129,10 @@ fn every_setting_is_taken() {
     assert_eq!(property("sasl.username"), "walferry");
     assert_eq!(property("metadata.max.age.ms"), "3000");
     assert_eq!(settings.log.format, LogFormat::Json);
+    let http = &settings.http;
+    assert_eq!(http.metrics_listen, Some("[::]:9100".parse().unwrap()));
+    assert_eq!(http.token.as_ref().unwrap().reveal(), "s3cret");
+    assert!(!format!("{settings:?}").contains("s3cret"));
     let source = settings.source.unwrap();
     assert_eq!(source.epoch_max, Duration::from_secs(6 * 3600));
     assert_eq!(source.publication, "My Publication");
@@ -301,6 +308,16 @@ fn each_wrong_main_setting_gives_one_clear_error() {
                 "`localhost`",
                 "127.0.0.1:8642",
             ],
+        ),
+        (
+            "metrics_listen",
+            kafka("[http]\nmetrics_listen = \"9100\""),
+            vec!["walferry.toml:5", "http.metrics_listen", "`9100`"],
+        ),
+        (
+            "token",
+            kafka("[http]\ntoken = \"two words\""),
+            vec!["walferry.toml:5", "http.token", "header", "openssl rand"],
         ),
         (
             "log level",

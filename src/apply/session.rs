@@ -449,22 +449,25 @@ impl<'a> Session<'a> {
     fn show(&self) {
         let checkpoint = &self.checkpoint;
         let lacking = lacking(&checkpoint.log, &checkpoint.in_effect, &self.terms);
-        let complete = checkpoint.log.epoch.is_some() && lacking.is_empty();
+        let complete = checkpoint.is_complete(&self.terms.selection);
         let copies: Vec<CopyProgress> = lacking
             .iter()
             .map(|table| self.copy_progress(table))
             .collect();
         self.context.status.update(|view| {
-            view.state = if complete || !self.terms.takes_copies {
-                State::Streaming
-            } else {
+            view.copying = !complete && self.terms.takes_copies;
+            view.state = if view.copying {
                 State::Copying
+            } else {
+                State::Streaming
             };
             let applied = self.is_stored.then_some(checkpoint.applied);
             if view.applied != applied {
                 view.progress_at_us = Some(unix_us(SystemTime::now()));
             }
             view.applied = applied;
+            view.timeline = checkpoint.timeline;
+            view.system_id.clone_from(&checkpoint.system_id);
             view.log_offset = Some(checkpoint.log.next_offset);
             view.commit_time_us = checkpoint.commit_time_us;
             view.copies = copies;

@@ -12,7 +12,7 @@ use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
 
 use crate::check;
-use crate::config::{self, Settings};
+use crate::config::{self, Secret, Settings};
 use crate::error::Error;
 use crate::model::Position;
 use crate::sink::SkipOrder;
@@ -48,6 +48,9 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// Environment variable with the `http.token` of a walferry whose settings are not here.
+const TOKEN: &str = "WALFERRY_HTTP_TOKEN";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -177,7 +180,8 @@ pub enum SinkAction {
     /// Let a halted sink go on
     ///
     /// Asks a running walferry over HTTP (http.listen of the settings, or --url). The sink begins
-    /// where it stopped; if what was in its way is still there, it halts again.
+    /// where it stopped; if what was in its way is still there, it halts again. Where walferry wants
+    /// http.token, it is taken from the settings, or from WALFERRY_HTTP_TOKEN.
     #[command(
         after_help = "Examples:\n  walferry sink resume reports\n  walferry sink resume reports --url http://10.0.0.5:8642"
     )]
@@ -270,7 +274,8 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                     sink::skip(&settings()?, &name, position, &order).await
                 }
                 SinkAction::Resume { name, url } => {
-                    status::resume(&address(url, settings)?, &name).await
+                    let token = token(url.is_some(), settings)?;
+                    status::resume(&address(url, settings)?, &name, token.as_ref()).await
                 }
             }
         }
@@ -294,9 +299,22 @@ fn address(
     }
 }
 
+/// What a running walferry wants to see before it changes something: that of the environment, or of the
+/// settings where they are those of the process that is asked.
+fn token(
+    asks_another: bool,
+    settings: impl Fn() -> Result<Settings, Failure>,
+) -> Result<Option<Secret>, Failure> {
+    match std::env::var(TOKEN) {
+        Ok(token) => Ok(Some(Secret::new(token))),
+        Err(_) if asks_another => Ok(None),
+        Err(_) => Ok(settings()?.http.token),
+    }
+}
+
 async fn run(settings: Settings, only: &[String]) -> Result<(), Failure> {
     let settings = supervisor::select(settings, only).map_err(Failure::Usage)?;
-    logging::init(&settings.log);
+    logging::init(&settings.log, &settings.pipeline);
     let stop = CancellationToken::new();
     shutdown::listen(stop.clone()).map_err(Failure::RunTime)?;
     let unwell = supervisor::run(settings, stop)

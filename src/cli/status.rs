@@ -9,9 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Failure;
+use crate::config::Secret;
 use crate::config::values::print_size;
 use crate::error::{Error, Result};
-use crate::http::{SinkReport, SourceReport, StatusReport};
+use crate::http::{SinkReport, SourceReport, StatusReport, print_span};
 use crate::model::Lsn;
 use crate::status::{CopyProgress, LastError, State};
 
@@ -104,16 +105,21 @@ fn unwell(report: &StatusReport) -> bool {
 
 /// The body of `GET /v1/status`.
 async fn fetch(address: &str) -> Result<String> {
-    match ask(address, "GET /v1/status").await? {
+    match ask(address, "GET /v1/status", None).await? {
         (200, body) => Ok(body),
         (_other, _body) => Err(not_walferry(address)),
     }
 }
 
 /// Lets a halted sink of a running walferry go on; what it answers.
-pub(super) async fn resume(address: &str, sink: &str) -> Result<(), Failure> {
+pub(super) async fn resume(
+    address: &str,
+    sink: &str,
+    token: Option<&Secret>,
+) -> Result<(), Failure> {
     let asked = format!("POST /v1/sinks/{sink}/resume");
-    let (code, body) = ask(address, &asked).await.map_err(Failure::RunTime)?;
+    let answer = ask(address, &asked, token).await;
+    let (code, body) = answer.map_err(Failure::RunTime)?;
     let body = body.trim_end();
     match code {
         202 => {
@@ -124,15 +130,25 @@ pub(super) async fn resume(address: &str, sink: &str) -> Result<(), Failure> {
             body,
             "name a sink that walferry status shows as halted; --url asks another process",
         ))),
+        401 => Err(Failure::Usage(Error::halt(
+            format!("walferry on {address} does not take the token, or wants one"),
+            "run this where walferry.toml has its http.token, or set WALFERRY_HTTP_TOKEN",
+        ))),
         _ => Err(Failure::RunTime(not_walferry(address))),
     }
 }
 
 /// Status code and body of an answer, by HTTP/1.0 so that it comes in one piece.
-async fn ask(address: &str, method_and_path: &str) -> Result<(u16, String)> {
+async fn ask(
+    address: &str,
+    method_and_path: &str,
+    token: Option<&Secret>,
+) -> Result<(u16, String)> {
+    let bearer = token.map(|token| format!("Authorization: Bearer {}\r\n", token.reveal()));
+    let bearer = bearer.unwrap_or_default();
+    let request = format!("{method_and_path} HTTP/1.0\r\nHost: {address}\r\n{bearer}\r\n");
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request = format!("{method_and_path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream
@@ -182,8 +198,8 @@ impl Rates<'_> {
 
 fn picture(report: &StatusReport, rates: Option<&Rates<'_>>) -> String {
     let mut out = format!(
-        "pipeline {}  walferry {}\n",
-        report.pipeline, report.version
+        "pipeline {}  walferry {}\n{}\n",
+        report.pipeline, report.version, report.verdict.headline
     );
     if let Some(source) = &report.source {
         let _ = writeln!(out, "{}", source_table(source, rates));
@@ -299,8 +315,8 @@ fn sink_table(sinks: &[SinkReport], rates: Option<&Rates<'_>>) -> Table {
             view.state.name().to_owned(),
             lsn(view.applied),
             sink.lag.bytes.map_or_else(unknown, print_size),
-            sink.lag.seconds.map_or_else(unknown, seconds),
-            sink.lag.staleness_seconds.map_or_else(unknown, seconds),
+            sink.lag.seconds.map_or_else(unknown, print_span),
+            sink.lag.staleness_seconds.map_or_else(unknown, print_span),
             transactions,
             changes,
             rows,
@@ -340,13 +356,6 @@ fn lsn(lsn: Option<Lsn>) -> String {
     lsn.map_or_else(unknown, |lsn| lsn.to_string())
 }
 
-fn seconds(value: f64) -> String {
-    if value < 100.0 {
-        return format!("{value:.1} s");
-    }
-    humantime::format_duration(Duration::from_secs(value as u64)).to_string()
-}
-
 /// A number with thin groups of three: `1,234,567`.
 fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -363,6 +372,7 @@ fn count(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::{Level, Verdict};
     use crate::lag::Lag;
     use crate::status::{SinkView, SourceView};
 
@@ -370,8 +380,16 @@ mod tests {
         StatusReport {
             version: "0.1.0".to_owned(),
             pipeline: "shop".to_owned(),
+            now_unix_seconds: 0.0,
+            verdict: Verdict {
+                level: Level::Bad,
+                headline: "Follower dw has halted".to_owned(),
+                facts: vec![],
+            },
             source: Some(SourceReport {
                 name: "leader".to_owned(),
+                since_unix_seconds: None,
+                unpublished_bytes: None,
                 view: SourceView {
                     state: State::Streaming,
                     transactions: 1000,
@@ -380,6 +398,8 @@ mod tests {
             }),
             sinks: vec![SinkReport {
                 name: "dw".to_owned(),
+                standing: Level::Bad,
+                since_unix_seconds: None,
                 view: SinkView {
                     state: State::Halted,
                     applied: Some(Lsn(0x16_B374_D848)),
@@ -405,6 +425,7 @@ mod tests {
     fn the_picture_shows_positions_lag_and_the_last_error_with_its_remedy() {
         let text = picture(&report(), None);
         for part in [
+            "Follower dw has halted",
             "leader",
             "streaming",
             "16/B374D848",

@@ -1,6 +1,7 @@
 //! From files to [`Settings`]: what is needed, what is allowed, and what holds otherwise.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -229,17 +230,34 @@ fn flatten(
 
 fn http(document: &Document, raw: raw::Http) -> Result<HttpSettings> {
     let listen = raw.listen.unwrap_or_else(|| defaults::LISTEN.to_owned());
-    let listen = listen.parse().map_err(|_| {
+    let metrics_listen = raw.metrics_listen;
+    let metrics_listen = metrics_listen.map(|text| address(document, "http.metrics_listen", &text));
+    let token = raw.token.map(|token| {
+        // It goes into a header as it is.
+        let fits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| Secret::new(token)).ok_or_else(|| {
+            document.error(
+                "http.token",
+                "it is empty or has characters that a header cannot carry",
+                "use letters, digits and punctuation without spaces, such as the output of openssl rand -hex 32",
+            )
+        })
+    });
+    Ok(HttpSettings {
+        listen: address(document, "http.listen", &listen)?,
+        metrics_listen: metrics_listen.transpose()?,
+        token: token.transpose()?,
+    })
+}
+
+fn address(document: &Document, key: &str, text: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| {
         document.error(
-            "http.listen",
-            format!(
-                "{} is not an address to listen on",
-                document.written("http.listen")
-            ),
+            key,
+            format!("{} is not an address to listen on", document.written(key)),
             "write an IP address and a port, such as \"127.0.0.1:8642\" or \"0.0.0.0:8642\"",
         )
-    })?;
-    Ok(HttpSettings { listen })
+    })
 }
 
 fn log(document: &Document, raw: raw::Log) -> Result<LogSettings> {

@@ -78,11 +78,15 @@ pub enum Durability {
     SingleBroker,
 }
 
-/// Where `/metrics`, `/healthz`, `/readyz` and `/v1/status` listen.
+/// Where the status page, `/metrics`, `/healthz`, `/readyz` and `/v1/` listen.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
     /// Address; loopback by default. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Address of `/metrics`, if it is to be another.
+    pub metrics_listen: Option<SocketAddr>,
+    /// What requests that change something must bear.
+    pub token: Option<Secret>,
 }
 
 /// Logging.

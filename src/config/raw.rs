@@ -32,6 +32,8 @@ pub(super) struct Kafka {
 #[serde(deny_unknown_fields)]
 pub(super) struct Http {
     pub(super) listen: Option<String>,
+    pub(super) metrics_listen: Option<String>,
+    pub(super) token: Option<String>,
 }
 
 #[derive(Default, Deserialize)]

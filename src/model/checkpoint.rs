@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, Lsn, TableName};
+use super::{Epoch, Lsn, Selection, TableName};
 
 /// Next offset to read, by topic and partition.
 pub type Cursors = BTreeMap<String, BTreeMap<i32, i64>>;
@@ -53,6 +53,18 @@ pub struct Checkpoint {
     pub timeline: Option<u32>,
     /// Id of the Kafka cluster the log is in.
     pub cluster_id: Option<String>,
+}
+
+impl Checkpoint {
+    /// Whether every captured table that the sink takes is in effect. Until then the follower promises nothing.
+    pub fn is_complete(&self, selection: &Selection) -> bool {
+        let mut taken = self
+            .log
+            .captured
+            .iter()
+            .filter(|table| selection.takes(table));
+        self.log.epoch.is_some() && taken.all(|table| self.in_effect.contains(table))
+    }
 }
 
 /// Tables of one copy on their way into effect. One row set, one second reader.

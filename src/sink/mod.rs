@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use crate::config::{SinkSettings, StoreSettings};
 use crate::error::{Error, Result};
 use crate::model::{
-    Checkpoint, Chunk, Position, Skipped, Skips, TableChanges, TableName, TablePlan, TableSchema,
+    Checkpoint, Chunk, Position, Selection, Skipped, Skips, TableChanges, TableName, TablePlan,
+    TableSchema,
 };
 
 /// What a store wants to be handed.
@@ -125,12 +126,12 @@ pub trait Sink: Send + Sync {
 /// identify its checkpoint, `instance` is the token of this worker.
 pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dyn Sink> {
     match &settings.store {
-        StoreSettings::Postgres(store) => Box::new(postgres::PostgresSink::new(
-            pipeline,
-            &settings.name,
-            instance,
-            store.clone(),
-        )),
+        StoreSettings::Postgres(store) => {
+            let selection = Selection::new(&settings.include, &settings.exclude);
+            let sink =
+                postgres::PostgresSink::new(pipeline, &settings.name, instance, store.clone());
+            Box::new(sink.taking(selection))
+        }
         StoreSettings::Stdout(store) => Box::new(stdout::StdoutSink::new(store.clone())),
     }
 }

@@ -84,9 +84,19 @@ impl Postgres {
         self.client_on("postgres").await
     }
 
+    /// A client of another role than the superuser.
+    pub async fn client_as(&self, role: &str) -> Client {
+        let url = format!("postgres://{role}@127.0.0.1:{}/postgres", self.port);
+        self.connect(&url).await
+    }
+
     /// A client on a database.
     pub async fn client_on(&self, database: &str) -> Client {
-        let (client, connection) = tokio_postgres::connect(&self.url(database), NoTls)
+        self.connect(&self.url(database)).await
+    }
+
+    async fn connect(&self, url: &str) -> Client {
+        let (client, connection) = tokio_postgres::connect(url, NoTls)
             .await
             .unwrap_or_else(|error| panic!("connecting to {}: {error:?}", self.dir.display()));
         tokio::spawn(connection);

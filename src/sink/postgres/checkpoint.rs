@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::params::Timestamp;
 use crate::error::{COPY_ANEW, Error, Result};
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, Selection};
 use crate::postgres::classify;
 
 /// walferry's own tables. IF NOT EXISTS does not keep two workers from racing; the caller's
@@ -27,8 +27,10 @@ CREATE TABLE IF NOT EXISTS walferry.checkpoint (
     cluster_id text,
     state jsonb,
     updated_at timestamptz NOT NULL DEFAULT now(),
+    copying boolean NOT NULL DEFAULT true,
     PRIMARY KEY (pipeline, sink)
 ) WITH (fillfactor = 50);
+ALTER TABLE walferry.checkpoint ADD COLUMN IF NOT EXISTS copying boolean NOT NULL DEFAULT true;
 CREATE TABLE IF NOT EXISTS walferry.tables (
     pipeline text NOT NULL,
     sink text NOT NULL,
@@ -62,6 +64,13 @@ CREATE TABLE IF NOT EXISTS walferry.skips (
 );
 COMMENT ON SCHEMA walferry IS 'what walferry knows of this follower; do not edit';";
 
+/// Whether everything of it is there, for a SELECT. The newest column of the checkpoint stands for all.
+pub(super) const IS_THERE: &str = "EXISTS (SELECT FROM pg_catalog.pg_attribute \
+        WHERE attrelid = pg_catalog.to_regclass('walferry.checkpoint') AND attname = 'copying') \
+    AND pg_catalog.to_regclass('walferry.tables') IS NOT NULL \
+    AND pg_catalog.to_regclass('walferry.columns') IS NOT NULL \
+    AND pg_catalog.to_regclass('walferry.skips') IS NOT NULL";
+
 const CLAIM: &str = "UPDATE walferry.checkpoint SET owner = $3, updated_at = now() \
     WHERE pipeline = $1 AND sink = $2 RETURNING version, state::text";
 
@@ -73,7 +82,7 @@ const FIRST: &str = "INSERT INTO walferry.checkpoint (pipeline, sink, owner, ver
 
 const WRITE: &str = "UPDATE walferry.checkpoint SET version = $5, applied = $6::text::pg_lsn, epoch = $7, \
     log_offset = $8, commit_time = $9, system_id = $10, timeline = $11, cluster_id = $12, \
-    state = $13::text::jsonb, updated_at = clock_timestamp() \
+    state = $13::text::jsonb, copying = $14, updated_at = clock_timestamp() \
     WHERE pipeline = $1 AND sink = $2 AND owner = $3 AND version = $4";
 
 const LOOK: &str =
@@ -88,6 +97,8 @@ pub(super) struct Identity {
     pub sink: String,
     /// Token of this worker.
     pub instance: String,
+    /// Tables that it takes.
+    pub selection: Selection,
 }
 
 /// The checkpoint's statements in one session.
@@ -124,7 +135,7 @@ impl Store {
 
     /// The write of `to` over a row that has `version` (after a guard: one more than `from`'s, or 0
     /// when there was none). It must change exactly one row.
-    pub(super) fn write(&self, version: i64, to: &Checkpoint) -> Result<Write> {
+    pub(super) fn write(&self, version: i64, to: &Checkpoint, me: &Identity) -> Result<Write> {
         let state = serde_json::to_string(to).map_err(|error| {
             Error::halt(
                 "the checkpoint cannot be written as JSON",
@@ -144,6 +155,7 @@ impl Store {
             timeline: to.timeline.map(i64::from),
             cluster_id: to.cluster_id.clone(),
             state,
+            copying: !to.is_complete(&me.selection),
         })
     }
 }
@@ -188,6 +200,7 @@ pub(super) struct Write {
     timeline: Option<i64>,
     cluster_id: Option<String>,
     state: String,
+    copying: bool,
 }
 
 impl Write {
@@ -197,7 +210,7 @@ impl Write {
         client: &Client,
         me: &Identity,
     ) -> Result<u64, tokio_postgres::Error> {
-        let params: [&(dyn ToSql + Sync); 13] = [
+        let params: [&(dyn ToSql + Sync); 14] = [
             &me.pipeline,
             &me.sink,
             &me.instance,
@@ -211,6 +224,7 @@ impl Write {
             &self.timeline,
             &self.cluster_id,
             &self.state,
+            &self.copying,
         ];
         client.execute(&self.statement, &params).await
     }

@@ -18,6 +18,7 @@ mod noted;
 mod ordered;
 mod params;
 mod pipeline;
+mod readers;
 mod session;
 mod skips;
 mod statements;
@@ -32,7 +33,7 @@ use async_trait::async_trait;
 use super::{Sink, SkipOrders, Wants, Work};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Skipped, TableChanges, TableName, TableSchema};
+use crate::model::{Checkpoint, Selection, Skipped, TableChanges, TableName, TableSchema};
 
 use checkpoint::Identity;
 use session::Session;
@@ -56,10 +57,18 @@ impl PostgresSink {
                 pipeline: pipeline.to_owned(),
                 sink: sink.to_owned(),
                 instance: instance.to_owned(),
+                selection: Selection::new(&["*.*".to_owned()], &[]),
             }),
             session: None,
             transaction: Transaction::None,
         }
+    }
+
+    /// The same for a sink that takes only these tables; else it is one that takes all.
+    pub fn taking(mut self, selection: Selection) -> Self {
+        let me = Identity::clone(&self.me);
+        self.me = Arc::new(Identity { selection, ..me });
+        self
     }
 
     fn session(&mut self) -> Result<&mut Session> {

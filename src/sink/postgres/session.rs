@@ -8,8 +8,8 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::checkpoint::{self, Store};
-use super::create;
 use super::tables::Table;
+use super::{create, readers};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, SchemaVersion, TableSchema};
@@ -244,7 +244,7 @@ async fn set_up(client: &Client, statement_timeout: Duration) -> Result<()> {
         .map_err(|error| classify(&error, "setting up the follower's session"))
 }
 
-/// Creates walferry's own tables where they are missing.
+/// Creates walferry's own tables, and what readers ask for, where they are missing.
 async fn lay_out(client: &Client) -> Result<()> {
     let failed = |error: &tokio_postgres::Error| {
         if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
@@ -256,14 +256,9 @@ async fn lay_out(client: &Client) -> Result<()> {
             classify(error, "creating walferry's tables")
         }
     };
+    let there = format!("SELECT {} AND {}", checkpoint::IS_THERE, readers::IS_THERE);
     let there = client
-        .query_one(
-            "SELECT pg_catalog.to_regclass('walferry.checkpoint') IS NOT NULL \
-             AND pg_catalog.to_regclass('walferry.tables') IS NOT NULL \
-             AND pg_catalog.to_regclass('walferry.columns') IS NOT NULL \
-             AND pg_catalog.to_regclass('walferry.skips') IS NOT NULL",
-            &[],
-        )
+        .query_one(&there, &[])
         .await
         .and_then(|row| row.try_get::<_, bool>(0))
         .map_err(|error| failed(&error))?;
@@ -271,7 +266,7 @@ async fn lay_out(client: &Client) -> Result<()> {
         return Ok(());
     }
     // One simple query is one transaction, unless it says otherwise.
-    let sql = format!("{};\n{}", create::LOCK, checkpoint::LAYOUT);
+    let sql = [create::LOCK, ";", checkpoint::LAYOUT, readers::LAYOUT].concat();
     client
         .batch_execute(&sql)
         .await

@@ -234,7 +234,8 @@ impl PostgresSink {
         to: &Checkpoint,
     ) -> Result<Result<(), Failed<'a>>> {
         assert_version(to, version + 1);
-        let write = self.session()?.store.write(version, to)?;
+        let me = Arc::clone(&self.me);
+        let write = self.session()?.store.write(version, to, &me)?;
         self.transaction = Transaction::None;
         Ok(self.send_write(work, Label::Guard, write).await)
     }
@@ -262,7 +263,8 @@ impl PostgresSink {
         if !very_first {
             assert_version(to, version);
         }
-        let write = self.session()?.store.write(version, to)?;
+        let me = Arc::clone(&self.me);
+        let write = self.session()?.store.write(version, to, &me)?;
         // The guard holds the row's lock, so this write cannot miss it; COMMIT need not wait for it.
         let mut sent = self.send_write(work, Label::Commit, write).await;
         if sent.is_ok() {
