@@ -106,7 +106,7 @@ function flow(report) {
   edge.className = `edge ${source ? TONES[source.state] : "unknown"}`;
   if (source) {
     const age = source.entry_at_us === null ? null : Math.max(0, report.now_unix_seconds - source.entry_at_us / 1e6);
-    edge.replaceChildren(make("b", {}, size(source.unpublished_bytes)), `${SIGNS[source.state]} ${source.state}`,
+    edge.replaceChildren(make("b", {}, size(source.unpublished_bytes)), ` ${SIGNS[source.state]} ${source.state}`,
       age === null ? "" : `, last entry ${span(age)} ago`);
   } else {
     edge.replaceChildren(make("b", {}, UNKNOWN));
@@ -115,7 +115,7 @@ function flow(report) {
     source?.published ? `published to ${source.published}` : null);
 
   const branches = report.sinks.slice(0, DRAWN_MAX).map((sink) => make("li", {},
-    make("div", { class: `edge ${sink.standing}` }, make("b", {}, size(sink.lag.bytes)), `behind for ${span(sink.lag.seconds)}`),
+    make("div", { class: `edge ${sink.standing}` }, make("b", {}, size(sink.lag.bytes)), ` behind for ${span(sink.lag.seconds)}`),
     make("div", { class: `node ${sink.standing}` }, make("h3", {}, sink.name), make("p", {}, `${SIGNS[sink.state]} ${sink.state}`))));
   if (report.sinks.length > DRAWN_MAX) {
     branches.push(make("li", { class: "more" }, `and ${report.sinks.length - DRAWN_MAX} more below`));
