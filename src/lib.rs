@@ -7,10 +7,10 @@
 pub mod apply; // the sink worker: log + sink
 pub mod capture; // the source worker: source + log
 pub mod check; // walferry check
-pub mod cli;
+pub mod cli; // the command line
 pub mod config; // settings, parsed and checked before any connection
 pub mod error; // errors, classified once: transient, halt, fenced
-pub mod http; // /metrics, /healthz, /readyz, /v1/status
+pub mod http; // the status page, /metrics, /healthz, /readyz, /v1/
 pub mod killpoint; // places at which a test kills the process
 pub mod lag; // lag from samples and boundaries
 pub mod log; // Kafka: records, commit log, topics, producer, readers
@@ -22,4 +22,5 @@ pub mod shutdown; // SIGTERM and SIGINT
 pub mod sink; // follower stores, one folder each
 pub mod source; // the leader: replication connection, slot, publication, catalog, copy readers
 pub mod status; // what every worker says of itself
-pub mod supervisor; // runs source and sinks, retries or halts them // the command line
+pub mod supervisor; // runs source and sinks, retries or halts them
+pub mod trace; // spans for OpenTelemetry, a batch each

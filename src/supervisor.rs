@@ -28,6 +28,7 @@ use crate::status::{
     ErrorCounts, EventLoop, LastError, LeaderClock, ProcessStatus, Shared, SinkHandle, SinkView,
     SourceView, State,
 };
+use crate::trace::Traces;
 
 /// First wait after a transient error.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -95,7 +96,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<Stri
         }));
     }
     parts.spawn(watch_event_loop(status.event_loop.clone(), stop.clone()));
-    start(&mut parts, settings, &status, (&leader_clock, &stop));
+    let traces = Traces::start(settings.otlp.as_ref(), &settings.pipeline)?;
+    let of_all = (&leader_clock, &traces, &stop);
+    start(&mut parts, settings, &status, of_all);
     stop.cancelled().await;
     let finished = tokio::time::timeout(STOP_MAX, async {
         while parts.join_next().await.is_some() {}
@@ -107,6 +110,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<Stri
             STOP_MAX.as_secs()
         )));
     }
+    traces.end().await;
     tracing::info!("stopped");
     Ok(unwell(&status))
 }
@@ -158,7 +162,7 @@ fn start(
     parts: &mut JoinSet<()>,
     settings: Settings,
     status: &ProcessStatus,
-    (leader_clock, stop): (&Arc<LeaderClock>, &CancellationToken),
+    (leader_clock, traces, stop): (&Arc<LeaderClock>, &Traces, &CancellationToken),
 ) {
     let instance = instance_token();
     if let (Some(source), Some((name, view))) = (settings.source, &status.source) {
@@ -171,6 +175,7 @@ fn start(
             kept_log: KeptLog::default(),
             samples,
             leader_clock: leader_clock.clone(),
+            traces: traces.clone(),
             status: view.clone(),
             stop: stop.clone(),
         };
@@ -194,6 +199,7 @@ fn start(
             status: handle.view.clone(),
             shown: Arc::default(),
             leader_clock: leader_clock.clone(),
+            traces: traces.clone(),
             stop: stop.clone(),
         };
         let (name, view) = (handle.name.clone(), handle.view.clone());

@@ -72,6 +72,7 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
         },
         kafka: kafka_settings(),
         kept_log: KeptLog::default(),
+        traces: Default::default(),
         samples: watch::channel(None).1,
         status: Arc::new(Shared::default()),
         stop: CancellationToken::new(),

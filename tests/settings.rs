@@ -89,6 +89,8 @@ fn every_setting_is_taken() {
         listen = "0.0.0.0:0"
         metrics_listen = "[::]:9100"
         token = "s3cret"
+        [otlp]
+        endpoint = "http://collector:4318"
         [log]
         level = "info,walferry=debug"
         format = "json"
@@ -133,6 +135,11 @@ fn every_setting_is_taken() {
     assert_eq!(http.metrics_listen, Some("[::]:9100".parse().unwrap()));
     assert_eq!(http.token.as_ref().unwrap().reveal(), "s3cret");
     assert!(!format!("{settings:?}").contains("s3cret"));
+    let otlp = settings.otlp.as_ref().unwrap();
+    assert_eq!(
+        (otlp.address.as_str(), otlp.path.as_str()),
+        ("collector:4318", "/v1/traces")
+    );
     let source = settings.source.unwrap();
     assert_eq!(source.epoch_max, Duration::from_secs(6 * 3600));
     assert_eq!(source.publication, "My Publication");
@@ -307,6 +314,16 @@ fn each_wrong_main_setting_gives_one_clear_error() {
                 "http.listen",
                 "`localhost`",
                 "127.0.0.1:8642",
+            ],
+        ),
+        (
+            "collector",
+            kafka("[otlp]\nendpoint = \"https://collector:4318\""),
+            vec![
+                "walferry.toml:5",
+                "otlp.endpoint",
+                "`https://",
+                "write http://host:port",
             ],
         ),
         (

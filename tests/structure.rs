@@ -16,16 +16,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["error", "model", "config", "postgres", "pgoutput"],
     ),
     ("log", &["error", "model", "config"]),
+    ("trace", &["error", "model", "config"]),
     (
         "capture",
         &[
-            "error", "model", "config", "status", "postgres", "pgoutput", "source", "log",
+            "error", "model", "config", "status", "postgres", "pgoutput", "source", "log", "trace",
         ],
     ),
     ("sink", &["error", "model", "config", "postgres"]),
     (
         "apply",
-        &["error", "model", "config", "status", "log", "sink"],
+        &["error", "model", "config", "status", "log", "sink", "trace"],
     ),
 ];
 

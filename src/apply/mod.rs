@@ -33,6 +33,7 @@ use crate::config::{KafkaSettings, SinkSettings};
 use crate::error::{Error, Result};
 use crate::model::Checkpoint;
 use crate::status::{LeaderClock, Shared, SinkView};
+use crate::trace::Traces;
 
 /// The newest checkpoint of a store that keeps none itself, from one session of a process to the next.
 pub type Shown = Arc<Mutex<Option<Checkpoint>>>;
@@ -52,6 +53,8 @@ pub struct SinkContext {
     pub status: Arc<Shared<SinkView>>,
     /// What the leader's clock says, for all parts of the process.
     pub leader_clock: Arc<LeaderClock>,
+    /// Where spans go.
+    pub traces: Traces,
     /// What a store without a memory of its own has shown so far.
     pub shown: Shown,
     /// Asks it to finish the batch under way and return.

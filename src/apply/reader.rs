@@ -20,7 +20,7 @@ use super::partitions::{Cut, Partitions};
 use super::plan::plan;
 use super::pull::{EntryPull, Filled};
 use crate::error::{Error, Result};
-use crate::log::commit_log::{BatchEntry, Entry};
+use crate::log::commit_log::{BatchEntry, Entry, LastCommit};
 use crate::log::records::RecordReader;
 use crate::log::tail::LogTail;
 use crate::model::{
@@ -141,8 +141,8 @@ pub struct BatchEnd {
     pub standing: Box<Standing>,
     /// Valid entries about epochs and copies in it.
     pub events: Vec<(i64, Entry)>,
-    /// Commit time of its last transaction.
-    pub commit_time_us: Option<i64>,
+    /// Its last transaction.
+    pub last_commit: Option<LastCommit>,
     /// Leader transactions in it.
     pub transactions: u64,
     /// Records passed over.
@@ -300,7 +300,7 @@ impl MainReader {
 struct Batch {
     entries: usize,
     events: Vec<(i64, Entry)>,
-    commit_time_us: Option<i64>,
+    last_commit: Option<LastCommit>,
     transactions: u64,
     leftovers: u64,
     /// A chunk of it has been handed on before its end.
@@ -416,9 +416,7 @@ impl Reader {
     }
 
     fn read_records(&mut self, batch: &BatchEntry, cut: Option<ChunkCut>) -> Result<(), Cut> {
-        if let Some(commit) = batch.last_commit {
-            self.batch.commit_time_us = Some(commit.time_us);
-        }
+        self.batch.last_commit = batch.last_commit.or(self.batch.last_commit);
         self.batch.transactions += batch.transactions;
         let mut pull = EntryPull::new(
             batch,
@@ -475,7 +473,7 @@ impl Reader {
             end: Some(BatchEnd {
                 standing: Box::new(standing),
                 events: batch.events,
-                commit_time_us: batch.commit_time_us,
+                last_commit: batch.last_commit,
                 transactions: batch.transactions,
                 leftovers: batch.leftovers,
                 skipped,
@@ -516,7 +514,7 @@ mod tests {
             end: is_end.then(|| BatchEnd {
                 standing: Box::new(standing),
                 events: Vec::new(),
-                commit_time_us: None,
+                last_commit: None,
                 transactions: 1,
                 leftovers: 0,
                 skipped: Vec::new(),

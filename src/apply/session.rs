@@ -29,6 +29,7 @@ use crate::model::selection::Selection;
 use crate::model::{Checkpoint, Position, Skips, TableSchema};
 use crate::sink::{self, Sink, Wants, Work};
 use crate::status::{CopyProgress, RowCounts, State};
+use crate::trace;
 
 /// How long progress without records may wait for company before it is committed.
 const IDLE_COMMIT_AFTER: Duration = Duration::from_secs(1);
@@ -294,7 +295,7 @@ impl<'a> Session<'a> {
             }
         }
         let end = after(self.pending.take(), end.expect("the loop ends with it"));
-        let commit_us = end.commit_time_us;
+        let last_commit = end.last_commit;
         let applied = Instant::now();
         killpoint::pass(Point::BeforeCommit);
         self.commit_end(end).await?;
@@ -311,10 +312,19 @@ impl<'a> Session<'a> {
             times.wait.observe(waited.as_secs_f64());
             times.apply.observe((applied - begun).as_secs_f64());
             times.commit.observe((committed - applied).as_secs_f64());
-            if let (Some(now), Some(commit)) = (leader_now_us, commit_us) {
-                times.visible.observe((now - commit) as f64 / 1e6);
+            if let (Some(now), Some(commit)) = (leader_now_us, last_commit) {
+                times.visible.observe((now - commit.time_us) as f64 / 1e6);
             }
         });
+        if let (Some(done_us), Some(commit)) = (leader_now_us, last_commit) {
+            self.context.traces.applied(trace::Batch {
+                part: &self.context.sink.name,
+                commit: commit.lsn,
+                commit_us: commit.time_us,
+                done_us,
+                changes: totals.0,
+            });
+        }
         Ok(())
     }
 
@@ -373,7 +383,8 @@ impl<'a> Session<'a> {
     }
 
     async fn commit_end(&mut self, end: BatchEnd) -> Result<()> {
-        let next = advanced(&self.checkpoint, *end.standing, end.commit_time_us);
+        let commit_time_us = end.last_commit.map(|commit| commit.time_us);
+        let next = advanced(&self.checkpoint, *end.standing, commit_time_us);
         self.commit_skipping(next, &end.skipped).await?;
         self.committed_at = Instant::now();
         for (offset, event) in &end.events {
@@ -496,7 +507,7 @@ fn after(first: Option<BatchEnd>, second: BatchEnd) -> BatchEnd {
     BatchEnd {
         standing: second.standing,
         events,
-        commit_time_us: second.commit_time_us.or(first.commit_time_us),
+        last_commit: second.last_commit.or(first.last_commit),
         transactions: first.transactions + second.transactions,
         leftovers: first.leftovers + second.leftovers,
         skipped: first.skipped.into_iter().chain(second.skipped).collect(),

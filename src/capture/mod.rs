@@ -36,6 +36,7 @@ use crate::model::TableName;
 use crate::source::publication;
 use crate::source::sample::{self, LeaderSample};
 use crate::status::{LastError, LeaderClock, Reading, Shared, SourceView, State};
+use crate::trace::Traces;
 
 use self::captured_set::Watch;
 use self::copy::Copier;
@@ -63,6 +64,8 @@ pub struct CaptureContext {
     pub kept_log: KeptLog,
     /// What the leader's clock says, for all parts of the process.
     pub leader_clock: Arc<LeaderClock>,
+    /// Where spans go.
+    pub traces: Traces,
     /// The leader's newest sample; see [`sample_leader`].
     pub samples: watch::Receiver<Option<LeaderSample>>,
     /// What it says of itself.

@@ -24,6 +24,7 @@ use crate::log::topics::Topics;
 use crate::model::clock::unix_us;
 use crate::model::{Epoch, Lsn, TableName};
 use crate::source::sample::LeaderSample;
+use crate::trace;
 
 /// What is to become an entry. Entries are written in the order of orders.
 #[derive(Debug)]
@@ -153,6 +154,7 @@ impl Publisher {
         let sample = *self.samples.borrow();
         let entry = batch_entry(self.confirmations.epoch(), &closed, offsets, sample);
         let (changes, transactions) = (entry.changes, entry.transactions);
+        let last_commit = entry.last_commit.filter(|_| changes > 0);
         // From here on the entry may count, so copies begin behind it.
         self.published
             .send_modify(|published| published.to = Some(closed.to));
@@ -163,13 +165,14 @@ impl Publisher {
         });
         let took = closed_at.elapsed().as_secs_f64();
         let leader_now_us = self.context.leader_clock.now_us();
-        let commit_us = closed.last_commit.map(|commit| commit.time_us);
         self.context.status.update(|view| {
             if changes > 0 {
                 view.times.publish.observe(took);
-                if let (Some(now), Some(commit)) = (leader_now_us, commit_us) {
-                    view.times.durable.observe((now - commit) as f64 / 1e6);
-                }
+            }
+            if let (Some(now), Some(commit)) = (leader_now_us, last_commit) {
+                view.times
+                    .durable
+                    .observe((now - commit.time_us) as f64 / 1e6);
             }
             view.entry_at_us = Some(unix_us(SystemTime::now()));
             view.published = confirmed.or(view.published);
@@ -177,6 +180,15 @@ impl Publisher {
             view.changes += changes;
             view.bytes += closed.bytes as u64;
         });
+        if let (Some(done_us), Some(commit)) = (leader_now_us, last_commit) {
+            self.context.traces.published(trace::Batch {
+                part: &self.context.source.name,
+                commit: commit.lsn,
+                commit_us: commit.time_us,
+                done_us,
+                changes,
+            });
+        }
         Ok(())
     }
 
@@ -220,7 +232,12 @@ impl Publisher {
     async fn write(&mut self, entry: Entry) -> Result<Option<Lsn>> {
         let commits = self.producer.log_slot(&self.topics.commits());
         self.confirmations.sent(entry.clone());
-        let offset = append(&self.producer, commits, &entry).await?;
+        let parent = match &entry {
+            Entry::Batch(batch) => batch.last_commit,
+            Entry::Epoch(_) | Entry::CopyBegin(_) | Entry::CopyEnd(_) => None,
+        };
+        let parent = parent.and_then(|commit| self.context.traces.traceparent(commit.lsn));
+        let offset = append(&self.producer, commits, &entry, parent.as_deref()).await?;
         killpoint::pass(Point::EntryAcked);
         let mut decision = self.confirmations.acked(offset)?;
         loop {

@@ -17,6 +17,7 @@ use crate::killpoint::{self, Point};
 use crate::log::commit_log::{Entry, EpochEntry};
 use crate::log::confirm::Confirmations;
 use crate::log::copies::CopyLedger;
+use crate::log::header::TRACE_HEADER;
 use crate::log::producer::{EpochProducer, PartitionSlot, Sent};
 use crate::log::takeover::{
     EpochFate, FoundLeader, TimelineSwitch, epoch_fate, may_lead, may_resume,
@@ -155,7 +156,7 @@ async fn attempt(
     killpoint::pass(Point::BeforeEpochEntry);
     let offset = hold(
         &mut stream,
-        append(producer, commits, &Entry::Epoch(own.clone())),
+        append(producer, commits, &Entry::Epoch(own.clone()), None),
     )
     .await?;
     killpoint::pass(Point::AfterEpochEntry);
@@ -246,11 +247,13 @@ pub async fn append(
     producer: &EpochProducer,
     commits: PartitionSlot,
     entry: &Entry,
+    traceparent: Option<&str>,
 ) -> Result<Option<i64>> {
     let value = serde_json::to_vec(entry)
         .map_err(|error| Error::transient("writing an entry").caused_by(error))?;
+    let parent = traceparent.map(|parent| (TRACE_HEADER, parent.as_bytes()));
     let batch = producer.open_batch();
-    while producer.send(batch, commits, None, Some(&value), &[])? == Sent::Full {
+    while producer.send(batch, commits, None, Some(&value), parent.as_slice())? == Sent::Full {
         producer.room().await?;
     }
     killpoint::pass(Point::EntrySent);

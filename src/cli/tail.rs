@@ -13,6 +13,7 @@ use crate::config::{
 };
 use crate::error::{Class, Error, Result};
 use crate::sink::stdout::reader_has_gone;
+use crate::trace::Traces;
 use crate::{shutdown, supervisor};
 
 /// Wait before the log is opened again after an error that may pass.
@@ -49,6 +50,7 @@ pub(super) async fn run(
         instance,
         kafka: settings.kafka,
         status: Arc::default(),
+        traces: Traces::default(),
         shown: Arc::default(),
         leader_clock: Arc::default(),
         stop: stop.clone(),

@@ -10,8 +10,8 @@ use super::connector::{connector, connector_files};
 use super::document::Document;
 use super::values::is_pipeline_name;
 use super::{
-    Durability, HttpSettings, KafkaSettings, LogFormat, LogSettings, Secret, Settings,
-    StoreSettings, defaults, raw,
+    Durability, HttpSettings, KafkaSettings, LogFormat, LogSettings, OtlpSettings, Secret,
+    Settings, StoreSettings, defaults, raw,
 };
 use crate::error::{Error, Result};
 
@@ -92,6 +92,7 @@ pub fn load(config_dir: &Path, connectors_dir: &Path) -> Result<Settings> {
         kafka: kafka(&document, main.kafka)?,
         http: http(&document, main.http)?,
         log: log(&document, main.log)?,
+        otlp: otlp(&document, main.otlp)?,
         pipeline,
         source: None,
         sinks: Vec::new(),
@@ -247,6 +248,37 @@ fn http(document: &Document, raw: raw::Http) -> Result<HttpSettings> {
         listen: address(document, "http.listen", &listen)?,
         metrics_listen: metrics_listen.transpose()?,
         token: token.transpose()?,
+    })
+}
+
+fn otlp(document: &Document, raw: raw::Otlp) -> Result<Option<OtlpSettings>> {
+    raw.endpoint
+        .map(|text| endpoint(document, &text))
+        .transpose()
+}
+
+fn endpoint(document: &Document, text: &str) -> Result<OtlpSettings> {
+    let wrong = || {
+        document.error(
+            "otlp.endpoint",
+            format!("{} is not an address of a collector", document.written("otlp.endpoint")),
+            "write http://host:port, such as \"http://127.0.0.1:4318\"; to one that wants TLS let a collector on this machine pass spans on",
+        )
+    };
+    let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
+    let (address, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let fits = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    if host.is_empty() || port.parse::<u16>().is_err() || !fits(rest) {
+        return Err(wrong());
+    }
+    let path = if path.len() > 1 { path } else { "/v1/traces" };
+    Ok(OtlpSettings {
+        address: address.to_owned(),
+        path: path.to_owned(),
     })
 }
 

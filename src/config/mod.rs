@@ -48,6 +48,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// Logging.
     pub log: LogSettings,
+    /// Traces, if they are wanted.
+    pub otlp: Option<OtlpSettings>,
     /// The source, if there is one in `connectors/`.
     pub source: Option<SourceSettings>,
     /// The sinks in `connectors/`, by name.
@@ -96,6 +98,15 @@ pub struct LogSettings {
     pub level: String,
     /// Form of the lines.
     pub format: LogFormat,
+}
+
+/// Where spans go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpSettings {
+    /// Host and port of an OpenTelemetry collector that takes OTLP over HTTP.
+    pub address: String,
+    /// Path there.
+    pub path: String,
 }
 
 /// Form of log lines.
@@ -260,7 +271,7 @@ pub fn all_keys() -> Vec<(&'static str, String)> {
             all.push((file, name));
         }
     };
-    let sections = ["kafka", "http", "log", "tls", "tables", "copy"];
+    let sections = ["kafka", "http", "log", "otlp", "tls", "tables", "copy"];
     let plain = |keys: &[&'static str]| -> Vec<&'static str> {
         let keys = keys.iter().copied();
         keys.filter(|key| !sections.contains(key)).collect()
@@ -269,6 +280,7 @@ pub fn all_keys() -> Vec<(&'static str, String)> {
     add("walferry.toml", "kafka", raw::keys::<raw::Kafka>());
     add("walferry.toml", "http", raw::keys::<raw::Http>());
     add("walferry.toml", "log", raw::keys::<raw::Log>());
+    add("walferry.toml", "otlp", raw::keys::<raw::Otlp>());
     for (kind, keys) in [
         ("postgres-source", raw::keys::<raw::Source>()),
         ("postgres", raw::keys::<raw::PostgresSink>()),

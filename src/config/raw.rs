@@ -15,6 +15,8 @@ pub(super) struct Main {
     pub(super) http: Http,
     #[serde(default)]
     pub(super) log: Log,
+    #[serde(default)]
+    pub(super) otlp: Otlp,
 }
 
 #[derive(Default, Deserialize)]
@@ -41,6 +43,12 @@ pub(super) struct Http {
 pub(super) struct Log {
     pub(super) level: Option<String>,
     pub(super) format: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Otlp {
+    pub(super) endpoint: Option<String>,
 }
 
 /// `kind = "postgres-source"`.

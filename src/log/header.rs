@@ -12,6 +12,8 @@ use crate::model::{Epoch, Lsn, Position, SchemaVersion};
 
 /// Name of the header on every record.
 pub const RECORD_HEADER: &str = "walferry";
+/// Header of entries: the span that publishes them, as W3C Trace Context writes it.
+pub const TRACE_HEADER: &str = "traceparent";
 /// Name of the header on copy rows.
 pub const COPY_HEADER: &str = "walferry.copy";
 /// Name of the header on pieces of a large value.

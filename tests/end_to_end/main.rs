@@ -20,6 +20,7 @@ mod secured;
 mod shapes;
 mod skips;
 mod stalled;
+mod traces;
 mod trimming;
 mod truncate;
 mod types;

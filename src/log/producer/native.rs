@@ -17,7 +17,9 @@ use sys::rd_kafka_vtype_t as Tag;
 use super::acks::lock;
 use super::turns::{Pace, Record, Turn};
 use super::{HEADERS_MAX, PartitionSlot};
-use crate::log::header::{COPY_HEADER, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, RECORD_HEADER};
+use crate::log::header::{
+    COPY_HEADER, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, RECORD_HEADER, TRACE_HEADER,
+};
 
 /// Whether librdkafka took a record.
 pub(super) enum Produced {
@@ -254,6 +256,7 @@ fn header_name(name: &str) -> &'static CStr {
         PART_HEADER => c"walferry.part",
         NEW_KEY_HEADER => c"__debezium.newkey",
         OLD_KEY_HEADER => c"__debezium.oldkey",
+        TRACE_HEADER => c"traceparent",
         other => panic!("no record has a header {other:?}"),
     }
 }
