@@ -4,8 +4,10 @@ mod logging;
 mod sink;
 mod status;
 mod tail;
+mod verify;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -59,12 +61,14 @@ Examples:
   walferry run --only leader         run the source here, the sinks elsewhere
   walferry status --watch            lag, rates and errors, every second
   walferry tail public.orders        show changes of a table as they come
+  walferry verify                    do followers hold what the leader holds?
 
 Exit codes:
   0  done, or stopped in order
   1  something failed at run time
   2  settings or command line wrong
-  3  check found a failure; status or run found a part halted or fenced";
+  3  check found a failure; status or run found a part halted or fenced; verify found a
+     difference";
 
 /// What walferry can do.
 #[derive(Debug, Subcommand)]
@@ -122,6 +126,28 @@ pub enum Command {
         /// Where to begin
         #[arg(long, value_enum, default_value_t = TailFrom::Now)]
         from: TailFrom,
+    },
+    /// Compare followers with the leader, row by row, while both are live
+    ///
+    /// Reads both; changes nothing, and stops nothing. Hashes are computed in the databases; only keys
+    /// are shown. A row that is being changed is looked at again. Exits with 3 when a row is not the
+    /// same, or a table could not be compared.
+    #[command(
+        after_help = "Examples:\n  walferry verify\n  walferry verify warehouse --tables 'public.*'\n  walferry verify --json | jq '.[].tables[] | select(.different.count > 0)'"
+    )]
+    Verify {
+        /// Sinks [default: all with a Postgres follower]
+        #[arg(value_name = "SINK")]
+        sinks: Vec<String>,
+        /// Tables to compare: schema.table with * and ?, or a bare table name [default: all]
+        #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
+        tables: Vec<String>,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+        /// Longest wait for a follower to show what the leader has
+        #[arg(long, value_name = "TIME", default_value = "5min", value_parser = parse_patience)]
+        patience: Duration,
     },
     /// Act on one sink
     Sink {
@@ -257,6 +283,21 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             logging::init_quiet();
             tail::run(settings, &tables, json, from).await
         }
+        Command::Verify {
+            sinks,
+            tables,
+            json,
+            patience,
+        } => {
+            logging::init_quiet();
+            let asked = verify::Asked {
+                sinks,
+                tables,
+                json,
+                patience,
+            };
+            verify::run(&settings()?, &asked).await
+        }
         Command::Sink { action } => {
             logging::init_quiet();
             match action {
@@ -286,6 +327,17 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+fn parse_patience(text: &str) -> Result<Duration, String> {
+    let wrong = "write a time with its unit, such as 30s or 5min";
+    config::values::parse_duration(text).ok_or_else(|| wrong.to_owned())
+}
+
+/// The sinks of the settings, for an error's remedy.
+fn sink_names(settings: &Settings) -> String {
+    let names: Vec<&str> = settings.sinks.iter().map(|s| s.name.as_str()).collect();
+    names.join(", ")
 }
 
 /// Where to ask a running walferry.

@@ -1,6 +1,6 @@
 //! `walferry sink …`: acts on one sink from the command line.
 
-use super::Failure;
+use super::{Failure, sink_names};
 use crate::config::Settings;
 use crate::error::{Class, Error};
 use crate::log::progress::{self, ProgressReader};
@@ -46,10 +46,9 @@ pub(super) async fn skip(
     order: &SkipOrder,
 ) -> Result<(), Failure> {
     let Some(sink) = settings.sinks.iter().find(|sink| sink.name == name) else {
-        let names: Vec<&str> = settings.sinks.iter().map(|s| s.name.as_str()).collect();
         return Err(Failure::Usage(Error::halt(
             format!("there is no sink {name} in connectors/"),
-            format!("name one of: {}", names.join(", ")),
+            format!("name one of: {}", sink_names(settings)),
         )));
     };
     if let SkipOrder::Skip { reason } = order

@@ -357,7 +357,7 @@ fn lsn(lsn: Option<Lsn>) -> String {
 }
 
 /// A number with thin groups of three: `1,234,567`.
-fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {

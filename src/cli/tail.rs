@@ -82,7 +82,7 @@ pub(super) async fn run(
 }
 
 /// Table arguments as patterns; a bare name means that table in any schema.
-fn patterns(tables: &[String]) -> Result<Vec<String>> {
+pub(super) fn patterns(tables: &[String]) -> Result<Vec<String>> {
     if tables.is_empty() {
         return Ok(vec!["*.*".to_owned()]);
     }

@@ -24,3 +24,4 @@ mod traces;
 mod trimming;
 mod truncate;
 mod types;
+mod verify;

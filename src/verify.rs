@@ -1,0 +1,352 @@
+//! `walferry verify`: whether a Postgres follower holds the rows of its leader, while both are live.
+//!
+//! No moment is the same on two servers, so nothing is compared at one. A look is three snapshots: of the
+//! leader; of the follower, once it shows all that the leader's snapshot showed; of the leader again. A row
+//! that the leader has in both its snapshots as the same version (`ctid`, `xmin`) was not touched in between,
+//! and the follower must hold it. One that was touched is looked at again. [`rounds`] has the rule.
+//!
+//! Tables are read once, as sums of hashes by bucket of the key, computed in the databases; only where buckets
+//! differ rows are looked at, by key. Reads only, takes no lock but those of reading, needs no slot.
+
+mod rounds;
+mod snapshot;
+mod sql;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use crate::config::{PostgresSettings, PostgresSinkSettings, SourceSettings};
+use crate::error::{Error, Result};
+use crate::model::{Lsn, Selection, TableName};
+use crate::postgres::{classify, connect};
+use crate::source::catalog::{self, CatalogTable};
+use crate::source::published;
+
+use rounds::{Candidates, Looked};
+use snapshot::{Place, Row, Snapshot};
+use sql::TableSql;
+
+/// Rows a bucket should have.
+const BUCKET_ROWS: u64 = 1_000;
+/// Buckets of a table, at most.
+const BUCKETS_MAX: u64 = 100_000;
+/// Rows that differ after the first look and are looked at again, at most; a table with more is said to
+/// differ in that many.
+const CANDIDATES_MAX: usize = 100_000;
+/// Looks at rows that differ, at most.
+const ROUNDS_MAX: u32 = 30;
+/// Between two looks, so that a commit that is in the WAL becomes visible on the leader too.
+const ROUND_EVERY: Duration = Duration::from_millis(250);
+/// Keys that are named of each kind.
+const KEYS_NAMED: usize = 20;
+
+/// What is compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<'a> {
+    /// The pipeline.
+    pub pipeline: &'a str,
+    /// The leader.
+    pub source: &'a SourceSettings,
+    /// The sink's name.
+    pub sink: &'a str,
+    /// Tables that the sink takes.
+    pub selection: &'a Selection,
+    /// The follower.
+    pub follower: &'a PostgresSinkSettings,
+    /// Tables to compare, of those.
+    pub tables: &'a Selection,
+    /// Longest wait for the follower to show what the leader has.
+    pub patience: Duration,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The sink.
+    pub sink: String,
+    /// Tables, by name.
+    pub tables: Vec<TableReport>,
+}
+
+/// What was found of one table.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TableReport {
+    /// Schema and name.
+    pub table: String,
+    /// Rows on the leader at the first look.
+    pub rows: u64,
+    /// Rows of the leader that the follower lacks.
+    pub missing: Differences,
+    /// Rows of the follower that the leader has not.
+    pub extra: Differences,
+    /// Rows that are not the same.
+    pub different: Differences,
+    /// Rows that changed at every look, so that nothing can be said of them.
+    pub undecided: u64,
+    /// Why the table could not be compared, or what is to be known of the result.
+    pub note: Option<String>,
+    /// Whether it was compared at all.
+    pub compared: bool,
+}
+
+/// Rows that differ in one way.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Differences {
+    /// How many.
+    pub count: u64,
+    /// Keys of some of them, column by column in the order of the key; none for tables without a key.
+    pub keys: Vec<Vec<String>>,
+}
+
+impl Differences {
+    fn add(&mut self, key: Vec<String>) {
+        self.count += 1;
+        if self.keys.len() < KEYS_NAMED {
+            self.keys.push(key);
+        }
+    }
+}
+
+impl TableReport {
+    /// Whether every row is known to be equal.
+    pub fn is_equal(&self) -> bool {
+        let differ = self.missing.count + self.extra.count + self.different.count;
+        self.compared && differ == 0 && self.undecided == 0
+    }
+}
+
+impl Report {
+    /// Whether every row of every table is known to be equal.
+    pub fn is_equal(&self) -> bool {
+        self.tables.iter().all(TableReport::is_equal)
+    }
+}
+
+/// Compares, table by table; `told` hears of each table before it is read.
+///
+/// # Errors
+/// Those of the two servers; transient when the follower does not show what the leader has within the time.
+pub async fn run(pair: Pair<'_>, mut told: impl FnMut(&TableName)) -> Result<Report> {
+    let name = |part: &str| format!("walferry verify {part}");
+    let leader = open(&pair.source.postgres, &name("leader")).await?;
+    let follower = open(&pair.follower.postgres, &name(pair.sink)).await?;
+    let published = published::tables(&leader, &pair.source.publication).await?;
+    let mut tables: Vec<CatalogTable> = published
+        .into_iter()
+        .filter(|table| {
+            let name = &table.schema.table;
+            pair.selection.takes(name) && pair.tables.takes(name)
+        })
+        .collect();
+    tables.sort_by(|a, b| a.schema.table.cmp(&b.schema.table));
+    let mut between = Between {
+        pair,
+        leader,
+        follower,
+    };
+    let mut reports = Vec::new();
+    for table in &tables {
+        told(&table.schema.table);
+        reports.push(between.table(table).await?);
+    }
+    Ok(Report {
+        sink: pair.sink.to_owned(),
+        tables: reports,
+    })
+}
+
+async fn open(settings: &PostgresSettings, name: &str) -> Result<Client> {
+    let client = connect(settings, name).await?;
+    catalog::prepare_session(&client).await?;
+    // Hashing a large table takes as long as it takes.
+    let lifted = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+    let lifted = client.batch_execute(lifted).await;
+    lifted.map_err(|error| classify(&error, "setting up the session"))?;
+    Ok(client)
+}
+
+struct Between<'a> {
+    pair: Pair<'a>,
+    leader: Client,
+    follower: Client,
+}
+
+impl Between<'_> {
+    async fn table(&mut self, table: &CatalogTable) -> Result<TableReport> {
+        let mut report = TableReport {
+            table: table.schema.table.to_string(),
+            ..TableReport::default()
+        };
+        let sql = match TableSql::of(table, &self.follower).await? {
+            Ok(sql) => sql,
+            Err(note) => {
+                report.note = Some(note);
+                return Ok(report);
+            }
+        };
+        let rows = table.rows_estimate.unwrap_or_default();
+        let buckets = (rows / BUCKET_ROWS).clamp(1, BUCKETS_MAX);
+        let (leader, follower) = self.look().await?;
+        if !follower.in_effect.contains(&table.schema.table) {
+            report.note = Some("its copy has not come into effect on this follower yet".to_owned());
+            return Ok(report);
+        }
+        let (here, there) = tokio::try_join!(
+            leader.sums(&sql.leader, buckets),
+            follower.sums(&sql.follower, buckets)
+        )?;
+        report.compared = true;
+        report.rows = here.values().map(|sum| sum.rows).sum();
+        let all: BTreeSet<i32> = here.keys().chain(there.keys()).copied().collect();
+        let unequal: Vec<i32> = all
+            .into_iter()
+            .filter(|bucket| here.get(bucket) != there.get(bucket))
+            .collect();
+        if unequal.is_empty() {
+            return Ok(report);
+        }
+        let (here, there) = tokio::try_join!(
+            leader.rows_of(&sql.leader, buckets, &unequal),
+            follower.rows_of(&sql.follower, buckets, &unequal)
+        )?;
+        drop((leader, follower));
+        if !table.schema.has_key() {
+            self.without_key(&sql, &mut report).await?;
+            return Ok(report);
+        }
+        let differing = differing(&here, &there);
+        if differing.len() > CANDIDATES_MAX {
+            report.note = Some(format!(
+                "more than {CANDIDATES_MAX} rows differ; those were not looked at one by one"
+            ));
+            report.different.count = differing.len() as u64;
+            return Ok(report);
+        }
+        self.decide(&sql, differing, &mut report).await?;
+        Ok(report)
+    }
+
+    /// A snapshot of the leader, and one of the follower that shows at least as much.
+    async fn look(&self) -> Result<(Snapshot<'_>, Snapshot<'_>)> {
+        let leader = Snapshot::of_leader(&self.leader).await?;
+        let follower = self.follower_from(leader.lsn).await?;
+        Ok((leader, follower))
+    }
+
+    async fn follower_from(&self, lsn: Lsn) -> Result<Snapshot<'_>> {
+        let place = Place {
+            pipeline: self.pair.pipeline,
+            sink: self.pair.sink,
+        };
+        let until = Instant::now() + self.pair.patience;
+        loop {
+            let snapshot = Snapshot::of_follower(&self.follower, place).await?;
+            if snapshot.lsn >= lsn {
+                return Ok(snapshot);
+            }
+            let shows = snapshot.lsn;
+            snapshot.end().await?;
+            if Instant::now() >= until {
+                let seconds = self.pair.patience.as_secs();
+                return Err(Error::transient(format!(
+                    "follower {} shows {shows}, and did not come to {lsn} within {seconds} s: \
+                     walferry status tells how its sink is",
+                    self.pair.sink
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Looks at rows again until it is known of each whether it differs.
+    async fn decide(
+        &self,
+        sql: &TableSql,
+        differing: BTreeSet<Vec<String>>,
+        report: &mut TableReport,
+    ) -> Result<()> {
+        let mut candidates = Candidates::new(differing);
+        for _ in 0..ROUNDS_MAX {
+            let open: Vec<&Vec<String>> = candidates.open().collect();
+            if open.is_empty() {
+                break;
+            }
+            tokio::time::sleep(ROUND_EVERY).await;
+            let (leader, follower) = self.look().await?;
+            let (before, there) = tokio::try_join!(
+                leader.rows_with(&sql.leader, &open),
+                follower.rows_with(&sql.follower, &open)
+            )?;
+            leader.end().await?;
+            follower.end().await?;
+            let leader = Snapshot::of_leader(&self.leader).await?;
+            let after = leader.rows_with(&sql.leader, &open).await?;
+            leader.end().await?;
+            candidates.round(&before, &there, &after);
+        }
+        for (key, looked) in candidates.decided() {
+            match looked {
+                Looked::Missing => report.missing.add(key),
+                Looked::Extra => report.extra.add(key),
+                Looked::Different => report.different.add(key),
+                Looked::Undecided => report.undecided += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that nothing tells apart are counted by their content, at one look after the other until nothing
+    /// was touched meanwhile.
+    async fn without_key(&self, sql: &TableSql, report: &mut TableReport) -> Result<()> {
+        let (mut last, mut same) = (None, 0);
+        for _ in 0..ROUNDS_MAX {
+            let (leader, follower) = self.look().await?;
+            let (here, there) =
+                tokio::try_join!(leader.counts(&sql.leader), follower.counts(&sql.follower))?;
+            leader.end().await?;
+            follower.end().await?;
+            let (mut missing, mut extra) = (0, 0);
+            let all: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+            for content in all {
+                let count = |of: &BTreeMap<String, i64>| of.get(content).copied().unwrap_or(0);
+                let more = count(&here) - count(&there);
+                missing += more.max(0).unsigned_abs();
+                extra += (-more).max(0).unsigned_abs();
+            }
+            if (missing, extra) == (0, 0) {
+                return Ok(());
+            }
+            same = if last == Some((missing, extra)) {
+                same + 1
+            } else {
+                1
+            };
+            last = Some((missing, extra));
+            if same == rounds::LOOKS {
+                (report.missing.count, report.extra.count) = (missing, extra);
+                return Ok(());
+            }
+            tokio::time::sleep(ROUND_EVERY).await;
+        }
+        report.undecided = last.map_or(0, |(missing, extra)| missing + extra);
+        Ok(())
+    }
+}
+
+/// Keys whose rows are not the same on both sides.
+fn differing(
+    here: &BTreeMap<Vec<String>, Row>,
+    there: &BTreeMap<Vec<String>, Row>,
+) -> BTreeSet<Vec<String>> {
+    let content = |rows: &BTreeMap<Vec<String>, Row>, key: &Vec<String>| {
+        rows.get(key).map(|row| row.content.clone())
+    };
+    let keys: BTreeSet<&Vec<String>> = here.keys().chain(there.keys()).collect();
+    let keys = keys.into_iter();
+    keys.filter(|key| content(here, key) != content(there, key))
+        .cloned()
+        .collect()
+}

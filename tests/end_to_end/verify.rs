@@ -1,0 +1,185 @@
+//! `walferry verify`: equal is said under load, and each kind of difference is found.
+
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::support::{Pipeline, Postgres, wait_caught_up};
+
+const TABLES: &str = r#"
+    CREATE TABLE big (id int PRIMARY KEY, v text, n numeric, at timestamptz DEFAULT now());
+    CREATE TABLE "Odd ""name" ("a b" text, "Select" int, v text, PRIMARY KEY ("Select", "a b"));
+    CREATE TABLE heap (a int, b text);
+    ALTER TABLE heap REPLICA IDENTITY FULL;
+    CREATE TABLE kinds (id int PRIMARY KEY, f float8, j jsonb, b bytea, a int[], i interval);
+    CREATE TABLE parts (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+    CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2026-07-01');
+    CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM ('2026-07-01') TO ('2027-01-01');
+    INSERT INTO big (id, v, n) SELECT i, repeat('x', i % 50), i / 7.0 FROM generate_series(1, 20000) i;
+    INSERT INTO "Odd ""name" SELECT 'k' || i, i % 10, NULLIF(i % 3, 0)::text FROM generate_series(1, 500) i;
+    INSERT INTO heap SELECT i % 40, CASE WHEN i % 2 = 0 THEN '' END FROM generate_series(1, 300) i;
+    INSERT INTO kinds VALUES (1, 'NaN', '{"a": 1.50}', '\x00ff', '[2:3]={1,NULL}', '1 mon -2 days'),
+        (2, 1e-300, 'null', '', '{}', NULL);
+    INSERT INTO parts SELECT i, '2026-01-01'::date + i FROM generate_series(1, 300) i;
+    ANALYZE"#;
+
+/// Writes until told to stop: hot rows, new rows, deletes, rows without a key.
+async fn load(client: Client, stop: Arc<AtomicBool>) -> u64 {
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        client
+            .batch_execute(&format!(
+                "UPDATE big SET v = 'hot {round}' WHERE id BETWEEN 1 AND 20;
+                 INSERT INTO big (id, v) VALUES (100000 + {round}, 'new');
+                 DELETE FROM big WHERE id = 100000 + {round} - 5;
+                 UPDATE \"Odd \"\"name\" SET v = '{round}' WHERE \"Select\" = {round} % 10;
+                 UPDATE big SET n = n + 1 WHERE id = 1000 + {round} % 15000"
+            ))
+            .await
+            .unwrap();
+    }
+    round
+}
+
+async fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (Option<i32>, String) {
+    let arguments = [&["verify"], arguments].concat();
+    let mut command = tokio::process::Command::from(pipeline.command(&arguments));
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().await.unwrap();
+    let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    (status.code(), text)
+}
+
+/// The report of a table.
+fn of<'a>(report: &'a Value, table: &str) -> &'a Value {
+    let mut tables = report[0]["tables"].as_array().unwrap().iter();
+    tables
+        .find(|of| of["table"] == table)
+        .unwrap_or_else(|| panic!("{table}: {report}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn equal_is_said_under_load_and_every_difference_is_found() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLES).await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(load(leader.client().await, stop.clone()));
+
+    for _ in 0..3 {
+        let (code, text) = verify(&pipeline, &["a"]).await;
+        assert_eq!(code, Some(0), "{text}");
+        assert!(
+            text.contains("EQUAL: a holds what the leader holds"),
+            "{text}"
+        );
+    }
+
+    // Behind walferry's back, while the load goes on.
+    to.batch_execute(
+        r#"UPDATE big SET v = v || '!' WHERE id = 17000;
+           DELETE FROM big WHERE id IN (18000, 18001);
+           INSERT INTO big (id, v) VALUES (-5, 'nobody''s');
+           UPDATE "Odd ""name" SET "a b" = 'moved' WHERE "a b" = 'k10';
+           UPDATE kinds SET f = 1.5 WHERE id = 1;
+           DELETE FROM heap WHERE ctid = (SELECT min(ctid) FROM heap WHERE a = 7);
+           INSERT INTO heap VALUES (1000, 'x');
+           DELETE FROM parts WHERE id = 200"#,
+    )
+    .await
+    .unwrap();
+    let (code, text) = verify(&pipeline, &["--json"]).await;
+    assert_eq!(code, Some(3), "{text}");
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let keys = |table: &str, kind: &str| of(&report, table)[kind]["keys"].to_string();
+    assert_eq!(keys("public.big", "different"), r#"[["17000"]]"#);
+    assert_eq!(keys("public.big", "missing"), r#"[["18000"],["18001"]]"#);
+    assert_eq!(keys("public.big", "extra"), r#"[["-5"]]"#);
+    let odd = "public.Odd \"name";
+    assert_eq!(keys(odd, "extra"), r#"[["0","moved"]]"#);
+    assert_eq!(keys(odd, "missing"), r#"[["0","k10"]]"#);
+    assert_eq!(keys("public.kinds", "different"), r#"[["1"]]"#);
+    assert_eq!(keys("public.parts", "missing"), r#"[["200","2026-07-20"]]"#);
+    let heap = of(&report, "public.heap");
+    assert_eq!(
+        (&heap["missing"]["count"], &heap["extra"]["count"]),
+        (&1.into(), &1.into())
+    );
+    for table in report[0]["tables"].as_array().unwrap() {
+        assert_eq!(table["undecided"], 0, "{table}");
+    }
+    assert!(
+        !text.contains("nobody's") && !text.contains("hot"),
+        "keys only: {text}"
+    );
+    let (code, text) = verify(&pipeline, &["a", "--tables", "kinds"]).await;
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("public.kinds: not the same (1)") && !text.contains("public.big"),
+        "{text}"
+    );
+
+    stop.store(true, Ordering::Relaxed);
+    assert!(writer.await.unwrap() > 10, "there was load");
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_compared_is_said() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader
+        .sql("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY); INSERT INTO t VALUES (1, 'x')")
+        .await;
+    let pipeline = Pipeline::with(&leader, &[&follower], "", "tables.exclude = [\"*.other\"]");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let (code, text) = verify(&pipeline, &[]).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        !text.contains("public.other"),
+        "it is not this follower's: {text}"
+    );
+
+    let (code, text) = verify(&pipeline, &["nobody"]).await;
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("no Postgres sink nobody") && text.contains("name one of: a"),
+        "{text}"
+    );
+
+    to.batch_execute("ALTER TABLE t RENAME COLUMN v TO w")
+        .await
+        .unwrap();
+    let (code, text) = verify(&pipeline, &[]).await;
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("has no column v") && text.contains("not compared"),
+        "{text}"
+    );
+    to.batch_execute("ALTER TABLE t RENAME COLUMN w TO v")
+        .await
+        .unwrap();
+
+    // A follower that stands still is waited for, and then said.
+    assert_eq!(walferry.terminate(), 0);
+    from.batch_execute("INSERT INTO t VALUES (2, 'y')")
+        .await
+        .unwrap();
+    let (code, text) = verify(&pipeline, &["--patience", "300ms"]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("did not come to") && text.contains("walferry status"),
+        "{text}"
+    );
+}
