@@ -150,7 +150,7 @@ impl SideSql {
     /// The same for rows with the keys whose columns are in `$1`, `$2` and so on: by the key's index.
     pub(super) fn rows_with(&self) -> String {
         let lists: Vec<String> = (1..=self.typed.len())
-            .map(|at| format!("${at}::text[]"))
+            .map(|at| format!("pg_catalog.unnest(${at}::text[])"))
             .collect();
         let names: Vec<String> = (1..=self.typed.len()).map(|at| format!("k{at}")).collect();
         let equal = self.typed.iter().zip(&names);
@@ -158,7 +158,7 @@ impl SideSql {
             .map(|((column, type_name), name)| format!("t.{column} = wanted.{name}::{type_name}"))
             .collect();
         format!(
-            "SELECT {} FROM (SELECT t.*, t.ctid, t.xmin FROM pg_catalog.unnest({}) AS wanted({}) JOIN {} t ON {}) t{}",
+            "SELECT {} FROM (SELECT t.*, t.ctid, t.xmin FROM ROWS FROM ({}) AS wanted({}) JOIN {} t ON {}) t{}",
             self.selected(),
             lists.join(", "),
             names.join(", "),

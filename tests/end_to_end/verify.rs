@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::support::{Pipeline, Postgres, wait_caught_up};
+use crate::support::http::part;
+use crate::support::{Pipeline, Postgres, until, wait_caught_up};
 
 const TABLES: &str = r#"
     CREATE TABLE big (id int PRIMARY KEY, v text, n numeric, at timestamptz DEFAULT now());
@@ -143,7 +144,13 @@ async fn what_cannot_be_compared_is_said() {
     let pipeline = Pipeline::with(&leader, &[&follower], "", "tables.exclude = [\"*.other\"]");
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
-    wait_caught_up(&from, &to, "a").await;
+    until("the sink streams", || async {
+        let state = part(&pipeline, "a").await?["state"].take();
+        (state == "streaming")
+            .then_some(())
+            .ok_or(state.to_string())
+    })
+    .await;
     let (code, text) = verify(&pipeline, &[]).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(
