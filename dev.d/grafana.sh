@@ -18,6 +18,16 @@ test_rules() {
     die "the rules for Prometheus are wrong: $(tail -n 30 "$LOG/promtool.log")"
 }
 
+# Says where Alertmanager is, for the tests. It is started once, as not every machine lets a process have its own /usr/share.
+find_alertmanager() {
+  if ensure_alertmanager && alertmanager --version >"$LOG/alertmanager.log" 2>&1; then
+    WALFERRY_ALERTMANAGER=$(command -v alertmanager)
+    export WALFERRY_ALERTMANAGER
+  else
+    skip_check "tests on Alertmanager" "it cannot be fetched or started (see $LOG/fetch-alertmanager.log, $LOG/alertmanager.log)"
+  fi
+}
+
 test_alertmanager() {
   if ! ensure_alertmanager; then
     skip_check "Alertmanager's example" "amtool is not installed and cannot be fetched (see $LOG/fetch-alertmanager.log)"

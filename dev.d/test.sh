@@ -103,13 +103,7 @@ begin_test_run() {
   ensure_example_packages
   find_browser
   find_pint
-  # Here rather than in its test, which has no words for a machine that lets no process have its own /usr/share.
-  if ensure_alertmanager && alertmanager --version >"$LOG/alertmanager.log" 2>&1; then
-    WALFERRY_ALERTMANAGER=$(command -v alertmanager)
-    export WALFERRY_ALERTMANAGER
-  else
-    say "tests on Alertmanager skipped: it cannot be fetched or started (see $LOG/fetch-alertmanager.log, $LOG/alertmanager.log)"
-  fi
+  find_alertmanager
 }
 
 cmd_test() {

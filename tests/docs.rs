@@ -1,7 +1,6 @@
 //! The reference pages list exactly what the code has.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use clap::CommandFactory;
 use walferry::cli::Cli;
