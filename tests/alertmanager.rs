@@ -8,15 +8,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{directory, http, until};
+use support::{directory, http, until, yaml};
 
 /// Labels of an alert.
 type Labels = BTreeMap<String, String>;
-
-fn yaml(file: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
 
 /// Alerts of the rules with their severity.
 fn rules() -> BTreeMap<String, String> {

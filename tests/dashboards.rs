@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use support::{Pipeline, Postgres, directory, http, until, wait_caught_up};
+use support::{Pipeline, Postgres, directory, http, until, wait_caught_up, yaml};
 use walferry::metrics::{self, Kind};
 
 /// Dashboards by file name.
@@ -90,8 +90,7 @@ fn dashboards_name_metrics_that_there_are_and_say_what_each_panel_shows() {
 
 /// Names that the recording rules give.
 fn recorded() -> Vec<String> {
-    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/prometheus/recording.yml");
-    let rules: Value = serde_saphyr::from_str(&std::fs::read_to_string(rules).unwrap()).unwrap();
+    let rules = yaml("grafana/prometheus/recording.yml");
     let rules = rules["groups"][0]["rules"].as_array().expect("rules");
     let names = rules
         .iter()
