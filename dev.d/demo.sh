@@ -73,14 +73,7 @@ start_walferry() {
   fi
 }
 
-# GET from walferry's HTTP server; no curl needed on the machine.
-http_get() {
-  # shellcheck disable=SC2016 # the inner shell expands its own arguments
-  timeout 2 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n" "$2" >&3 && cat <&3' \
-    _ "$HTTP_PORT" "$1" 2>/dev/null
-}
-
-walferry_settled() { process_is_gone "$DEMO/walferry.pid" || [[ $(http_get /healthz) == HTTP/1.?\ 200* ]]; }
+walferry_settled() { process_is_gone "$DEMO/walferry.pid" || [[ $(http_get "$HTTP_PORT" /healthz) == HTTP/1.?\ 200* ]]; }
 
 # The value of a metric with the sink's label; empty if it is absent, which means unknown.
 sink_metric() {
@@ -120,7 +113,7 @@ human_bytes() {
 # One line of the live table. On a terminal the last 15 are redrawn in place, with a bar for the lag.
 show_line() {
   local second=$1 note=$2 rate bytes seconds bar='' width line
-  METRICS=$(http_get /metrics || true)
+  METRICS=$(http_get "$HTTP_PORT" /metrics || true)
   rate=$(leader_rate)
   bytes=$(sink_metric walferry_sink_lag_bytes)
   seconds=$(sink_metric walferry_sink_lag_seconds)
@@ -218,8 +211,9 @@ cmd_demo() {
   rm -rf -- "$DEMO"
   trap end_demo EXIT
   trap interrupted INT TERM
-  say "starting leader, follower (Postgres $(default_major)) and Kafka"
+  say "starting leader, follower (Postgres $(default_major)), Kafka and Prometheus"
   start_stack demo
+  say_prometheus demo
   refuse_old_topics
   say "loading the web shop into the leader"
   sql "$(stack_url "$DEMO/leader")" -f "$PARTS/sql/shop.sql" >/dev/null

@@ -1,30 +1,16 @@
 # shellcheck shell=bash
 # ./dev instructions: the program is bench/codec; here it is built as the tests are and gets its valgrind.
 
-# Debian's package, unpacked: nothing is installed, so no root is needed, nor lists that root has updated.
-unpack_valgrind() {
-  local work=$1
-  local -a apt=(apt-get -q -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=)
-  mkdir -p -- "$work/lists/partial" "$work/cache/archives/partial" "$work/tree" &&
-    cd "$work" && "${apt[@]}" update && "${apt[@]}" download valgrind && dpkg-deb -x valgrind_*.deb tree &&
-    # /usr/bin/valgrind is a script that sets paths of the C library's debug files: not needed to count.
-    mkdir tree/bin && ln -s ../usr/bin/valgrind.bin tree/bin/valgrind &&
-    ln -s "$(cd tree && dirname -- "$(compgen -G 'usr/lib*/valgrind/callgrind-*-linux' | head -n 1)")" tree/lib
-}
-
-fetch_valgrind() {
-  local work
-  [[ ! -e $DIST/valgrind ]] || return 0
-  say "fetching valgrind"
-  work=$(mktemp -d "$DIST/.valgrind.XXXXXX")
-  if (unpack_valgrind "$work") >"$LOG/fetch-valgrind.log" 2>&1; then mv -- "$work/tree" "$DIST/valgrind"; fi
-  rm -rf -- "$work"
+# /usr/bin/valgrind is a script that sets paths of the C library's debug files: not needed to count.
+arrange_valgrind() {
+  mkdir bin && ln -s ../usr/bin/valgrind.bin bin/valgrind &&
+    ln -s "$(dirname -- "$(compgen -G 'usr/lib*/valgrind/callgrind-*-linux' | head -n 1)")" lib
 }
 
 # Puts a valgrind into PATH: the machine's own, else Debian's package; fails when neither is to be had.
 ensure_valgrind() {
   ! command -v valgrind >/dev/null || return 0
-  with_fetch_lock fetch_valgrind
+  with_fetch_lock fetch_debian valgrind valgrind arrange_valgrind
   [[ -x $DIST/valgrind/bin/valgrind ]] || return 1
   export VALGRIND_LIB=$DIST/valgrind/lib
   PATH=$DIST/valgrind/bin:$PATH

@@ -58,6 +58,13 @@ start_detached() {
 
 port_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# http_get PORT PATH: what a server on this machine answers, head and body; no curl needed.
+http_get() {
+  # shellcheck disable=SC2016 # the inner shell expands its own arguments
+  timeout 2 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n" "$2" >&3 && cat <&3' \
+    _ "$1" "$2" 2>/dev/null
+}
+
 # A port nobody listens on, below the range the kernel hands out for outgoing connections.
 free_port() {
   local port try

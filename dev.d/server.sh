@@ -99,14 +99,16 @@ server_kafka() {
 
 server_state() {
   local kind=$1 dir=$2 node
-  if [[ $kind == postgres ]]; then
-    if pg_pid "$dir" >/dev/null; then echo running; else echo dead; fi
-  else
-    for node in $(kafka_nodes "$dir"); do
-      if running_process "$dir/node-$node/pid" >/dev/null; then echo running; return 0; fi
-    done
-    echo dead
-  fi
+  case $kind in
+    postgres) if pg_pid "$dir" >/dev/null; then echo running; return 0; fi ;;
+    prometheus) if running_process "$dir/pid" >/dev/null; then echo running; return 0; fi ;;
+    kafka)
+      for node in $(kafka_nodes "$dir"); do
+        if running_process "$dir/node-$node/pid" >/dev/null; then echo running; return 0; fi
+      done
+      ;;
+  esac
+  echo dead
 }
 
 # Prints "kind dir" of the remembered servers below a directory.
@@ -134,6 +136,7 @@ server_stop_all() {
   while read -r kind dir; do
     case $kind in
       postgres) if [[ -d $dir ]]; then (pg_stop "$dir" "$mode") & else rm -f -- "$(server_note "$dir")"; fi ;;
+      prometheus) if [[ -d $dir ]]; then (prometheus_stop "$dir" "$mode") & else rm -f -- "$(server_note "$dir")"; fi ;;
       kafka) if [[ -d $dir ]]; then (ONLY_NODE='' kafka_stop "$dir" "$mode") & else rm -f -- "$(server_note "$dir")"; fi ;;
     esac
   done < <(remembered_servers "$below")

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A leader, a follower and Kafka that belong together: ./dev up keeps one such stack, ./dev demo another.
+# A leader, a follower, Kafka and Prometheus that belong together: ./dev up keeps one such stack, ./dev demo another.
 
 # The database walferry's own config/ and connectors/ speak of.
 readonly STACK_DATABASE=shop
@@ -23,7 +23,29 @@ start_stack_postgres() {
   fi
 }
 
-# start_stack NAME: all three at once. Their addresses go to .stack/run/NAME.env and, as the newest, .stack/run/env.
+# Prometheus is there to look at, nothing depends on it: a machine that cannot have it goes without.
+start_stack_prometheus() {
+  local dir=$1 scraped=$2
+  if ! ensure_prometheus; then
+    say "going without Prometheus: it is not installed and cannot be fetched from Debian (see $LOG/fetch-prometheus.log)"
+  elif ! prometheus_start "$dir" "$scraped"; then
+    prometheus_stop "$dir" immediate
+    say "going without Prometheus: it did not start (see $dir/log)"
+  fi
+}
+
+# Where a stack's Prometheus answers; fails where there is none.
+stack_prometheus_url() {
+  running_process "$STACK/$1/prometheus/pid" >/dev/null || return 1
+  printf 'http://127.0.0.1:%s\n' "$(<"$STACK/$1/prometheus/port")"
+}
+
+say_prometheus() {
+  local url
+  ! url=$(stack_prometheus_url "$1") || say "Prometheus $url"
+}
+
+# start_stack NAME: all at once. Their addresses go to .stack/run/NAME.env and, as the newest, .stack/run/env.
 start_stack() {
   local name=$1 major dir=$STACK/$1 failed=no pid
   local -a starts=()
@@ -39,15 +61,17 @@ start_stack() {
     (kafka_start "$dir/kafka" 1) &
     starts+=($!)
   fi
+  [[ -f $dir/http-port ]] || free_port >"$dir/http-port"
+  (start_stack_prometheus "$dir/prometheus" "$(<"$dir/http-port")") &
+  starts+=($!)
   for pid in "${starts[@]}"; do wait "$pid" || failed=yes; done
   [[ $failed == no ]] || die "not everything started; the reason is above"
-  [[ -f $dir/http-port ]] || free_port >"$dir/http-port"
   write_stack_env "$name"
   link_stack_logs "$dir"
 }
 
 write_stack_env() {
-  local name=$1 dir=$STACK/$1 kafka=${WALFERRY_KAFKA:-}
+  local name=$1 dir=$STACK/$1 kafka=${WALFERRY_KAFKA:-} url
   [[ -n $kafka ]] || kafka=$(<"$dir/kafka/bootstrap")
   cat >"$RUN/$name.env" <<ENV
 # Written by ./dev; to be sourced.
@@ -60,6 +84,7 @@ export WALFERRY_FOLLOWER_URL=$(stack_url "$dir/follower")
 export WALFERRY_KAFKA=$kafka
 export WALFERRY_HTTP=127.0.0.1:$(<"$dir/http-port")
 ENV
+  ! url=$(stack_prometheus_url "$name") || echo "export PROMETHEUS_URL=$url" >>"$RUN/$name.env"
   cp -- "$RUN/$name.env" "$RUN/env"
 }
 
@@ -75,12 +100,16 @@ link_stack_logs() {
     pid=$(running_process "$dir/kafka/node-1/pid")
     echo "$pid" >"$RUN/kafka.pid"
   }
+  if pid=$(running_process "$dir/prometheus/pid"); then
+    ln -sfn "$dir/prometheus/log" "$LOG/prometheus.log"
+    echo "$pid" >"$RUN/prometheus.pid"
+  fi
 }
 
 stop_stack() {
   local name=$1
   server_stop_all "$STACK/$name" "${2:-fast}"
-  rm -f -- "$RUN"/{leader,follower,kafka}.pid
+  rm -f -- "$RUN"/{leader,follower,kafka,prometheus}.pid
 }
 
 # The stack a command without a name means: the demo while it runs, else ./dev up's.
@@ -110,6 +139,7 @@ cmd_up() {
   say "leader    psql '$(stack_url "$STACK/up/leader")'    (./dev psql leader)"
   say "follower  psql '$(stack_url "$STACK/up/follower")'    (./dev psql follower)"
   say "Kafka     ${WALFERRY_KAFKA:-$(cat "$STACK/up/kafka/bootstrap" 2>/dev/null)}"
+  say_prometheus up
   say "addresses as shell variables: source $RUN/env; logs: $LOG/"
 }
 

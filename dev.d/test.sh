@@ -15,6 +15,9 @@ test_lints() {
   RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --locked
   test_dependencies
   test_rules
+  test_pint
+  test_alertmanager
+  test_dashboards
   if command -v shellcheck >/dev/null; then
     say "shellcheck"
     scripts=("$ROOT/dev" "$ROOT/.ci/run" "$PARTS"/*.sh "$ROOT"/bench/peers/*.sh)
@@ -57,14 +60,6 @@ test_dependencies() {
   fi
 }
 
-# Prometheus's own checker judges the alert rules: each must fire when it must and stay silent when it must not.
-test_rules() {
-  say "alert rules"
-  promtool check rules "$ROOT"/grafana/prometheus/alerts.yml >"$LOG/promtool.log" 2>&1 &&
-    promtool test rules "$ROOT"/grafana/prometheus/alerts_test.yml >>"$LOG/promtool.log" 2>&1 ||
-    die "the alert rules are wrong: $(tail -n 30 "$LOG/promtool.log")"
-}
-
 # Leaves nothing behind, says nothing (the last lines belong to cargo), keeps the logs of a failed run.
 end_tests() {
   local status=$?
@@ -101,11 +96,14 @@ begin_test_run() {
   # Tests wait for servers more than they compute.
   export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
   export WALFERRY_DEV=$ROOT/dev WALFERRY_STACK=$STACK WALFERRY_TEST_DIR=$TEST_DIR
-  ensure_prometheus
+  ensure_prometheus || die "Prometheus is missing and cannot be fetched (see $LOG/fetch-prometheus.log)" \
+    "with prometheus and promtool in PATH nothing is fetched"
   WALFERRY_PROMETHEUS=$(command -v prometheus)
   export WALFERRY_PROMETHEUS
   ensure_example_packages
   find_browser
+  find_pint
+  find_alertmanager
 }
 
 cmd_test() {

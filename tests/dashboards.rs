@@ -1,5 +1,5 @@
 //! Dashboards cannot rot: every query in them is asked of a real Prometheus that scrapes a real walferry under
-//! load, and must return series; every metric that they name is one of walferry's.
+//! load, and must return series; every metric that they name is one of walferry's. Rules for Prometheus are asked of it too.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use support::{Pipeline, Postgres, directory, http, until, wait_caught_up};
+use support::{Pipeline, Postgres, directory, http, until, wait_caught_up, yaml};
 use walferry::metrics::{self, Kind};
 
 /// Dashboards by file name.
@@ -88,6 +88,16 @@ fn dashboards_name_metrics_that_there_are_and_say_what_each_panel_shows() {
     }
 }
 
+/// Names that the recording rules give.
+fn recorded() -> Vec<String> {
+    let rules = yaml("grafana/prometheus/recording.yml");
+    let rules = rules["groups"][0]["rules"].as_array().expect("rules");
+    let names = rules
+        .iter()
+        .map(|rule| rule["record"].as_str().expect("a name"));
+    names.map(str::to_owned).collect()
+}
+
 /// A Prometheus that scrapes one walferry each second.
 struct Prometheus {
     child: Child,
@@ -101,9 +111,10 @@ impl Prometheus {
         );
         let dir = directory("prometheus");
         let port = support::walferry::free_port();
-        let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/prometheus/alerts.yml");
+        let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/prometheus");
         let config = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{}']\n\
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
+             rule_files: ['{0}/alerts.yml', '{0}/recording.yml']\n\
              scrape_configs: [{{job_name: walferry, static_configs: [{{targets: ['127.0.0.1:{scraped}']}}]}}]\n",
             rules.display()
         );
@@ -185,4 +196,48 @@ async fn every_query_of_every_dashboard_returns_series_under_load() {
         }
     }
     assert!(asked > 40, "only {asked} queries were found");
+    assert_recorded(&prometheus).await;
+    assert_pint_agrees(&prometheus).await;
+}
+
+/// What recording rules give is there.
+async fn assert_recorded(prometheus: &Prometheus) {
+    // The lag of every sink is known.
+    let recorded = recorded();
+    let recorded = recorded.iter().filter(|name| !name.contains("_unknown:"));
+    for name in recorded {
+        until(name, || async {
+            let series = prometheus.query(name).await?;
+            (!series.is_empty())
+                .then_some(())
+                .ok_or("no series".to_owned())
+        })
+        .await;
+    }
+}
+
+/// pint asks Prometheus whether it has the series, labels and kinds of metrics that rules name. Where there is no pint
+/// `./dev test` says so, and in CI fails.
+async fn assert_pint_agrees(prometheus: &Prometheus) {
+    let Some(pint) = std::env::var_os("WALFERRY_PINT") else {
+        return;
+    };
+    let config = directory("pint").join("pint.hcl");
+    let server = format!(
+        "prometheus \"test\" {{\n  uri = \"http://127.0.0.1:{}\"\n  timeout = \"60s\"\n}}\n",
+        prometheus.port
+    );
+    std::fs::write(&config, server).unwrap();
+    let output = tokio::process::Command::new(pint)
+        .args(["--no-color", "--config"])
+        .arg(config)
+        .args(["lint", "--fail-on=warning"])
+        .args(["alerts.yml", "recording.yml"])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/prometheus"))
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("online=true"), "{said}");
 }

@@ -1,7 +1,6 @@
 //! The reference pages list exactly what the code has.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use clap::CommandFactory;
 use walferry::cli::Cli;
@@ -49,6 +48,31 @@ fn the_configuration_page_lists_every_key_and_no_other() {
     }
 }
 
+/// What stands behind a word at the beginnings of a file's lines, such as `expr:`.
+fn after<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
+    let lines = text.lines().map(str::trim_start);
+    lines.filter_map(|line| line.strip_prefix(word)).collect()
+}
+
+fn rules(file: &str) -> String {
+    let path = format!("{}/grafana/prometheus/{file}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Asserts that expressions of rules name metrics that there are.
+fn assert_known_metrics(rules: &str) {
+    for expr in after(rules, "expr:") {
+        for name in words(expr).filter(|word| word.starts_with("walferry_")) {
+            let histogram = name.strip_suffix("_bucket");
+            let known = metrics::ALL.iter().any(|metric| {
+                let of_histogram = metric.kind == metrics::Kind::Histogram;
+                metric.name == name || (of_histogram && Some(metric.name) == histogram)
+            });
+            assert!(known, "{name} in {expr}");
+        }
+    }
+}
+
 /// The words of a text, where names hold letters, digits and `_`.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
@@ -56,22 +80,10 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn alert_rules_name_metrics_that_there_are_and_each_alert_has_its_section() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let rules = std::fs::read_to_string(root.join("grafana/prometheus/alerts.yml")).unwrap();
+    let rules = rules("alerts.yml");
     let page = page("operations.md");
-    let exprs = rules
-        .lines()
-        .filter(|line| line.trim_start().starts_with("expr:"));
-    for expr in exprs {
-        for name in words(expr).filter(|word| word.starts_with("walferry_")) {
-            let known = metrics::ALL.iter().any(|metric| metric.name == name);
-            assert!(known, "{name} in {expr}");
-        }
-    }
-    let alerts: Vec<&str> = rules
-        .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("- alert: "))
-        .collect();
+    assert_known_metrics(&rules);
+    let alerts = after(&rules, "- alert: ");
     assert!(alerts.len() > 10, "{alerts:?}");
     for alert in &alerts {
         let runbook = format!("runbook: docs/operations.md#{}", alert.to_lowercase());
@@ -87,10 +99,7 @@ fn alert_rules_name_metrics_that_there_are_and_each_alert_has_its_section() {
 
 #[test]
 fn the_status_page_calls_a_follower_behind_when_the_alerts_do() {
-    let rules = std::fs::read_to_string(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/prometheus/alerts.yml"),
-    )
-    .unwrap();
+    let rules = rules("alerts.yml");
     for (metric, sign, threshold) in [
         ("walferry_sink_lag_seconds", '>', LAG_WATCH_SECONDS),
         ("walferry_sink_lag_seconds", '>', LAG_BAD_SECONDS),
@@ -103,6 +112,19 @@ fn the_status_page_calls_a_follower_behind_when_the_alerts_do() {
         let rule = format!("'{metric} {sign} {threshold}'");
         assert!(rules.contains(&rule), "{rule}");
     }
+}
+
+#[test]
+fn recording_rules_name_metrics_that_there_are_and_the_page_lists_them() {
+    let rules = rules("recording.yml");
+    assert_known_metrics(&rules);
+    let recorded = after(&rules, "- record: ");
+    assert!(recorded.len() > 5, "{recorded:?}");
+    for name in &recorded {
+        let parts: Vec<&str> = name.split(':').collect();
+        assert_eq!(parts.len(), 3, "{name} is not level:metric:operation");
+    }
+    assert_eq!(listed(&page("operations.md"), "Recording rules"), recorded);
 }
 
 #[test]
@@ -140,7 +162,9 @@ fn the_operations_page_names_only_metrics_that_exist() {
     let page = page("operations.md");
     let names = metrics::ALL.iter().map(|m| m.name);
     let known: BTreeSet<&str> = names.collect();
-    for word in words(&page) {
+    let recorded = rules("recording.yml");
+    let recorded = after(&recorded, "- record: ").join("\n");
+    for word in words(&page).filter(|word| !words(&recorded).any(|name| name == *word)) {
         if word.starts_with("walferry_sink_") || word.starts_with("walferry_source_") {
             assert!(known.contains(word), "{word}");
         }

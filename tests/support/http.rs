@@ -41,13 +41,31 @@ pub async fn get(pipeline: &Pipeline, path: &str) -> Result<(u16, String), Strin
     get_from(pipeline.http_port, path).await
 }
 
-/// The same from any port of this machine. HTTP 1.0, so that the body is what comes behind the head.
+/// The same from any port of this machine.
 pub async fn get_from(port: u16, path: &str) -> Result<(u16, String), String> {
+    exchange(
+        port,
+        &format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"),
+    )
+    .await
+}
+
+/// A POST of JSON to any port of this machine: status and body.
+pub async fn post(port: u16, path: &str, body: &Value) -> Result<(u16, String), String> {
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    exchange(port, &(head + &body)).await
+}
+
+/// HTTP 1.0, so that the body is what comes behind the head.
+async fn exchange(port: u16, request: &str) -> Result<(u16, String), String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
         .await
         .map_err(|e| e.to_string())?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     stream
         .write_all(request.as_bytes())
         .await

@@ -69,6 +69,14 @@ pub fn dev() -> PathBuf {
     )
 }
 
+/// A YAML file of the repository.
+pub fn yaml(file: &str) -> serde_json::Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+    let text = std::fs::read_to_string(&path);
+    let text = text.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 /// A new directory below the test run's, readable by the servers' user.
 pub fn directory(name: &str) -> PathBuf {
     let base = std::env::var_os("WALFERRY_TEST_DIR").map_or_else(
