@@ -3,7 +3,7 @@
 //! No moment is the same on two servers, so nothing is compared at one. A look is three snapshots: of the
 //! leader; of the follower, once it shows all that the leader's snapshot showed; of the leader again. A row
 //! that the leader has in both its snapshots as the same version (`ctid`, `xmin`) was not touched in between,
-//! and the follower must hold it. One that was touched is looked at again. [`rounds`] has the rule.
+//! and the follower must hold it. One that was touched is looked at again. `rounds` has the rule.
 //!
 //! Tables are read once, as sums of hashes by bucket of the key, computed in the databases; only where buckets
 //! differ rows are looked at, by key. Reads only, takes no lock but those of reading, needs no slot.
@@ -26,7 +26,7 @@ use crate::source::catalog::{self, CatalogTable};
 use crate::source::published;
 
 use rounds::{Candidates, Looked};
-use snapshot::{Place, Row, Snapshot};
+use snapshot::{Place, Rows, Snapshot};
 use sql::TableSql;
 
 /// Rows a bucket should have.
@@ -38,6 +38,8 @@ const BUCKETS_MAX: u64 = 100_000;
 const CANDIDATES_MAX: usize = 100_000;
 /// Looks at rows that differ, at most.
 const ROUNDS_MAX: u32 = 30;
+/// Rows of the leader that are kept from one look, at most.
+const SEEN_MAX: usize = 200_000;
 /// Between two looks, so that a commit that is in the WAL becomes visible on the leader too.
 const ROUND_EVERY: Duration = Duration::from_millis(250);
 /// Keys that are named of each kind.
@@ -275,17 +277,20 @@ impl Between<'_> {
                 break;
             }
             tokio::time::sleep(ROUND_EVERY).await;
-            let (leader, follower) = self.look().await?;
-            let (before, there) = tokio::try_join!(
-                leader.rows_with(&sql.leader, &open),
-                follower.rows_with(&sql.follower, &open)
-            )?;
+            let leader = Snapshot::of_leader(&self.leader).await?;
+            let before = leader.rows_with(&sql.leader, &open).await?;
+            let from = leader.lsn;
             leader.end().await?;
-            follower.end().await?;
+            let (there, meanwhile) = self.follower_rows(sql, from, &open).await?;
             let leader = Snapshot::of_leader(&self.leader).await?;
             let after = leader.rows_with(&sql.leader, &open).await?;
             leader.end().await?;
-            candidates.round(&before, &there, &after);
+            let leader: Vec<Rows> = [before]
+                .into_iter()
+                .chain(meanwhile)
+                .chain([after])
+                .collect();
+            candidates.round(&leader, &there);
         }
         for (key, looked) in candidates.decided() {
             match looked {
@@ -296,6 +301,32 @@ impl Between<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The follower's rows once it shows all before `from`, and the leader's again and again meanwhile, so
+    /// that the follower is not taken to be wrong where a row changes all the time.
+    async fn follower_rows(
+        &self,
+        sql: &TableSql,
+        from: Lsn,
+        keys: &[&Vec<String>],
+    ) -> Result<(Rows, Vec<Rows>)> {
+        let follower = async {
+            let follower = self.follower_from(from).await?;
+            let rows = follower.rows_with(&sql.follower, keys).await?;
+            follower.end().await?;
+            Ok::<_, Error>(rows)
+        };
+        tokio::pin!(follower);
+        let mut meanwhile = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                rows = &mut follower => return Ok((rows?, meanwhile)),
+                rows = snapshot::rows_now(&self.leader, &sql.leader, keys),
+                    if meanwhile.len() * keys.len() < SEEN_MAX => meanwhile.push(rows?),
+            }
+        }
     }
 
     /// Rows that nothing tells apart are counted by their content, at one look after the other until nothing
@@ -337,13 +368,8 @@ impl Between<'_> {
 }
 
 /// Keys whose rows are not the same on both sides.
-fn differing(
-    here: &BTreeMap<Vec<String>, Row>,
-    there: &BTreeMap<Vec<String>, Row>,
-) -> BTreeSet<Vec<String>> {
-    let content = |rows: &BTreeMap<Vec<String>, Row>, key: &Vec<String>| {
-        rows.get(key).map(|row| row.content.clone())
-    };
+fn differing(here: &Rows, there: &Rows) -> BTreeSet<Vec<String>> {
+    let content = |rows: &Rows, key: &Vec<String>| rows.get(key).map(|row| row.content.clone());
     let keys: BTreeSet<&Vec<String>> = here.keys().chain(there.keys()).collect();
     let keys = keys.into_iter();
     keys.filter(|key| content(here, key) != content(there, key))

@@ -1,13 +1,13 @@
 //! When a row differs for good: pure.
 //!
-//! A round has the row as the leader had it, as the follower showed it later, and as the leader had it after
-//! that. Equal once is equal: the follower shows what the leader had. Unequal counts only if the leader's row
-//! was the same version before and after; and only at [`LOOKS`] rounds on end, as the follower may show a
-//! commit that is in the WAL and not yet visible on the leader.
+//! A round has the row as the leader had it, now and then from before the follower was looked at until after
+//! that, and as the follower showed it. Equal once is equal: the follower shows what the leader had. Unequal
+//! counts only if the leader's row was the same version first and last; and only at [`LOOKS`] rounds on end, as
+//! the follower may show a commit that is in the WAL and not yet visible on the leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::snapshot::Row;
+use super::snapshot::{Row, Rows};
 
 /// Rounds on end at which a row must differ.
 pub(super) const LOOKS: u32 = 3;
@@ -35,8 +35,6 @@ struct Candidate {
 #[derive(Debug)]
 pub(super) struct Candidates(BTreeMap<Vec<String>, Candidate>);
 
-type Rows = BTreeMap<Vec<String>, Row>;
-
 impl Candidates {
     /// Rows that differed at the first look.
     pub(super) fn new(keys: BTreeSet<Vec<String>>) -> Self {
@@ -56,18 +54,25 @@ impl Candidates {
         open.map(|(key, _)| key)
     }
 
-    /// Takes a round: the leader's rows, the follower's later, the leader's after that.
-    pub(super) fn round(&mut self, before: &Rows, there: &Rows, after: &Rows) {
+    /// Takes a round: the leader's rows in the order of time, at least twice, and the follower's.
+    pub(super) fn round(&mut self, leader: &[Rows], there: &Rows) {
+        let [first, .., last] = leader else {
+            panic!("a round looks at the leader before and after the follower")
+        };
         self.0.retain(|key, candidate| {
             if candidate.times >= LOOKS {
                 return true;
             }
-            let (before, there, after) = (before.get(key), there.get(key), after.get(key));
+            let there = there.get(key);
             let content = |row: Option<&Row>| row.map(|row| row.content.clone());
-            if content(before) == content(there) || content(after) == content(there) {
+            if leader
+                .iter()
+                .any(|rows| content(rows.get(key)) == content(there))
+            {
                 return false;
             }
             let version = |row: Option<&Row>| row.map(|row| row.version.clone());
+            let (before, after) = (first.get(key), last.get(key));
             let found = match (before, there) {
                 _ if version(before) != version(after) => Looked::Undecided,
                 (Some(_), None) => Looked::Missing,
@@ -128,7 +133,7 @@ mod tests {
         let follower = rows(&[("changed", "z", "9"), ("extra", "w", "9")]);
         for _ in 0..LOOKS {
             assert_eq!(found.open().count(), 3);
-            found.round(&leader, &follower, &leader);
+            found.round(&[leader.clone(), leader.clone()], &follower);
         }
         assert_eq!(found.open().count(), 0);
         let decided: Vec<_> = found.decided().collect();
@@ -147,13 +152,17 @@ mod tests {
         let mut found = candidates(&["late", "gone"]);
         let old = rows(&[("late", "x", "1"), ("gone", "y", "1")]);
         let new = rows(&[("late", "z", "2")]);
-        found.round(&new, &old, &new);
-        found.round(&new, &new, &new);
+        found.round(&[new.clone(), new.clone()], &old);
+        found.round(&[new.clone(), new.clone()], &new);
         assert_eq!(found.decided().count(), 0);
         // The follower may be ahead of the leader's first snapshot, and have what its second one has.
         let mut ahead = candidates(&["late"]);
-        ahead.round(&old, &new, &new);
+        ahead.round(&[old.clone(), new.clone()], &new);
         assert_eq!(ahead.decided().count(), 0);
+        // Or what it had in between.
+        let mut hot = candidates(&["late"]);
+        hot.round(&[old.clone(), new.clone(), old], &new);
+        assert_eq!(hot.decided().count(), 0);
     }
 
     #[test]
@@ -162,11 +171,8 @@ mod tests {
         for look in 0..10 {
             let at = |content: String| rows(&[("hot", &content, &content)]);
             let (before, there, after) = (3 * look, 3 * look + 1, 3 * look + 2);
-            found.round(
-                &at(before.to_string()),
-                &at(there.to_string()),
-                &at(after.to_string()),
-            );
+            let leader = [at(before.to_string()), at(after.to_string())];
+            found.round(&leader, &at(there.to_string()));
         }
         let decided: Vec<_> = found.decided().collect();
         assert_eq!(decided, [(key("hot"), Looked::Undecided)]);
@@ -178,11 +184,11 @@ mod tests {
         let (one, two) = (rows(&[("k", "x", "1")]), rows(&[("k", "v", "2")]));
         let other = rows(&[("k", "z", "9")]);
         for _ in 0..LOOKS - 1 {
-            found.round(&one, &other, &one);
+            found.round(&[one.clone(), one.clone()], &other);
         }
-        found.round(&one, &other, &two);
+        found.round(&[one, two.clone()], &other);
         assert_eq!(found.open().count(), 1);
-        found.round(&two, &other, &two);
+        found.round(&[two.clone(), two], &other);
         assert_eq!(found.open().count(), 1);
     }
 }

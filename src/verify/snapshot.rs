@@ -39,6 +39,9 @@ pub(super) struct Row {
     pub version: String,
 }
 
+/// Rows by key.
+pub(super) type Rows = BTreeMap<Vec<String>, Row>;
+
 /// What is in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sum {
@@ -120,21 +123,12 @@ impl<'a> Snapshot<'a> {
     }
 
     /// Rows of some buckets, by key.
-    pub(super) async fn rows_of(
-        &self,
-        sql: &SideSql,
-        buckets: u64,
-        of: &[i32],
-    ) -> Result<BTreeMap<Vec<String>, Row>> {
+    pub(super) async fn rows_of(&self, sql: &SideSql, buckets: u64, of: &[i32]) -> Result<Rows> {
         by_key(&self.query(&sql.rows_of(buckets), &[&of]).await?)
     }
 
     /// Rows with these keys.
-    pub(super) async fn rows_with(
-        &self,
-        sql: &SideSql,
-        keys: &[&Vec<String>],
-    ) -> Result<BTreeMap<Vec<String>, Row>> {
+    pub(super) async fn rows_with(&self, sql: &SideSql, keys: &[&Vec<String>]) -> Result<Rows> {
         let columns: Vec<Vec<&str>> = (0..sql.key_width())
             .map(|at| keys.iter().map(|key| key[at].as_str()).collect())
             .collect();
@@ -152,9 +146,27 @@ impl<'a> Snapshot<'a> {
     }
 
     async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<SqlRow>> {
-        let rows = self.client.query(sql, params).await;
-        rows.map_err(|error| classify(&error, "reading rows to compare"))
+        query(self.client, sql, params).await
     }
+}
+
+/// Rows with these keys, in the transaction that is open, or in one of its own.
+pub(super) async fn rows_now(
+    client: &Client,
+    sql: &SideSql,
+    keys: &[&Vec<String>],
+) -> Result<Rows> {
+    let columns: Vec<Vec<&str>> = (0..sql.key_width())
+        .map(|at| keys.iter().map(|key| key[at].as_str()).collect())
+        .collect();
+    let params = columns.iter().map(|list| list as &(dyn ToSql + Sync));
+    let params: Vec<&(dyn ToSql + Sync)> = params.collect();
+    by_key(&query(client, &sql.rows_with(), &params).await?)
+}
+
+async fn query(client: &Client, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<SqlRow>> {
+    let rows = client.query(sql, params).await;
+    rows.map_err(|error| classify(&error, "reading rows to compare"))
 }
 
 async fn begin(client: &Client) -> Result<()> {
@@ -168,7 +180,7 @@ fn lsn(text: &str) -> Result<Lsn> {
         .map_err(|_| Error::transient(format!("{text} is not an LSN")))
 }
 
-fn by_key(rows: &[SqlRow]) -> Result<BTreeMap<Vec<String>, Row>> {
+fn by_key(rows: &[SqlRow]) -> Result<Rows> {
     let mut found = BTreeMap::new();
     for row in rows {
         let key: Vec<Option<String>> = row.get(0);
