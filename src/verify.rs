@@ -99,7 +99,7 @@ pub struct TableReport {
 pub struct Differences {
     /// How many.
     pub count: u64,
-    /// Keys of some of them, column by column in the order of the key; none for tables without a key.
+    /// Keys of some of them, column by column in the order of the table; none for tables without a key.
     pub keys: Vec<Vec<String>>,
 }
 

@@ -107,8 +107,8 @@ async fn equal_is_said_under_load_and_every_difference_is_found() {
     assert_eq!(keys("public.big", "missing"), r#"[["18000"],["18001"]]"#);
     assert_eq!(keys("public.big", "extra"), r#"[["-5"]]"#);
     let odd = "public.Odd \"name";
-    assert_eq!(keys(odd, "extra"), r#"[["0","moved"]]"#);
-    assert_eq!(keys(odd, "missing"), r#"[["0","k10"]]"#);
+    assert_eq!(keys(odd, "extra"), r#"[["moved","0"]]"#);
+    assert_eq!(keys(odd, "missing"), r#"[["k10","0"]]"#);
     assert_eq!(keys("public.kinds", "different"), r#"[["1"]]"#);
     assert_eq!(keys("public.parts", "missing"), r#"[["200","2026-07-20"]]"#);
     let heap = of(&report, "public.heap");
