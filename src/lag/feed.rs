@@ -125,8 +125,11 @@ impl LagFeed {
         *wait = Duration::from_millis(500);
         let mut place = LogPlace::at_low_end(begin);
         if begin >= high {
-            self.tracker.lock().caught_up();
+            let mut tracker = self.tracker.lock();
+            tracker.begin_anew();
+            tracker.caught_up();
         }
+        let mut first = true;
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             let (offset, entry) = tokio::select! {
@@ -138,6 +141,9 @@ impl LagFeed {
                     continue;
                 }
             };
+            if std::mem::take(&mut first) {
+                self.tracker.lock().begin_anew();
+            }
             self.take(&mut place, offset, &entry, offset < high);
             if offset + 1 >= high {
                 self.tracker.lock().caught_up();
