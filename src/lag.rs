@@ -1,10 +1,10 @@
 //! Lag of followers, from samples of the leader and applied boundaries.
 //!
-//! The source puts (leader's flush LSN, leader's clock) into the commit log about once a second.
-//! [`LagTracker`] keeps them and answers, for an applied boundary, how far behind it is. It is pure:
-//! the time is handed in. Progress is by LSN only; clocks serve to print seconds, and the leader's
-//! clock is known through its samples, so this host's clock may be wrong. [`run_feed`] tails the
-//! commit log for it.
+//! The source samples (leader's flush LSN, leader's clock) twice a second, and each entry of the commit
+//! log has the newest sample; on an idle leader there is an entry a second. [`LagTracker`] keeps them
+//! and answers, for an applied boundary, how far behind it is. It is pure: the time is handed in.
+//! Progress is by LSN only; clocks serve to print seconds, and the leader's clock is known through its
+//! samples, so this host's clock may be wrong. [`run_feed`] tails the commit log for it.
 //!
 //! What is not known is absent, or an upper bound. Samples are missing while the source is down, cannot
 //! ask the leader, or writes no entries because a large transaction is under way; the first one after
@@ -27,17 +27,17 @@ use crate::status::SinkView;
 pub use feed::{LagFeed, SharedTracker, run_feed};
 pub use waiting::{Waiting, WaitingTracker};
 
-/// Samples kept. At one a second this is over an hour in full resolution; beyond, the older half is thinned.
-const SAMPLES_MAX: usize = 4096;
+/// Samples kept. At two a second this is over an hour in full resolution; beyond, the older half is thinned.
+const SAMPLES_MAX: usize = 8192;
 
 /// Samples over which the smallest difference of clocks is taken: about two minutes.
-const OFFSETS_MAX: usize = 120;
+const OFFSETS_MAX: usize = 240;
 
 /// A newest sample older than this says nothing about the leader now.
 const FRESH_MAX_US: i64 = 3_000_000;
 
-/// Samples further apart than this are not neighbours: nobody looked in between. Sampler and heartbeats
-/// beat once a second each, so that up to two seconds are usual.
+/// Samples further apart than this are not neighbours: nobody looked in between. On an idle leader they
+/// come with heartbeats, one a second, so that up to one and a half are usual.
 const GAP_MAX_US: i64 = 3_000_000;
 
 /// How far behind a follower is; what is not known is `None`.
