@@ -314,7 +314,7 @@ pub struct SinkView {
     /// Changes that the follower lacks because somebody ordered to pass them over; all there ever were.
     #[serde(default)]
     pub skipped: u64,
-    /// Copies of tables being loaded.
+    /// Copies of tables that are lacking, and those that have come into effect since the session began.
     pub copies: Vec<CopyProgress>,
     /// Newest error.
     pub last_error: Option<LastError>,

@@ -41,14 +41,9 @@ const EVENT_LOOP_EVERY: Duration = Duration::from_millis(250);
 /// Longest wait for the parts to finish what is in flight.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
-/// Runs the connectors of the settings until `stop`; returns the names of the parts that had halted
-/// or been fenced by then.
-///
-/// # Errors
-/// Transient when the HTTP address cannot be taken, or when a part did not finish within the time
-/// allowed.
-pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<String>> {
-    let status = ProcessStatus {
+/// What the connectors of the settings will say of themselves; nothing yet.
+pub fn views(settings: &Settings) -> ProcessStatus {
+    ProcessStatus {
         pipeline: settings.pipeline.clone(),
         source: settings
             .source
@@ -64,7 +59,20 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Vec<Stri
             })
             .collect(),
         event_loop: Arc::default(),
-    };
+    }
+}
+
+/// Runs the connectors of the settings until `stop`; returns the names of the parts that had halted
+/// or been fenced by then. They say in `status`, which is that of [`views`], how they get on.
+///
+/// # Errors
+/// Transient when the HTTP address cannot be taken, or when a part did not finish within the time
+/// allowed.
+pub async fn run(
+    settings: Settings,
+    status: ProcessStatus,
+    stop: CancellationToken,
+) -> Result<Vec<String>> {
     let lag = SharedTracker::default();
     let leader_clock: Arc<LeaderClock> = Arc::default();
     let clock = HostClock::start();

@@ -28,7 +28,7 @@ use crate::model::clock::unix_us;
 use crate::model::selection::Selection;
 use crate::model::{Checkpoint, Position, Skips, TableSchema};
 use crate::sink::{self, Sink, Wants, Work};
-use crate::status::{CopyProgress, RowCounts, State};
+use crate::status::{RowCounts, State};
 use crate::trace;
 
 /// How long progress without records may wait for company before it is committed.
@@ -457,14 +457,11 @@ impl<'a> Session<'a> {
     }
 
     /// Updates the status view.
-    fn show(&self) {
+    fn show(&mut self) {
+        let at = &self.checkpoint;
+        let copies = self.copies(&lacking(&at.log, &at.in_effect, &self.terms));
         let checkpoint = &self.checkpoint;
-        let lacking = lacking(&checkpoint.log, &checkpoint.in_effect, &self.terms);
         let complete = checkpoint.is_complete(&self.terms.selection);
-        let copies: Vec<CopyProgress> = lacking
-            .iter()
-            .map(|table| self.copy_progress(table))
-            .collect();
         self.context.status.update(|view| {
             view.copying = !complete && self.terms.takes_copies;
             view.state = if view.copying {
@@ -481,7 +478,9 @@ impl<'a> Session<'a> {
             view.system_id.clone_from(&checkpoint.system_id);
             view.log_offset = Some(checkpoint.log.next_offset);
             view.commit_time_us = checkpoint.commit_time_us;
-            view.copies = copies;
+            if let Some(copies) = copies {
+                view.copies = copies;
+            }
         });
     }
 }

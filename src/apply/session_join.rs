@@ -1,7 +1,7 @@
 //! The applier's side of joins: does what [`next_join_step`] decides, and applies what the loader
 //! brings, between the main reader's batches.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +57,10 @@ pub(super) struct JoinWork {
     stop: CancellationToken,
     asking_since: Option<Instant>,
     explained: bool,
+    /// Copies that have come into effect in this session.
+    copied: BTreeMap<TableName, CopyProgress>,
+    /// Whether they are shown, and nothing is lacking.
+    copied_shown: bool,
 }
 
 #[derive(Default)]
@@ -313,6 +317,11 @@ impl Session<'_> {
         let join = self.checkpoint.joins.first().expect("a join takes effect");
         let tables: Vec<TableName> = join.tables.iter().cloned().collect();
         self.join.stop();
+        for table in &tables {
+            let copy = self.copy_progress(table);
+            self.join.copied.insert(table.clone(), copy);
+        }
+        self.join.copied_shown = false;
         killpoint::pass(Point::BeforeEffect);
         self.begin().await?;
         self.commit(taken_effect(&self.checkpoint)).await?;
@@ -378,8 +387,25 @@ impl Session<'_> {
         Ok(chosen.iter().map(|schema| schema.table.clone()).collect())
     }
 
+    /// Copies to be shown: of tables that are lacking, and behind them those that are in effect by now. None
+    /// if that is what is shown already, as after most transactions.
+    pub(super) fn copies(&mut self, lacking: &BTreeSet<TableName>) -> Option<Vec<CopyProgress>> {
+        if lacking.is_empty() && self.join.copied_shown {
+            return None;
+        }
+        self.join.copied_shown = lacking.is_empty();
+        let copied = self.join.copied.iter();
+        let copied = copied.filter(|(table, _)| !lacking.contains(table));
+        let progress = lacking.iter().map(|table| self.copy_progress(table));
+        Some(
+            progress
+                .chain(copied.map(|(_, copy)| copy.clone()))
+                .collect(),
+        )
+    }
+
     /// Progress of a table that is not in effect.
-    pub(super) fn copy_progress(&self, table: &TableName) -> CopyProgress {
+    fn copy_progress(&self, table: &TableName) -> CopyProgress {
         let topic = self.terms.topics.copy(table);
         let join = self
             .checkpoint

@@ -199,6 +199,7 @@ impl Reader {
             }
         }
         table.rows.fetch_add(rows, Ordering::Relaxed);
+        self.writer.show(chunk.table);
         if rest.is_empty() {
             Ok(())
         } else {

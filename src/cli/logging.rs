@@ -7,33 +7,42 @@ use serde_json::Value;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::progress::Bars;
 use crate::config::{LogFormat, LogSettings};
 
-/// Starts logging as the settings say, for a process of this pipeline.
-pub(super) fn init(settings: &LogSettings, pipeline: &str) {
+/// Starts logging as the settings say, for a process of this pipeline. Where people read it on a terminal
+/// there is room for bars below.
+pub(super) fn init(settings: &LogSettings, pipeline: &str) -> Option<Bars> {
+    let terminal = std::io::stderr().is_terminal();
     let json = match settings.format {
         LogFormat::Json => true,
         LogFormat::Human => false,
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Auto => !terminal,
     };
-    start(
-        EnvFilter::new(&settings.level),
-        json.then(|| OfPipeline::new(pipeline)),
-    );
+    let bars = (terminal && !json).then(Bars::new);
+    let writer = match &bars {
+        Some(bars) => BoxMakeWriter::new(bars.above()),
+        None => BoxMakeWriter::new(std::io::stderr),
+    };
+    let json = json.then(|| OfPipeline::new(pipeline));
+    start(EnvFilter::new(&settings.level), json, writer);
+    bars
 }
 
 /// Warnings and errors only, for commands whose output is the point.
 pub(super) fn init_quiet() {
-    start(EnvFilter::new("error"), None);
+    let writer = BoxMakeWriter::new(std::io::stderr);
+    start(EnvFilter::new("error"), None, writer);
 }
 
-fn start(filter: EnvFilter, json: Option<OfPipeline>) {
+fn start(filter: EnvFilter, json: Option<OfPipeline>, writer: BoxMakeWriter) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal());
     // A second start in one process, as tests do, keeps the first.
     let _ = match json {

@@ -1,11 +1,13 @@
 //! The command line: what can be asked of walferry, and with which exit code it answers.
 
 mod logging;
+mod progress;
 mod sink;
 mod status;
 mod tail;
 mod verify;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
 
 use crate::check;
-use crate::config::{self, Secret, Settings};
+use crate::config::{self, Secret, Settings, StoreSettings};
 use crate::error::Error;
 use crate::model::Position;
 use crate::sink::SkipOrder;
@@ -366,18 +368,27 @@ fn token(
 
 async fn run(settings: Settings, only: &[String]) -> Result<(), Failure> {
     let settings = supervisor::select(settings, only).map_err(Failure::Usage)?;
-    logging::init(&settings.log, &settings.pipeline);
+    let bars =
+        logging::init(&settings.log, &settings.pipeline).filter(|_| !prints_to_terminal(&settings));
     let stop = CancellationToken::new();
     shutdown::listen(stop.clone()).map_err(Failure::RunTime)?;
-    let unwell = supervisor::run(settings, stop)
-        .await
-        .map_err(Failure::RunTime)?;
-    if unwell.is_empty() {
+    let status = supervisor::views(&settings);
+    let unwell = tokio::select! {
+        unwell = supervisor::run(settings, status.clone(), stop) => unwell,
+        never = progress::show(&status, bars) => match never {},
+    };
+    if unwell.map_err(Failure::RunTime)?.is_empty() {
         Ok(())
     } else {
         // Logged when it happened, with the remedy.
         Err(Failure::Unhealthy)
     }
+}
+
+/// Whether a sink's changes are printed where bars would be drawn.
+fn prints_to_terminal(settings: &Settings) -> bool {
+    let mut sinks = settings.sinks.iter();
+    std::io::stdout().is_terminal() && sinks.any(|s| matches!(s.store, StoreSettings::Stdout(_)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `walferry status`: asks a running walferry and prints what it says.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Failure;
+use super::progress::{Paces, PartCopies};
 use crate::config::Secret;
 use crate::config::values::print_size;
 use crate::error::{Error, Result};
@@ -55,6 +57,8 @@ pub(super) fn local(mut listen: SocketAddr) -> SocketAddr {
 
 pub(super) async fn run(address: &str, watch: bool, json: bool) -> Result<(), Failure> {
     let mut before: Option<(Instant, StatusReport)> = None;
+    let mut paces = Paces::default();
+    let bars = watch && std::io::stdout().is_terminal();
     loop {
         let answer = fetch(address).await;
         let at = Instant::now();
@@ -76,7 +80,9 @@ pub(super) async fn run(address: &str, watch: bool, json: bool) -> Result<(), Fa
                 seconds: (at - *then).as_secs_f64().max(0.001),
                 old,
             });
-            show(watch, &picture(&report, rates.as_ref()));
+            paces.see(&copies(&report), at);
+            let paces = bars.then_some(&paces);
+            show(watch, &picture(&report, rates.as_ref(), paces));
         }
         if !watch {
             return if unwell(&report) {
@@ -91,7 +97,7 @@ pub(super) async fn run(address: &str, watch: bool, json: bool) -> Result<(), Fa
 }
 
 fn show(clear: bool, text: &str) {
-    let clear = clear && std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let clear = clear && std::io::stdout().is_terminal();
     print!("{}{text}", if clear { "\x1b[H\x1b[2J" } else { "" });
     // Nobody to show it to is no reason to fail.
     let _ = std::io::Write::flush(&mut std::io::stdout());
@@ -196,7 +202,21 @@ impl Rates<'_> {
     }
 }
 
-fn picture(report: &StatusReport, rates: Option<&Rates<'_>>) -> String {
+/// All copies that a report tells of: the source's first, then those of each sink.
+fn copies(report: &StatusReport) -> Vec<PartCopies> {
+    let of = |part: &str, copies: &[CopyProgress]| PartCopies {
+        part: part.to_owned(),
+        copies: copies.to_vec(),
+    };
+    let source = report.source.iter();
+    let source = source.map(|source| of(&source.name, &source.view.copies));
+    let sinks = report.sinks.iter();
+    let sinks = sinks.map(|sink| of(&sink.name, &sink.view.copies));
+    source.chain(sinks).collect()
+}
+
+/// What is shown. With `paces` copies are bars.
+fn picture(report: &StatusReport, rates: Option<&Rates<'_>>, paces: Option<&Paces>) -> String {
     let mut out = format!(
         "pipeline {}  walferry {}\n{}\n",
         report.pipeline, report.version, report.verdict.headline
@@ -207,21 +227,24 @@ fn picture(report: &StatusReport, rates: Option<&Rates<'_>>) -> String {
     if !report.sinks.is_empty() {
         let _ = writeln!(out, "{}", sink_table(&report.sinks, rates));
     }
+    for part in copies(report) {
+        let lines = match paces {
+            Some(paces) => part.bars(paces),
+            None => part
+                .copies
+                .iter()
+                .filter_map(|copy| copy_line(&part.part, copy))
+                .collect(),
+        };
+        for line in lines {
+            let _ = writeln!(out, "{line}");
+        }
+    }
     if let Some(source) = &report.source {
-        details(
-            &mut out,
-            &source.name,
-            &source.view.copies,
-            source.view.last_error.as_ref(),
-        );
+        last_error(&mut out, &source.name, source.view.last_error.as_ref());
     }
     for sink in &report.sinks {
-        details(
-            &mut out,
-            &sink.name,
-            &sink.view.copies,
-            sink.view.last_error.as_ref(),
-        );
+        last_error(&mut out, &sink.name, sink.view.last_error.as_ref());
         if sink.view.skipped > 0 {
             let _ = writeln!(
                 out,
@@ -326,25 +349,21 @@ fn sink_table(sinks: &[SinkReport], rates: Option<&Rates<'_>>) -> Table {
     table
 }
 
-fn details(out: &mut String, name: &str, copies: &[CopyProgress], error: Option<&LastError>) {
-    for copy in copies.iter().filter(|copy| !copy.done) {
-        let of = copy
-            .rows_estimate
-            .map_or_else(String::new, |rows| format!(" of about {}", count(rows)));
-        let _ = writeln!(
-            out,
-            "{name}: copying {}: {}{of} rows",
-            copy.table,
-            count(copy.rows)
-        );
-    }
-    if let Some(error) = error {
-        let at = Duration::from_secs(error.at_unix_seconds);
-        let at = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at);
-        let _ = writeln!(out, "{name}: last error, {at}: {}", error.what);
-        if let Some(remedy) = &error.remedy {
-            let _ = writeln!(out, "  remedy: {remedy}");
-        }
+/// How far a copy is, unless it is done.
+fn copy_line(part: &str, copy: &CopyProgress) -> Option<String> {
+    let of = copy.rows_estimate;
+    let of = of.map_or_else(String::new, |rows| format!(" of about {}", count(rows)));
+    let rows = count(copy.rows);
+    (!copy.done).then(|| format!("{part}: copying {}: {rows}{of} rows", copy.table))
+}
+
+fn last_error(out: &mut String, part: &str, error: Option<&LastError>) {
+    let Some(error) = error else { return };
+    let at = Duration::from_secs(error.at_unix_seconds);
+    let at = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at);
+    let _ = writeln!(out, "{part}: last error, {at}: {}", error.what);
+    if let Some(remedy) = &error.remedy {
+        let _ = writeln!(out, "  remedy: {remedy}");
     }
 }
 
@@ -423,7 +442,7 @@ mod tests {
 
     #[test]
     fn the_picture_shows_positions_lag_and_the_last_error_with_its_remedy() {
-        let text = picture(&report(), None);
+        let text = picture(&report(), None, None);
         for part in [
             "Follower dw has halted",
             "leader",
@@ -452,7 +471,31 @@ mod tests {
             seconds: 2.0,
             old: &old,
         };
-        assert!(picture(&new, Some(&rates)).contains("1,500/s"));
+        assert!(picture(&new, Some(&rates), None).contains("1,500/s"));
+    }
+
+    #[test]
+    fn a_watched_copy_is_a_bar_with_the_time_left() {
+        let (mut report, begun) = (report(), Instant::now());
+        let mut paces = Paces::default();
+        let mut shown = String::new();
+        for seconds in 0..3 {
+            if let Some(source) = &mut report.source {
+                source.view.copies = vec![CopyProgress {
+                    table: "public.t".to_owned(),
+                    rows: 1000 + 500 * seconds,
+                    rows_estimate: Some(8000),
+                    done: false,
+                }];
+            }
+            paces.see(&copies(&report), begun + Duration::from_secs(seconds));
+            shown = picture(&report, None, Some(&paces));
+        }
+        let bar = "leader: public.t [█████░░░░░░░░░░░░░░░]  25%  500 rows/s  12s left";
+        assert!(shown.contains(bar), "{shown}");
+        let plain = picture(&report, None, None);
+        let line = "leader: copying public.t: 2,000 of about 8,000 rows\n";
+        assert!(plain.contains(line), "{plain}");
     }
 
     #[test]

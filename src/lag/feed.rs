@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{HostClock, LagTracker, Waiting};
 use crate::config::KafkaSettings;
 use crate::error::Result;
-use crate::log::commit_log::{BatchEntry, Entry, Verdict, judge};
+use crate::log::commit_log::{BatchEntry, Entry, Sample, Verdict, judge};
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::{TopicAdmin, Topics};
 use crate::model::checkpoint::LogPlace;
@@ -125,8 +125,11 @@ impl LagFeed {
         *wait = Duration::from_millis(500);
         let mut place = LogPlace::at_low_end(begin);
         if begin >= high {
-            self.tracker.lock().caught_up();
+            let mut tracker = self.tracker.lock();
+            tracker.begin_anew();
+            tracker.caught_up();
         }
+        let mut first = true;
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             let (offset, entry) = tokio::select! {
@@ -138,6 +141,9 @@ impl LagFeed {
                     continue;
                 }
             };
+            if std::mem::take(&mut first) {
+                self.tracker.lock().begin_anew();
+            }
             self.take(&mut place, offset, &entry, offset < high);
             if offset + 1 >= high {
                 self.tracker.lock().caught_up();
@@ -146,24 +152,15 @@ impl LagFeed {
     }
 
     fn take(&self, place: &mut LogPlace, offset: i64, entry: &Entry, old: bool) {
-        let counts = counts(place, offset, entry);
-        let mut tracker = self.tracker.lock();
-        let sample = match entry {
-            Entry::Batch(batch) if counts => {
-                let of = Waiting {
-                    entries: u64::from(batch.changes > 0),
-                    changes: batch.changes,
-                    bytes: batch.bytes,
-                };
-                tracker.take_entry(offset, of);
-                batch.sample
-            }
-            Entry::Batch(_) | Entry::Epoch(_) | Entry::CopyBegin(_) | Entry::CopyEnd(_) => None,
+        let Some((of, sample)) = brings(place, offset, entry) else {
+            return;
         };
-        if let Some(sample) = sample {
-            if old {
-                tracker.take_old(sample);
-            } else {
+        let mut tracker = self.tracker.lock();
+        tracker.take_entry(offset, of);
+        match sample {
+            None => {}
+            Some(sample) if old => tracker.take_old(sample),
+            Some(sample) => {
                 let now_us = self.clock.now_us();
                 tracker.take(sample, now_us);
                 if let Some(us) = tracker.leader_now_us(now_us) {
@@ -182,33 +179,39 @@ impl LagFeed {
     }
 }
 
-/// Whether the entry's sample is the current source's: it is valid, or a repeat of the current
-/// epoch, which is how an idle source goes on sampling.
-fn counts(place: &mut LogPlace, offset: i64, entry: &Entry) -> bool {
-    let before = place.clone();
-    let verdict = judge(place, offset, entry);
+/// What the entry brings, if it is a batch of the current source: what waits with it, and its sample.
+/// A repeat brings its sample only, which is how an idle source goes on sampling: its records are those
+/// of an entry before it.
+fn brings(place: &mut LogPlace, offset: i64, entry: &Entry) -> Option<(Waiting, Option<Sample>)> {
     let Entry::Batch(batch) = entry else {
-        return false;
+        // What an epoch or a copy says moves the place only; a hole is met again by the next batch.
+        let _verdict = judge(place, offset, entry);
+        return None;
     };
-    match verdict {
-        Ok(Verdict::Valid | Verdict::Repeat) => true,
-        Ok(Verdict::Void) if began_without_its_epoch(&before, batch) => {
-            *place = LogPlace::at_low_end(offset);
-            matches!(
-                judge(place, offset, entry),
-                Ok(Verdict::Valid | Verdict::Repeat)
-            )
-        }
-        Ok(Verdict::Void) => false,
+    let before = place.clone();
+    let verdict = match judge(place, offset, entry) {
+        Ok(Verdict::Void) if began_without_its_epoch(&before, batch) => None,
+        Ok(verdict) => Some(verdict),
         // A hole halts the sinks; the sample is still the leader's. Judge on from here.
-        Err(_hole) => {
+        Err(_hole) => None,
+    };
+    let verdict = match verdict {
+        Some(verdict) => verdict,
+        None => {
             *place = LogPlace::at_low_end(offset);
-            matches!(
-                judge(place, offset, entry),
-                Ok(Verdict::Valid | Verdict::Repeat)
-            )
+            judge(place, offset, entry).ok()?
         }
-    }
+    };
+    let of = match verdict {
+        Verdict::Valid => Waiting {
+            entries: u64::from(batch.changes > 0),
+            changes: batch.changes,
+            bytes: batch.bytes,
+        },
+        Verdict::Repeat => Waiting::default(),
+        Verdict::Void => return None,
+    };
+    Some((of, batch.sample))
 }
 
 /// The feed may begin between an epoch entry and the batches of that epoch, on an entry of an
@@ -216,4 +219,66 @@ fn counts(place: &mut LogPlace, offset: i64, entry: &Entry) -> bool {
 /// epoch is the newer one.
 fn began_without_its_epoch(place: &LogPlace, batch: &BatchEntry) -> bool {
     place.epoch.is_none_or(|known| known < batch.epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Epoch, Lsn};
+
+    fn batch(epoch: u64, (from, to): (u64, u64), changes: u64, clock_us: i64) -> Entry {
+        Entry::Batch(BatchEntry {
+            epoch: Epoch(epoch),
+            from: Lsn(from),
+            to: Lsn(to),
+            last_commit: None,
+            transactions: changes.min(1),
+            changes,
+            bytes: 10 * changes,
+            offsets: Default::default(),
+            sample: Some(Sample {
+                flush: Lsn(to),
+                clock_us,
+            }),
+        })
+    }
+
+    /// Changes that each entry adds to what waits, and the clock of its sample.
+    fn brought(entries: &[Entry]) -> Vec<Option<(u64, i64)>> {
+        let mut place = LogPlace::at_low_end(0);
+        let each = (0..).zip(entries).map(|(offset, entry)| {
+            let (of, sample) = brings(&mut place, offset, entry)?;
+            assert_eq!((of.entries, of.bytes), (of.changes.min(1), 10 * of.changes));
+            Some((of.changes, sample?.clock_us))
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn a_repeated_entry_brings_its_sample_and_does_not_wait_twice() {
+        let log = [
+            batch(7, (10, 20), 3, 1),
+            batch(7, (20, 30), 5, 2),
+            // The producer sent it twice.
+            batch(7, (20, 30), 5, 3),
+            // An idle source.
+            batch(7, (30, 30), 0, 4),
+            batch(7, (30, 40), 2, 5),
+        ];
+        let wanted = [(3, 1), (5, 2), (0, 3), (0, 4), (2, 5)].map(Some);
+        assert_eq!(brought(&log), wanted);
+    }
+
+    #[test]
+    fn entries_of_an_older_source_bring_nothing_and_those_behind_a_hole_do() {
+        let log = [
+            batch(7, (10, 20), 3, 1),
+            batch(6, (20, 30), 5, 2),
+            batch(7, (40, 50), 4, 3),
+            // The feed has not seen the epoch entry of this one.
+            batch(8, (50, 60), 1, 4),
+        ];
+        let wanted = [Some((3, 1)), None, Some((4, 3)), Some((1, 4))];
+        assert_eq!(brought(&log), wanted);
+    }
 }

@@ -14,6 +14,7 @@ mod lag;
 mod large;
 mod limits;
 mod metrics;
+mod progress;
 mod read_after_write;
 mod restarts;
 mod secured;

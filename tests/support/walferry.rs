@@ -110,11 +110,17 @@ impl Pipeline {
 
     /// Starts `walferry run --only NAME…`.
     pub fn run_only(&self, only: &[&str]) -> Walferry {
+        self.run_with(only, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn run_with(&self, only: &[&str], environment: &[(&str, String)]) -> Walferry {
         let mut arguments = vec!["run"];
         for name in only {
             arguments.extend(["--only", name]);
         }
-        self.start(&mut self.command(&arguments))
+        let mut command = self.command(&arguments);
+        self.start(command.envs(environment.iter().map(|(name, value)| (name, value))))
     }
 
     /// Starts `walferry run`, which kills itself at a named point (`walferry::killpoint`).
