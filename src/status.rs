@@ -347,6 +347,10 @@ impl<T: Clone> Shared<T> {
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
+    /// What is asked of the view as it is.
+    pub fn look<R>(&self, ask: impl FnOnce(&T) -> R) -> R {
+        ask(&self.lock())
+    }
     /// A copy of the view.
     pub fn get(&self) -> T {
         self.lock().clone()

@@ -211,7 +211,7 @@ pub(super) async fn wait(
 async fn until_known(sink: &SinkHandle, wait: &Wait) -> Look {
     loop {
         let changed = sink.view.changed();
-        let found = look(&sink.view.get(), wait);
+        let found = sink.view.look(|view| look(view, wait));
         if found != Look::NotYet {
             return found;
         }
