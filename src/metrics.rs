@@ -1,251 +1,146 @@
 //! All metrics as the status views and the lag tracker stand at the moment of a scrape. Names, units and
 //! meanings stand in `names`.
 //!
-//! Every scrape fills a recorder of its own, so a value that is not known now is absent from the
-//! output instead of standing there as it was.
+//! Every scrape makes the page anew from what is known then, so a value that is not known is absent instead
+//! of standing there as it was. The text is written here: a recorder of the `metrics` crates that is filled
+//! for each scrape took more than the scrape may (`cargo bench --bench scrape`).
 
 mod names;
+mod page;
 mod process;
-
-use std::fmt::Write as _;
-
-use metrics::{Label, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
-use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::lag::{HostClock, Lag, SharedTracker};
 use crate::model::clock::POSTGRES_EPOCH_US;
-use crate::model::{Lsn, SlotState, WalStatus};
-use crate::status::{
-    ErrorCounts, Histogram, ProcessStatus, SinkTimes, SinkView, SourceView, State,
-};
+use crate::model::{SlotState, WalStatus};
+use crate::status::{ErrorCounts, ProcessStatus, SinkView, SourceView, State};
+use page::Page;
 
 pub use names::*;
 
 /// All metrics now, in Prometheus's text format.
 pub fn render(status: &ProcessStatus, lag: &SharedTracker, clock: &HostClock) -> String {
-    let source_now = status
-        .source
-        .as_ref()
-        .map(|(name, view)| (name, view.get()));
-    let sinks_now: Vec<(&String, SinkView)> = status
-        .sinks
-        .iter()
-        .map(|sink| (&sink.name, sink.view.get()))
-        .collect();
+    let mut page = Page::default();
+    let page = &mut page;
     let pipeline = status.pipeline.as_str();
-    let recorder = PrometheusBuilder::new().build_recorder();
-    with_local_recorder(&recorder, || {
-        for metric in ALL {
-            match metric.kind {
-                Kind::Counter => describe_counter!(metric.name, metric.unit, metric.help),
-                Kind::Gauge => describe_gauge!(metric.name, metric.unit, metric.help),
-                // Written below.
-                Kind::Histogram => {}
-            }
-        }
-        BUILD_INFO.set(&[env!("CARGO_PKG_VERSION")], 1.0);
-        PROCESS_MEMORY_BYTES.set_known(&[], process::memory_bytes());
-        PROCESS_OPEN_FDS.set_known(&[], process::open_fds());
-        PROCESS_MAX_FDS.set_known(&[], process::max_fds());
-        if let Some((name, view)) = &source_now {
-            source(&[pipeline, name], view);
-        }
-        for (name, view) in &sinks_now {
-            let behind = lag.lock().sink_lag(view, clock.now_us());
-            let labels = [pipeline, name.as_str()];
-            self::lag(&labels, &behind);
-            self::sink(&labels, view);
-        }
-    });
-    let mut text = recorder.handle().render();
-    if let Some(seconds) = process::cpu_seconds() {
-        // The recorder's counters are whole numbers; CPU time is not.
-        let Metric { name, help, .. } = PROCESS_CPU_SECONDS;
-        text.push_str(&format!(
-            "# HELP {name} {help}\n# TYPE {name} counter\n{name} {seconds}\n"
-        ));
-    }
-    // The recorder keeps single observations; what is counted in buckets already is written as it is.
-    if let Some((name, view)) = &source_now {
-        let labels = [pipeline, name.as_str()];
-        let times = &view.times;
-        SOURCE_PUBLISH_SECONDS.buckets(&mut text, [(labels.to_vec(), &times.publish)]);
-        SOURCE_COMMIT_TO_DURABLE_SECONDS.buckets(&mut text, [(labels.to_vec(), &times.durable)]);
-    }
-    let each = |of: fn(&SinkTimes) -> &Histogram| {
-        let sinks = sinks_now.iter();
-        sinks.map(move |(name, view)| (vec![pipeline, name.as_str()], of(&view.times)))
-    };
-    if !sinks_now.is_empty() {
-        SINK_BATCH_CHANGES.buckets(&mut text, each(|times| &times.changes));
-        SINK_COMMIT_TO_VISIBLE_SECONDS.buckets(&mut text, each(|times| &times.visible));
-        let stages = sinks_now.iter().flat_map(|(name, view)| {
-            let stages = view.times.stages().into_iter();
-            stages.map(move |(stage, times)| (vec![pipeline, name.as_str(), stage], times))
-        });
-        SINK_STAGE_SECONDS.buckets(&mut text, stages);
-    }
+    BUILD_INFO.set(page, &[env!("CARGO_PKG_VERSION")], 1.0);
+    PROCESS_CPU_SECONDS.set_known(page, &[], process::cpu_seconds());
+    PROCESS_MEMORY_BYTES.set_known(page, &[], process::memory_bytes());
+    PROCESS_OPEN_FDS.set_known(page, &[], process::open_fds());
+    PROCESS_MAX_FDS.set_known(page, &[], process::max_fds());
     let event_loop = status.event_loop.get();
-    EVENT_LOOP_DELAY_SECONDS.buckets(&mut text, [(Vec::new(), &event_loop.delay)]);
-    text
+    EVENT_LOOP_DELAY_SECONDS.buckets(page, &[], &event_loop.delay);
+    if let Some((name, view)) = &status.source {
+        source(page, &[pipeline, name], &view.get());
+    }
+    for handle in &status.sinks {
+        let view = handle.view.get();
+        let behind = lag.lock().sink_lag(&view, clock.now_us());
+        let labels = [pipeline, handle.name.as_str()];
+        self::lag(page, &labels, &behind);
+        sink(page, &labels, &view);
+    }
+    page.text()
 }
 
-impl Metric {
-    fn labels(&self, values: &[&str]) -> Vec<Label> {
-        assert_eq!(self.labels.len(), values.len(), "labels of {}", self.name);
-        let pairs = self.labels.iter().zip(values);
-        pairs
-            .map(|(name, value)| Label::new(*name, (*value).to_owned()))
-            .collect()
-    }
-
-    fn set(&self, labels: &[&str], value: f64) {
-        gauge!(self.name, self.labels(labels)).set(value);
-    }
-
-    fn set_known(&self, labels: &[&str], value: Option<f64>) {
-        if let Some(value) = value {
-            self.set(labels, value);
-        }
-    }
-
-    fn set_lsn(&self, labels: &[&str], lsn: Option<Lsn>) {
-        self.set_known(labels, lsn.map(|lsn| lsn.0 as f64));
-    }
-
-    /// Writes a histogram for each set of labels.
-    fn buckets<'a>(
-        &self,
-        text: &mut String,
-        all: impl IntoIterator<Item = (Vec<&'a str>, &'a Histogram)>,
-    ) {
-        let Metric { name, help, .. } = self;
-        let mut line = |args: std::fmt::Arguments<'_>| {
-            let _infallible = text.write_fmt(args);
-        };
-        line(format_args!(
-            "# HELP {name} {help}\n# TYPE {name} histogram\n"
-        ));
-        for (values, histogram) in all {
-            assert_eq!(self.labels.len(), values.len(), "labels of {name}");
-            // Names of pipelines and connectors need no escapes.
-            let pairs = self.labels.iter().zip(&values);
-            let labels: Vec<String> = pairs.map(|(of, is)| format!("{of}=\"{is}\"")).collect();
-            let labels = labels.join(",");
-            let comma = if labels.is_empty() { "" } else { "," };
-            for (bound, count) in histogram.cumulative() {
-                let le = if bound.is_finite() {
-                    bound.to_string()
-                } else {
-                    "+Inf".to_owned()
-                };
-                line(format_args!(
-                    "{name}_bucket{{{labels}{comma}le=\"{le}\"}} {count}\n"
-                ));
-            }
-            let braces = if labels.is_empty() {
-                labels
-            } else {
-                format!("{{{labels}}}")
-            };
-            line(format_args!("{name}_sum{braces} {}\n", histogram.sum()));
-            line(format_args!("{name}_count{braces} {}\n", histogram.count()));
-        }
-    }
-
-    fn count(&self, labels: &[&str], value: u64) {
-        counter!(self.name, self.labels(labels)).absolute(value);
-    }
-}
-
-fn source(labels: &[&str; 2], view: &SourceView) {
-    states(&SOURCE_STATE, labels, view.state);
+fn source(page: &mut Page, labels: &[&str; 2], view: &SourceView) {
+    states(page, &SOURCE_STATE, labels, view.state);
     let up = matches!(view.state, State::Streaming | State::Copying);
-    SOURCE_UP.set(labels, f64::from(u8::from(up)));
-    SOURCE_RECEIVED_LSN_BYTES.set_lsn(labels, view.received);
-    SOURCE_PUBLISHED_LSN_BYTES.set_lsn(labels, view.published);
-    SOURCE_CONFIRMED_LSN_BYTES.set_lsn(labels, view.confirmed);
-    SOURCE_LEADER_FLUSH_LSN_BYTES.set_lsn(labels, view.leader_flush);
+    SOURCE_UP.set(page, labels, f64::from(u8::from(up)));
+    SOURCE_RECEIVED_LSN_BYTES.set_lsn(page, labels, view.received);
+    SOURCE_PUBLISHED_LSN_BYTES.set_lsn(page, labels, view.published);
+    SOURCE_CONFIRMED_LSN_BYTES.set_lsn(page, labels, view.confirmed);
+    SOURCE_LEADER_FLUSH_LSN_BYTES.set_lsn(page, labels, view.leader_flush);
     if let Some(slot) = &view.slot {
-        self::slot(labels, slot);
+        self::slot(page, labels, slot);
     }
     let offset = view.clock_offset_us.map(|us| us as f64 / 1e6);
-    SOURCE_CLOCK_OFFSET_SECONDS.set_known(labels, offset);
+    SOURCE_CLOCK_OFFSET_SECONDS.set_known(page, labels, offset);
     let entry_at = view.entry_at_us.map(|us| us as f64 / 1e6);
-    SOURCE_ENTRY_TIMESTAMP_SECONDS.set_known(labels, entry_at);
-    SOURCE_EPOCH.set_known(labels, view.epoch.map(|epoch| epoch as f64));
-    SOURCE_EPOCHS_TOTAL.count(labels, view.epochs);
-    SOURCE_TRANSACTIONS_TOTAL.count(labels, view.transactions);
-    SOURCE_CHANGES_TOTAL.count(labels, view.changes);
-    SOURCE_PUBLISHED_BYTES_TOTAL.count(labels, view.bytes);
+    SOURCE_ENTRY_TIMESTAMP_SECONDS.set_known(page, labels, entry_at);
+    SOURCE_EPOCH.set_known(page, labels, view.epoch.map(|epoch| epoch as f64));
+    SOURCE_EPOCHS_TOTAL.count(page, labels, view.epochs);
+    SOURCE_TRANSACTIONS_TOTAL.count(page, labels, view.transactions);
+    SOURCE_CHANGES_TOTAL.count(page, labels, view.changes);
+    SOURCE_PUBLISHED_BYTES_TOTAL.count(page, labels, view.bytes);
     let copying = view.copies.iter().filter(|copy| !copy.done).count();
-    SOURCE_COPYING_TABLES.set(labels, copying as f64);
+    SOURCE_COPYING_TABLES.set(page, labels, copying as f64);
     for copy in view.copies.iter().filter(|_| copying > 0) {
         let labels = [labels[0], labels[1], &copy.table];
-        SOURCE_COPIED_ROWS.set(&labels, copy.rows as f64);
+        SOURCE_COPIED_ROWS.set(page, &labels, copy.rows as f64);
         let estimate = copy.rows_estimate.map(|rows| rows as f64);
-        SOURCE_COPY_ROWS_ESTIMATE.set_known(&labels, estimate);
+        SOURCE_COPY_ROWS_ESTIMATE.set_known(page, &labels, estimate);
     }
-    errors(labels, &view.errors);
+    SOURCE_PUBLISH_SECONDS.buckets(page, labels, &view.times.publish);
+    SOURCE_COMMIT_TO_DURABLE_SECONDS.buckets(page, labels, &view.times.durable);
+    errors(page, labels, &view.errors);
 }
 
-fn slot(labels: &[&str; 2], slot: &SlotState) {
-    SOURCE_SLOT_ACTIVE.set(labels, f64::from(u8::from(slot.active)));
-    SOURCE_SLOT_RETAINED_BYTES.set_known(labels, slot.retained_bytes.map(|b| b as f64));
-    SOURCE_SLOT_SAFE_BYTES.set_known(labels, slot.safe_bytes.map(|b| b as f64));
+fn slot(page: &mut Page, labels: &[&str; 2], slot: &SlotState) {
+    SOURCE_SLOT_ACTIVE.set(page, labels, f64::from(u8::from(slot.active)));
+    SOURCE_SLOT_RETAINED_BYTES.set_known(page, labels, slot.retained_bytes.map(|b| b as f64));
+    SOURCE_SLOT_SAFE_BYTES.set_known(page, labels, slot.safe_bytes.map(|b| b as f64));
     for status in WalStatus::ALL.iter().filter(|_| slot.wal_status.is_some()) {
         let is = slot.wal_status == Some(*status);
         let labels = [labels[0], labels[1], status.name()];
-        SOURCE_SLOT_WAL_STATUS.set(&labels, f64::from(u8::from(is)));
+        SOURCE_SLOT_WAL_STATUS.set(page, &labels, f64::from(u8::from(is)));
     }
 }
 
-fn lag(labels: &[&str; 2], lag: &Lag) {
-    SINK_LAG_BYTES.set_known(labels, lag.bytes.map(|bytes| bytes as f64));
-    SINK_LAG_SECONDS.set_known(labels, lag.seconds);
-    SINK_STALENESS_SECONDS.set_known(labels, lag.staleness_seconds);
-    SINK_RETENTION_HEADROOM_SECONDS.set_known(labels, lag.retention_headroom_seconds);
+fn lag(page: &mut Page, labels: &[&str; 2], lag: &Lag) {
+    SINK_LAG_BYTES.set_known(page, labels, lag.bytes.map(|bytes| bytes as f64));
+    SINK_LAG_SECONDS.set_known(page, labels, lag.seconds);
+    SINK_STALENESS_SECONDS.set_known(page, labels, lag.staleness_seconds);
+    SINK_RETENTION_HEADROOM_SECONDS.set_known(page, labels, lag.retention_headroom_seconds);
     if let Some(waiting) = &lag.waiting {
-        SINK_WAITING_ENTRIES.set(labels, waiting.entries as f64);
-        SINK_WAITING_CHANGES.set(labels, waiting.changes as f64);
-        SINK_WAITING_BYTES.set(labels, waiting.bytes as f64);
+        SINK_WAITING_ENTRIES.set(page, labels, waiting.entries as f64);
+        SINK_WAITING_CHANGES.set(page, labels, waiting.changes as f64);
+        SINK_WAITING_BYTES.set(page, labels, waiting.bytes as f64);
     }
 }
 
-fn sink(labels: &[&str; 2], view: &SinkView) {
-    states(&SINK_STATE, labels, view.state);
+fn sink(page: &mut Page, labels: &[&str; 2], view: &SinkView) {
+    states(page, &SINK_STATE, labels, view.state);
     let up = view.state == State::Streaming;
-    SINK_UP.set(labels, f64::from(u8::from(up)));
-    SINK_APPLIED_LSN_BYTES.set_lsn(labels, view.applied);
-    SINK_TRANSACTIONS_TOTAL.count(labels, view.transactions);
-    SINK_CHANGES_TOTAL.count(labels, view.changes);
+    SINK_UP.set(page, labels, f64::from(u8::from(up)));
+    SINK_APPLIED_LSN_BYTES.set_lsn(page, labels, view.applied);
+    SINK_TRANSACTIONS_TOTAL.count(page, labels, view.transactions);
+    SINK_CHANGES_TOTAL.count(page, labels, view.changes);
     for (op, rows) in view.rows.by_op() {
-        SINK_ROWS_WRITTEN_TOTAL.count(&[labels[0], labels[1], op], rows);
+        SINK_ROWS_WRITTEN_TOTAL.count(page, &[labels[0], labels[1], op], rows);
     }
-    SINK_COALESCED_TOTAL.count(labels, view.coalesced);
+    SINK_COALESCED_TOTAL.count(page, labels, view.coalesced);
     let commit_us = view.commit_time_us.map(|us| us + POSTGRES_EPOCH_US);
-    SINK_APPLIED_COMMIT_TIMESTAMP_SECONDS.set_known(labels, commit_us.map(|us| us as f64 / 1e6));
+    SINK_APPLIED_COMMIT_TIMESTAMP_SECONDS.set_known(
+        page,
+        labels,
+        commit_us.map(|us| us as f64 / 1e6),
+    );
     let progress_us = view.progress_at_us;
-    SINK_PROGRESS_TIMESTAMP_SECONDS.set_known(labels, progress_us.map(|us| us as f64 / 1e6));
-    SINK_BATCHES_TOTAL.count(labels, view.batches);
-    SINK_LEFTOVERS_TOTAL.count(labels, view.leftovers);
-    SINK_SKIPPED_TOTAL.count(labels, view.skipped);
-    SINK_RETRIES_TOTAL.count(labels, view.retries);
+    SINK_PROGRESS_TIMESTAMP_SECONDS.set_known(page, labels, progress_us.map(|us| us as f64 / 1e6));
+    SINK_BATCHES_TOTAL.count(page, labels, view.batches);
+    SINK_LEFTOVERS_TOTAL.count(page, labels, view.leftovers);
+    SINK_SKIPPED_TOTAL.count(page, labels, view.skipped);
+    SINK_RETRIES_TOTAL.count(page, labels, view.retries);
     let copying = view.copies.iter().filter(|copy| !copy.done).count();
-    SINK_COPYING_TABLES.set(labels, copying as f64);
-    errors(labels, &view.errors);
+    SINK_COPYING_TABLES.set(page, labels, copying as f64);
+    SINK_BATCH_CHANGES.buckets(page, labels, &view.times.changes);
+    SINK_COMMIT_TO_VISIBLE_SECONDS.buckets(page, labels, &view.times.visible);
+    for (stage, times) in view.times.stages() {
+        SINK_STAGE_SECONDS.buckets(page, &[labels[0], labels[1], stage], times);
+    }
+    errors(page, labels, &view.errors);
 }
 
-fn states(metric: &Metric, labels: &[&str; 2], now: State) {
+fn states(page: &mut Page, metric: &Metric, labels: &[&str; 2], now: State) {
     for state in State::ALL {
         let value = f64::from(u8::from(state == now));
-        metric.set(&[labels[0], labels[1], state.name()], value);
+        metric.set(page, &[labels[0], labels[1], state.name()], value);
     }
 }
 
-fn errors(labels: &[&str; 2], counts: &ErrorCounts) {
+fn errors(page: &mut Page, labels: &[&str; 2], counts: &ErrorCounts) {
     for (class, count) in counts.by_class() {
-        ERRORS_TOTAL.count(&[labels[0], labels[1], class], count);
+        ERRORS_TOTAL.count(page, &[labels[0], labels[1], class], count);
     }
 }
 
@@ -253,6 +148,7 @@ fn errors(labels: &[&str; 2], counts: &ErrorCounts) {
 mod tests {
     use super::*;
     use crate::log::commit_log::Sample;
+    use crate::model::Lsn;
     use crate::status::SinkHandle;
     use std::sync::Arc;
 

@@ -166,13 +166,13 @@ fn followers(sinks: &[SinkReport]) -> String {
     let group = groups.into_iter().find(|(of, ..)| !of.is_empty());
     match (sinks.len(), worst, group) {
         (0, ..) => "No sink runs in this process".to_owned(),
-        (1, _, Some((_, is, _))) => format!("Follower {} {is}", sinks[0].name),
+        (1, _, Some((_, is, _))) => format!("{} {is}", sinks[0].name),
         (all, _, Some((of, is, _))) if of.len() == 1 => {
             format!("{} {is}, one of {all} followers", of[0].name)
         }
         (all, _, Some((of, _, are))) if of.len() == all => format!("All {all} followers {are}"),
         (all, _, Some((of, _, are))) => format!("{} of {all} followers {are}", of.len()),
-        (1, Some(Level::Good), None) => format!("Follower {} is current", sinks[0].name),
+        (1, Some(Level::Good), None) => format!("{} is current", sinks[0].name),
         (all, _, None) => format!("All {all} followers are current"),
     }
 }

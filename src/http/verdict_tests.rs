@@ -65,7 +65,7 @@ fn all_current_is_good_and_tells_of_the_leaders_disk() {
         ["The leader keeps 1.5 KiB of WAL for the slot; no limit is set, its disk is the limit"]
     );
     let one = Verdict::of(None, &[current("a")], 100.0);
-    assert_eq!(one.headline, "Follower a is current");
+    assert_eq!(one.headline, "a is current");
     assert!(
         one.facts.is_empty(),
         "the slot is another process's business"
@@ -131,7 +131,7 @@ fn without_a_source_nothing_is_called_current() {
         told,
         [
             "leader is retrying for 10.0 s: the leader refuses connections",
-            "Follower a has a lag that nobody knows",
+            "a has a lag that nobody knows",
             "a is streaming, and how far behind is not known; it shows the leader of 9.0 s ago",
             "Whether the leader keeps WAL for the slot is not known",
         ]

@@ -250,7 +250,7 @@ function live(is) {
   if (at("connection").textContent !== text) at("connection").textContent = text;
 }
 
-function begin() {
+async function begin() {
   at("command").textContent = `walferry status --json --url ${location.origin}`;
   at("copy").addEventListener("click", async () => {
     try {
@@ -261,7 +261,7 @@ function begin() {
       at("copied").textContent = "marked: copy it with the keyboard";
     }
   });
-  refreshHistory();
+  await refreshHistory();
   setInterval(refreshHistory, 60000);
   const events = new EventSource("/v1/events");
   events.addEventListener("status", (event) => {
