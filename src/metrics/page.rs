@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use super::names::{ALL, Kind, Metric};
 use crate::model::Lsn;
@@ -10,15 +11,19 @@ use crate::status::Histogram;
 
 /// Series as they are found, by metric.
 #[derive(Default)]
-pub(super) struct Page(HashMap<&'static str, String>);
+pub(super) struct Page {
+    series: HashMap<&'static str, String>,
+    /// Upper bounds of histograms as they are written, by where the bounds are.
+    bounds: HashMap<*const f64, Rc<[String]>>,
+}
 
 impl Page {
     /// The text, metrics in their order; those without a series are absent.
     pub(super) fn text(&self) -> String {
-        let series: usize = self.0.values().map(String::len).sum();
+        let series: usize = self.series.values().map(String::len).sum();
         let mut text = String::with_capacity(series + ALL.len() * 256);
         for metric in ALL {
-            let Some(series) = self.0.get(metric.name) else {
+            let Some(series) = self.series.get(metric.name) else {
                 continue;
             };
             let Metric { name, help, .. } = metric;
@@ -37,7 +42,15 @@ impl Page {
     }
 
     fn of(&mut self, metric: &Metric) -> &mut String {
-        self.0.entry(metric.name).or_default()
+        self.series.entry(metric.name).or_default()
+    }
+
+    fn bounds(&mut self, of: &'static [f64]) -> Rc<[String]> {
+        let written = self.bounds.entry(of.as_ptr()).or_insert_with(|| {
+            let bounds = of.iter().map(f64::to_string);
+            bounds.chain(["+Inf".to_owned()]).collect()
+        });
+        Rc::clone(written)
     }
 }
 
@@ -84,6 +97,15 @@ fn braced(labels: &str) -> String {
 impl Metric {
     /// The value of one series.
     pub(super) fn set(&self, page: &mut Page, of: &[&str], value: f64) {
+        let whole = value as i64;
+        if whole as f64 == value {
+            self.write(page, of, format_args!("{whole}"));
+        } else {
+            self.write(page, of, format_args!("{value}"));
+        }
+    }
+
+    fn write(&self, page: &mut Page, of: &[&str], value: std::fmt::Arguments<'_>) {
         let (name, labels) = (self.name, braced(&labels(self, of)));
         line(page.of(self), format_args!("{name}{labels} {value}\n"));
     }
@@ -102,21 +124,16 @@ impl Metric {
 
     /// The value of a counter.
     pub(super) fn count(&self, page: &mut Page, of: &[&str], value: u64) {
-        let (name, labels) = (self.name, braced(&labels(self, of)));
-        line(page.of(self), format_args!("{name}{labels} {value}\n"));
+        self.write(page, of, format_args!("{value}"));
     }
 
     /// A distribution.
     pub(super) fn buckets(&self, page: &mut Page, of: &[&str], histogram: &Histogram) {
         let (name, labels) = (self.name, labels(self, of));
         let comma = if labels.is_empty() { "" } else { "," };
+        let bounds = page.bounds(histogram.bounds());
         let text = page.of(self);
-        for (bound, count) in histogram.cumulative() {
-            let le = if bound.is_finite() {
-                format_args!("{bound}")
-            } else {
-                format_args!("+Inf")
-            };
+        for (le, (_, count)) in bounds.iter().zip(histogram.cumulative()) {
             line(
                 text,
                 format_args!("{name}_bucket{{{labels}{comma}le=\"{le}\"}} {count}\n"),

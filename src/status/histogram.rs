@@ -46,6 +46,11 @@ impl Histogram {
         })
     }
 
+    /// Its upper bounds, without the infinite one.
+    pub fn bounds(&self) -> &'static [f64] {
+        self.bounds
+    }
+
     /// Sum of all observations.
     pub fn sum(&self) -> f64 {
         self.sum
