@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -243,6 +244,8 @@ fn free_port() -> u16 {
 /// A process with a source and three followers.
 struct Process {
     served: Served,
+    /// Whether samples of the leader come.
+    sampled: Arc<AtomicBool>,
     stop: CancellationToken,
     address: SocketAddr,
 }
@@ -280,11 +283,37 @@ impl Process {
             .unwrap();
         let process = Process {
             served,
+            sampled: Arc::default(),
             stop,
             address: listening.address,
         };
         process.is_well();
+        tokio::spawn(process.sampling());
         process
+    }
+
+    /// A leader that stands still is sampled all the same, as a feed would do it.
+    fn sampling(&self) -> impl Future<Output = ()> + use<> {
+        let (served, sampled) = (self.served.clone(), self.sampled.clone());
+        let sampling = async move {
+            let mut every = tokio::time::interval(Duration::from_millis(250));
+            loop {
+                every.tick().await;
+                let mut tracker = served.lag.lock();
+                let clock_us = served.clock.now_us();
+                let flush = Lsn(FLUSH);
+                if sampled.load(Ordering::Relaxed) {
+                    tracker.take(Sample { flush, clock_us }, clock_us);
+                }
+            }
+        };
+        let stop = self.stop.clone();
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sampling => {}
+            }
+        }
     }
 
     fn url(&self) -> String {
@@ -304,6 +333,7 @@ impl Process {
             tracker.take(sample, sample.clock_us);
         }
         tracker.caught_up();
+        self.sampled.store(true, Ordering::Relaxed);
     }
 
     fn source(&self, change: impl FnOnce(&mut SourceView)) {
@@ -475,6 +505,7 @@ async fn an_operator_sees_at_once_how_followers_are() {
     looks_right(&browser, "halted").await;
 
     process.is_well();
+    process.sampled.store(false, Ordering::Relaxed);
     process.served.lag.lock().behind();
     process.source(|view| {
         view.state = State::Retrying;
