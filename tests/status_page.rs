@@ -292,7 +292,7 @@ impl Process {
         process
     }
 
-    /// A leader that stands still is sampled all the same, as a feed would do it.
+    /// A leader that stands still is sampled all the same, as a feed would do it; and followers take changes.
     fn sampling(&self) -> impl Future<Output = ()> + use<> {
         let (served, sampled) = (self.served.clone(), self.sampled.clone());
         let sampling = async move {
@@ -304,6 +304,10 @@ impl Process {
                 let flush = Lsn(FLUSH);
                 if sampled.load(Ordering::Relaxed) {
                     tracker.take(Sample { flush, clock_us }, clock_us);
+                }
+                drop(tracker);
+                for sink in &served.status.sinks {
+                    sink.view.update(|view| view.changes += 100);
                 }
             }
         };
@@ -462,6 +466,8 @@ async fn an_operator_sees_at_once_how_followers_are() {
         browser.run(rows).await,
         json!(["reports", "search", "warehouse"])
     );
+    let rate = "return /[1-9][0-9]*\\/s/.test(document.querySelector('[data-sink=warehouse]').textContent)";
+    browser.until("changes a second", rate).await;
     // Numbers move: a change of the view is on the page without a reload.
     process.sink(0, |view| view.applied = Some(Lsn(FLUSH - 512)));
     browser
