@@ -560,6 +560,11 @@ async fn an_operator_sees_at_once_how_followers_are() {
 
     // A server that is gone is said; what is shown is old.
     process.stop.cancel();
+    shows(
+        &browser,
+        "walferry does not answer: this is what it said last",
+    )
+    .await;
     browser
         .until(
             "it says that it is not live",

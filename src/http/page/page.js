@@ -217,7 +217,7 @@ function source(report, seconds) {
     ["Slot", slot ? `${slot.active ? "active" : "not active"}, WAL ${slot.wal_status ?? UNKNOWN}` : UNKNOWN],
     ["The slot keeps", slot ? size(slot.retained_bytes) : UNKNOWN],
     ["Until the slot loses WAL", slot ? (slot.safe_bytes === null ? "no limit set" : size(slot.safe_bytes)) : UNKNOWN],
-    ["Clock against the leader's", it.clock_offset_us === null ? UNKNOWN : `${(it.clock_offset_us / 1000).toFixed(0)} ms`],
+    ["Clock against the leader's", it.clock_offset_us === null ? UNKNOWN : `${Math.round(it.clock_offset_us / 1000) || 0} ms`],
     ["Epoch", it.epoch ?? UNKNOWN],
   ];
   at("source").replaceChildren(...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
@@ -246,6 +246,11 @@ async function refreshHistory() {
 
 function live(is) {
   const text = is ? "● live" : "○ no answer from walferry: what is shown is old";
+  if (!is && before) {
+    // Nothing old may look well.
+    at("verdict").className = "unknown";
+    at("headline").textContent = "walferry does not answer: this is what it said last";
+  }
   at("connection").className = is ? "" : "lost";
   if (at("connection").textContent !== text) at("connection").textContent = text;
 }
