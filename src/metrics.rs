@@ -120,6 +120,13 @@ fn sink(page: &mut Page, labels: &[&str; 2], view: &SinkView) {
     SINK_BATCHES_TOTAL.count(page, labels, view.batches);
     SINK_LEFTOVERS_TOTAL.count(page, labels, view.leftovers);
     SINK_SKIPPED_TOTAL.count(page, labels, view.skipped);
+    if let Some(verified) = &view.verified {
+        let at = verified.at_unix_seconds as f64;
+        SINK_VERIFIED_TIMESTAMP_SECONDS.set(page, labels, at);
+        SINK_VERIFIED_DIFFERING_ROWS.set(page, labels, verified.differing as f64);
+        SINK_VERIFIED_UNDECIDED_ROWS.set(page, labels, verified.undecided as f64);
+        SINK_VERIFIED_NOT_COMPARED_TABLES.set(page, labels, verified.not_compared as f64);
+    }
     SINK_RETRIES_TOTAL.count(page, labels, view.retries);
     let copying = view.copies.iter().filter(|copy| !copy.done).count();
     SINK_COPYING_TABLES.set(page, labels, copying as f64);

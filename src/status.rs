@@ -234,6 +234,21 @@ impl std::ops::AddAssign for RowCounts {
     }
 }
 
+/// What a comparison of a follower with the leader found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// When it was complete, by this host's clock, seconds since 1970.
+    pub at_unix_seconds: u64,
+    /// Rows of the leader in the tables that were compared.
+    pub rows: u64,
+    /// Rows that the follower lacks, has beyond those, or holds otherwise.
+    pub differing: u64,
+    /// Rows that changed at every look.
+    pub undecided: u64,
+    /// Tables that could not be compared.
+    pub not_compared: u64,
+}
+
 /// How long a sink's work took, and how large its batches were.
 #[derive(Clone, Copy, Debug)]
 pub struct SinkTimes {
@@ -314,6 +329,9 @@ pub struct SinkView {
     /// Changes that the follower lacks because somebody ordered to pass them over; all there ever were.
     #[serde(default)]
     pub skipped: u64,
+    /// What the newest comparison with the leader found.
+    #[serde(default)]
+    pub verified: Option<Verified>,
     /// Copies of tables that are lacking, and those that have come into effect since the session began.
     pub copies: Vec<CopyProgress>,
     /// Newest error.

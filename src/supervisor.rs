@@ -29,6 +29,7 @@ use crate::status::{
     SourceView, State,
 };
 use crate::trace::Traces;
+use crate::verify;
 
 /// First wait after a transient error.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -105,6 +106,9 @@ pub async fn run(
     }
     parts.spawn(watch_event_loop(status.event_loop.clone(), stop.clone()));
     let traces = Traces::start(settings.otlp.as_ref(), &settings.pipeline)?;
+    for periodic in verify::periodic::of(&settings, &status, &stop) {
+        parts.spawn(periodic.keep_verifying());
+    }
     let of_all = (&leader_clock, &traces, &stop);
     start(&mut parts, settings, &status, of_all);
     stop.cancelled().await;

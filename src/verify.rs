@@ -8,6 +8,7 @@
 //! Tables are read once, as sums of hashes by bucket of the key, computed in the databases; only where buckets
 //! differ rows are looked at, by key. Reads only, takes no lock but those of reading, needs no slot.
 
+pub mod periodic;
 mod rounds;
 mod snapshot;
 mod sql;
@@ -26,7 +27,7 @@ use crate::source::catalog::{self, CatalogTable};
 use crate::source::published;
 
 use rounds::{Candidates, Looked};
-use snapshot::{Place, Rows, Snapshot};
+use snapshot::{Place, Rows, Snapshot, Sum};
 use sql::TableSql;
 
 /// Rows a bucket should have.
@@ -36,6 +37,8 @@ const BUCKETS_MAX: u64 = 100_000;
 /// Rows that differ after the first look and are looked at again, at most; a table with more is said to
 /// differ in that many.
 const CANDIDATES_MAX: usize = 100_000;
+/// Rows in buckets that differ that are looked at one by one, at most.
+const ROWS_MAX: u64 = 2_000_000;
 /// Looks at rows that differ, at most.
 const ROUNDS_MAX: u32 = 30;
 /// Rows of the leader that are kept from one look, at most.
@@ -208,6 +211,18 @@ impl Between<'_> {
             .filter(|bucket| here.get(bucket) != there.get(bucket))
             .collect();
         if unequal.is_empty() {
+            return Ok(report);
+        }
+        let rows_in = |sums: &BTreeMap<i32, Sum>| -> u64 {
+            let sums = unequal.iter().filter_map(|bucket| sums.get(bucket));
+            sums.map(|sum| sum.rows).sum()
+        };
+        if rows_in(&here) + rows_in(&there) > ROWS_MAX {
+            report.note = Some(format!(
+                "{} of {buckets} parts differ, too many to be looked at row by row; counted as one row each",
+                unequal.len()
+            ));
+            report.different.count = unequal.len() as u64;
             return Ok(report);
         }
         let (here, there) = tokio::try_join!(

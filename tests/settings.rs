@@ -69,6 +69,7 @@ fn defaults_are_what_production_wants() {
     };
     assert!(store.create_tables);
     assert_eq!(store.statement_timeout, Duration::from_secs(300));
+    assert_eq!(store.verify_every, None);
     assert_eq!(store.postgres.connect_timeout, Duration::from_secs(10));
 }
 
@@ -466,6 +467,11 @@ fn each_wrong_connector_gives_one_clear_error() {
             "certificate without key",
             sink("[tls]\ncert = \"/x.pem\""),
             vec!["c.toml:4", "tls.cert", "tls.key"],
+        ),
+        (
+            "statement timeout",
+            sink("verify_every = \"10ms\""),
+            vec!["c.toml:3", "verify_every", "from 1s"],
         ),
         (
             "statement timeout",

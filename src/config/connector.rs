@@ -191,10 +191,16 @@ fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
         defaults::STATEMENT_TIMEOUT,
         (Duration::from_secs(1), Duration::from_secs(24 * 3600)),
     )?;
+    let second = Duration::from_secs(1);
+    let verify_every = raw.verify_every.map(|span| {
+        let bounds = (second, 365 * 86_400 * second);
+        duration(document, "verify_every", Some(span), second, bounds)
+    });
     let store = PostgresSinkSettings {
         postgres: postgres(document, raw.url, raw.tls, raw.connect_timeout)?,
         create_tables: raw.create_tables.unwrap_or(true),
         statement_timeout,
+        verify_every: verify_every.transpose()?,
     };
     Ok(SinkSettings {
         name: name.to_owned(),

@@ -229,6 +229,8 @@ pub struct PostgresSinkSettings {
     pub create_tables: bool,
     /// `statement_timeout` of the follower session; lifted for chunked transactions.
     pub statement_timeout: Duration,
+    /// How often it is compared with the leader; none: never.
+    pub verify_every: Option<Duration>,
 }
 
 /// Change events as JSON lines on standard output.

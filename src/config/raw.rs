@@ -95,6 +95,7 @@ pub(super) struct PostgresSink {
     pub(super) connect_timeout: Option<Span>,
     pub(super) create_tables: Option<bool>,
     pub(super) statement_timeout: Option<Span>,
+    pub(super) verify_every: Option<Span>,
     #[serde(default)]
     pub(super) tables: Tables,
     pub(super) batch_max_bytes: Option<Size>,

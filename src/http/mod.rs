@@ -142,6 +142,7 @@ fn pages(context: &Context) -> Router<Context> {
         .route("/page/page.css", get(page::style))
         .route("/page/page.js", get(page::script))
         .route("/page/icon.svg", get(page::icon))
+        .route("/runbook", get(page::runbook))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/v1/status", get(status))

@@ -43,6 +43,14 @@ pub(super) async fn script() -> impl IntoResponse {
     )
 }
 
+/// What to do at each alert: the page that alerts and dashboards point to, as this version has it.
+pub(super) async fn runbook() -> impl IntoResponse {
+    file(
+        "text/plain; charset=utf-8",
+        include_str!("../../docs/operations.md"),
+    )
+}
+
 pub(super) async fn icon() -> impl IntoResponse {
     file("image/svg+xml", include_str!("page/icon.svg"))
 }

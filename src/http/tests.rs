@@ -215,6 +215,7 @@ async fn only_what_changes_something_needs_the_token_and_metrics_may_be_elsewher
         "/healthz",
         "/v1/status",
         "/v1/history",
+        "/runbook",
         "/v1/sinks/dw/position",
     ] {
         let answer = get(address, open).await;

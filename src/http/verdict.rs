@@ -109,6 +109,7 @@ impl Verdict {
         if let Some(more) = worst.len().checked_sub(TOLD_MAX).filter(|more| *more > 0) {
             facts.push(plain(worst[TOLD_MAX].standing, format!("and {more} more")));
         }
+        facts.extend(sinks.iter().filter_map(verified_fact));
         facts.extend(source.map(slot_fact));
         let level = facts.iter().map(|fact| fact.level).max();
         facts.sort_by_key(|fact| std::cmp::Reverse(fact.level));
@@ -243,6 +244,19 @@ fn sink_fact(sink: &SinkReport, now: f64) -> Fact {
     let error = view.last_error.as_ref();
     let stands = !matches!(view.state, State::Streaming | State::Copying);
     with_error(sink.standing, named, error.filter(|_| stands))
+}
+
+/// What the newest comparison with the leader found, if it is not good.
+fn verified_fact(sink: &SinkReport) -> Option<Fact> {
+    let verified = sink.view.verified.filter(|found| found.differing > 0)?;
+    Some(Fact {
+        level: Level::Bad,
+        text: format!(
+            "{} differed from the leader in {} rows when it was last verified",
+            sink.name, verified.differing
+        ),
+        remedy: Some(format!("walferry verify {} names them", sink.name)),
+    })
 }
 
 /// Whether the leader's disk is at risk.

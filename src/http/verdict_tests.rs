@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::SlotState;
-use crate::status::{SinkView, SourceView};
+use crate::status::{SinkView, SourceView, Verified};
 
 fn sink(name: &str, state: State, seconds: Option<f64>) -> SinkReport {
     let lag = Lag {
@@ -172,6 +172,23 @@ fn the_leaders_disk_and_kafkas_retention_are_risks() {
     assert_eq!(verdict.level, Level::Bad);
     assert!(
         verdict.facts[0].text.contains("in 1h"),
+        "{:?}",
+        verdict.facts
+    );
+}
+
+#[test]
+fn a_difference_that_was_found_is_told_while_all_is_current() {
+    let mut sink = current("a");
+    sink.view.verified = Some(Verified {
+        differing: 3,
+        ..Verified::default()
+    });
+    let verdict = Verdict::of(None, &[sink], 100.0);
+    assert_eq!(verdict.level, Level::Bad);
+    assert_eq!(verdict.headline, "a is current");
+    assert!(
+        verdict.facts[0].text.contains("in 3 rows"),
         "{:?}",
         verdict.facts
     );

@@ -160,6 +160,34 @@ pub const SINK_SKIPPED_TOTAL: Metric = counter_of(
     SINK,
     "Changes that the follower lacks because somebody ordered to pass them over (walferry sink skip); all there ever were, by the follower's own table walferry.skips.",
 );
+/// Time of the newest comparison.
+pub const SINK_VERIFIED_TIMESTAMP_SECONDS: Metric = gauge_of(
+    "walferry_sink_verified_timestamp_seconds",
+    Unit::Seconds,
+    SINK,
+    "When the newest comparison of the follower with the leader was complete (verify_every), by the clock of walferry's host, seconds since 1970. Absent before the first since the process started.",
+);
+/// Differences that it found.
+pub const SINK_VERIFIED_DIFFERING_ROWS: Metric = gauge_of(
+    "walferry_sink_verified_differing_rows",
+    Unit::Count,
+    SINK,
+    "Rows that the newest comparison found missing on the follower, beyond the leader's, or not the same. Absent before the first.",
+);
+/// What it could not tell.
+pub const SINK_VERIFIED_UNDECIDED_ROWS: Metric = gauge_of(
+    "walferry_sink_verified_undecided_rows",
+    Unit::Count,
+    SINK,
+    "Rows that changed at every look of the newest comparison, so that nothing can be said of them. Absent before the first.",
+);
+/// Tables that it did not compare.
+pub const SINK_VERIFIED_NOT_COMPARED_TABLES: Metric = gauge_of(
+    "walferry_sink_verified_not_compared_tables",
+    Unit::Count,
+    SINK,
+    "Tables that the newest comparison could not compare: no copy in effect yet, or a column is lacking. Absent before the first.",
+);
 /// Retries.
 pub const SINK_RETRIES_TOTAL: Metric = counter_of(
     "walferry_sink_retries_total",
@@ -462,6 +490,10 @@ pub const ALL: &[Metric] = &[
     SINK_BATCHES_TOTAL,
     SINK_LEFTOVERS_TOTAL,
     SINK_SKIPPED_TOTAL,
+    SINK_VERIFIED_TIMESTAMP_SECONDS,
+    SINK_VERIFIED_DIFFERING_ROWS,
+    SINK_VERIFIED_UNDECIDED_ROWS,
+    SINK_VERIFIED_NOT_COMPARED_TABLES,
     SINK_RETRIES_TOTAL,
     SINK_COPYING_TABLES,
     SINK_APPLIED_COMMIT_TIMESTAMP_SECONDS,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::support::http::part;
+use crate::support::http::{get, metric, part};
 use crate::support::{Pipeline, Postgres, until, wait_caught_up};
 
 const TABLES: &str = r#"
@@ -189,4 +189,50 @@ async fn what_cannot_be_compared_is_said() {
         text.contains("did not come to") && text.contains("walferry status"),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_is_compared_now_and_then_if_that_is_set() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader
+        .sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i")
+        .await;
+    let pipeline = Pipeline::with(&leader, &[&follower], "", "verify_every = \"1s\"");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let differing = async |rows: f64| {
+        until(&format!("{rows} rows are said to differ"), || async {
+            let found = metric(
+                &pipeline,
+                "walferry_sink_verified_differing_rows",
+                Some("a"),
+            )
+            .await;
+            (found == Some(rows))
+                .then_some(())
+                .ok_or(format!("{found:?}"))
+        })
+        .await;
+    };
+    differing(0.0).await;
+    let not_compared = "walferry_sink_verified_not_compared_tables";
+    assert_eq!(metric(&pipeline, not_compared, Some("a")).await, Some(0.0));
+    let wrong = "UPDATE t SET v = 'y' WHERE id = 7; DELETE FROM t WHERE id = 8";
+    to.batch_execute(wrong).await.unwrap();
+    differing(2.0).await;
+    let (_, status) = get(&pipeline, "/v1/status").await.unwrap();
+    assert!(
+        status.contains("differed from the leader in 2 rows"),
+        "{status}"
+    );
+    let right = "UPDATE t SET v = 'x' WHERE id = 7; INSERT INTO t VALUES (8, 'x')";
+    to.batch_execute(right).await.unwrap();
+    differing(0.0).await;
+    let log = std::fs::read_to_string(&walferry.log).unwrap();
+    assert!(
+        log.contains("the follower differs from the leader"),
+        "{log}"
+    );
+    assert_eq!(walferry.terminate(), 0);
 }

@@ -110,6 +110,7 @@ pub fn sink_settings(user: &str, database: &str) -> PostgresSinkSettings {
         },
         create_tables: true,
         statement_timeout: Duration::from_secs(60),
+        verify_every: None,
     }
 }
 
