@@ -162,7 +162,7 @@ async fn every_query_of_every_dashboard_returns_series_under_load() {
     leader
         .sql("CREATE TABLE t (id serial PRIMARY KEY, v text)")
         .await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let pipeline = Pipeline::with(&leader, &[&follower], "", "verify_every = \"1s\"");
     let (from, to) = (leader.client().await, follower.client().await);
     let _walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
@@ -197,6 +197,15 @@ async fn every_query_of_every_dashboard_returns_series_under_load() {
     }
     assert!(asked > 40, "only {asked} queries were found");
     assert_recorded(&prometheus).await;
+    until("a comparison with the leader", || async {
+        let series = prometheus
+            .query("walferry_sink_verified_differing_rows")
+            .await?;
+        (!series.is_empty())
+            .then_some(())
+            .ok_or("no series".to_owned())
+    })
+    .await;
     assert_pint_agrees(&prometheus).await;
 }
 

@@ -8,7 +8,7 @@ const TONES = {
 };
 /** A sign besides the colour. */
 const SIGNS = {
-  streaming: "▶", copying: "⧉", starting: "…", waiting: "⏸", retrying: "↻", halted: "■", fenced: "⊘", stopped: "□",
+  streaming: "▶", copying: "◐", starting: "…", waiting: "‖", retrying: "↻", halted: "■", fenced: "⊘", stopped: "□",
 };
 /** Followers drawn in the picture; the table has all. */
 const DRAWN_MAX = 8;
