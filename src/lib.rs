@@ -23,5 +23,5 @@ pub mod sink; // follower stores, one folder each
 pub mod source; // the leader: replication connection, slot, publication, catalog, copy readers
 pub mod status; // what every worker says of itself
 pub mod supervisor; // runs source and sinks, retries or halts them
-pub mod trace;
-pub mod verify; // walferry verify: leader against follower // spans for OpenTelemetry, a batch each
+pub mod trace; // spans for OpenTelemetry, a batch each
+pub mod verify; // walferry verify: leader against follower

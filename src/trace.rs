@@ -134,7 +134,13 @@ impl Traces {
     pub fn published(&self, batch: Batch<'_>) {
         let Some(tracing) = &self.0 else { return };
         NEXT.set(Some(ids(&tracing.pipeline, batch.commit)));
-        tracing.span(&Context::new(), "publish", SpanKind::Producer, batch);
+        let part = KeyValue::new("walferry.source", batch.part.to_owned());
+        tracing.span(
+            &Context::new(),
+            ("publish", SpanKind::Producer),
+            part,
+            batch,
+        );
         NEXT.set(None);
     }
 
@@ -150,7 +156,8 @@ impl Traces {
             TraceState::default(),
         );
         let parent = Context::new().with_remote_span_context(source);
-        tracing.span(&parent, "apply", SpanKind::Consumer, batch);
+        let part = KeyValue::new("walferry.sink", batch.part.to_owned());
+        tracing.span(&parent, ("apply", SpanKind::Consumer), part, batch);
     }
 
     /// Sends what is left, for a moment.
@@ -166,16 +173,18 @@ impl Traces {
 }
 
 impl Tracing {
-    fn span(&self, parent: &Context, name: &'static str, kind: SpanKind, batch: Batch<'_>) {
-        let part = match kind {
-            SpanKind::Producer => "walferry.source",
-            _ => "walferry.sink",
-        };
+    fn span(
+        &self,
+        parent: &Context,
+        (name, kind): (&'static str, SpanKind),
+        part: KeyValue,
+        batch: Batch<'_>,
+    ) {
         let changes = i64::try_from(batch.changes).unwrap_or(i64::MAX);
         let attributes = [
             KeyValue::new("messaging.system", "kafka"),
             KeyValue::new("walferry.pipeline", self.pipeline.clone()),
-            KeyValue::new(part, batch.part.to_owned()),
+            part,
             KeyValue::new("walferry.commit_lsn", batch.commit.to_string()),
             KeyValue::new("walferry.changes", changes),
         ];

@@ -4,6 +4,9 @@
 //! The server is walferry's own; what the parts say of themselves is set here. Pictures go to
 //! `WALFERRY_SCREENSHOTS`, if that is set.
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::walferry::free_port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 use walferry::config::HttpSettings;
@@ -234,11 +238,6 @@ fn decoded(text: &str) -> Vec<u8> {
         out.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
     }
     out
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// A process with a source and three followers.

@@ -202,19 +202,6 @@ pub fn only_taken(mut checkpoint: Checkpoint, terms: &Terms) -> Checkpoint {
     checkpoint
 }
 
-/// Captured tables that the sink takes and that are not in effect.
-pub fn lacking(
-    place: &LogPlace,
-    in_effect: &BTreeSet<TableName>,
-    terms: &Terms,
-) -> BTreeSet<TableName> {
-    let captured = place.captured.iter();
-    captured
-        .filter(|table| terms.selection.takes(table) && !in_effect.contains(table))
-        .cloned()
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,10 +247,10 @@ mod tests {
             left.version, checkpoint.version,
             "what is stored is compared"
         );
-        assert!(lacking(&left.log, &left.in_effect, &without_b).is_empty());
+        assert!(left.lacking(&without_b.selection).is_empty());
 
         let again = only_taken(left, &all);
-        assert_eq!(lacking(&again.log, &again.in_effect, &all), [b].into());
+        assert_eq!(again.lacking(&all.selection), [b].into());
     }
 
     #[test]

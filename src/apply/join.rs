@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::follow::{Terms, lacking, next_version};
+use super::follow::{Terms, next_version};
 use crate::log::copies::{CopyLedger, KnownCopy};
 use crate::log::progress::Want;
 use crate::model::checkpoint::LogPlace;
@@ -45,7 +45,7 @@ pub fn next_join_step(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Term
 
 fn under_way(checkpoint: &Checkpoint, join: &Join, ledger: &CopyLedger, terms: &Terms) -> JoinStep {
     let good = ledger.get(join.copy).map(|copy| &copy.tables);
-    let lacking = lacking(&checkpoint.log, &checkpoint.in_effect, terms);
+    let lacking = checkpoint.lacking(&terms.selection);
     let still = |table: &&TableName| {
         good.is_some_and(|good| good.contains(table)) && lacking.contains(table)
     };
@@ -84,7 +84,7 @@ pub fn holds_main(checkpoint: &Checkpoint) -> bool {
 }
 
 fn choose(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> JoinStep {
-    let lacking = lacking(&checkpoint.log, &checkpoint.in_effect, terms);
+    let lacking = checkpoint.lacking(&terms.selection);
     if lacking.is_empty() || !terms.takes_copies {
         return JoinStep::Nothing;
     }
@@ -257,7 +257,8 @@ pub fn wants(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> Vec
         let chosen = ledger.choose(table, refused(checkpoint, table));
         chosen.is_some_and(|(_, copy)| copy.end.is_some())
     };
-    lacking(&checkpoint.log, &checkpoint.in_effect, terms)
+    checkpoint
+        .lacking(&terms.selection)
         .into_iter()
         .filter(|table| !loaded(table) && !complete(table))
         .map(|table| Want {

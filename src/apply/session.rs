@@ -3,7 +3,7 @@
 //! What was read ahead is void once a durable step has been taken that the reader did not know of:
 //! then the reader begins anew at the checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::SinkContext;
 use super::careful::{Attempt, Careful};
-use super::follow::{Standing, Terms, advanced, lacking};
+use super::follow::{Standing, Terms, advanced};
 use super::join::{holds_main, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
@@ -300,7 +300,8 @@ impl<'a> Session<'a> {
         killpoint::pass(Point::BeforeCommit);
         self.commit_end(end).await?;
         killpoint::pass(Point::AfterCommit);
-        let (committed, leader_now_us) = (Instant::now(), self.context.leader_clock.now_us());
+        let committed = Instant::now();
+        let shown = self.context.leader_clock.now_us().zip(last_commit);
         self.context.status.update(|view| {
             let (changes, rows) = totals;
             view.changes += changes;
@@ -312,11 +313,11 @@ impl<'a> Session<'a> {
             times.wait.observe(waited.as_secs_f64());
             times.apply.observe((applied - begun).as_secs_f64());
             times.commit.observe((committed - applied).as_secs_f64());
-            if let (Some(now), Some(commit)) = (leader_now_us, last_commit) {
+            if let Some((now, commit)) = shown {
                 times.visible.observe((now - commit.time_us) as f64 / 1e6);
             }
         });
-        if let (Some(done_us), Some(commit)) = (leader_now_us, last_commit) {
+        if let Some((done_us, commit)) = shown {
             self.context.traces.applied(trace::Batch {
                 part: &self.context.sink.name,
                 commit: commit.lsn,
@@ -458,10 +459,15 @@ impl<'a> Session<'a> {
 
     /// Updates the status view.
     fn show(&mut self) {
-        let at = &self.checkpoint;
-        let copies = self.copies(&lacking(&at.log, &at.in_effect, &self.terms));
+        let selection = &self.terms.selection;
+        let complete = self.checkpoint.is_complete(selection);
+        let lacking = if complete {
+            BTreeSet::new()
+        } else {
+            self.checkpoint.lacking(selection)
+        };
+        let copies = self.copies(&lacking);
         let checkpoint = &self.checkpoint;
-        let complete = checkpoint.is_complete(&self.terms.selection);
         self.context.status.update(|view| {
             view.copying = !complete && self.terms.takes_copies;
             view.state = if view.copying {

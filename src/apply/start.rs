@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chunk::Decoders;
-use super::follow::{Standing, Terms, begun_again, lacking, only_taken};
+use super::follow::{Standing, Terms, begun_again, only_taken};
 use super::{Shown, SinkContext, unfinished};
 use crate::config::{StdoutFrom, StoreSettings};
 use crate::error::{COPY_ANEW, Error, NEW_PIPELINE, Result};
@@ -252,9 +252,7 @@ async fn ledger_at(
     let commits = terms.topics.commits();
     let mut ledger = CopyLedger::new();
     let end = checkpoint.log.next_offset;
-    if checkpoint.joins.is_empty()
-        && lacking(&checkpoint.log, &checkpoint.in_effect, terms).is_empty()
-    {
+    if checkpoint.joins.is_empty() && checkpoint.lacking(&terms.selection).is_empty() {
         let own = checkpoint
             .log
             .epoch

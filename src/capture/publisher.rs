@@ -164,12 +164,12 @@ impl Publisher {
             published.confirmed = confirmed.or(published.confirmed);
         });
         let took = closed_at.elapsed().as_secs_f64();
-        let leader_now_us = self.context.leader_clock.now_us();
+        let durable = self.context.leader_clock.now_us().zip(last_commit);
         self.context.status.update(|view| {
             if changes > 0 {
                 view.times.publish.observe(took);
             }
-            if let (Some(now), Some(commit)) = (leader_now_us, last_commit) {
+            if let Some((now, commit)) = durable {
                 view.times
                     .durable
                     .observe((now - commit.time_us) as f64 / 1e6);
@@ -180,7 +180,7 @@ impl Publisher {
             view.changes += changes;
             view.bytes += closed.bytes as u64;
         });
-        if let (Some(done_us), Some(commit)) = (leader_now_us, last_commit) {
+        if let Some((done_us, commit)) = durable {
             self.context.traces.published(trace::Batch {
                 part: &self.context.source.name,
                 commit: commit.lsn,

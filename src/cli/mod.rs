@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::check;
 use crate::config::{self, Secret, Settings, StoreSettings};
-use crate::error::Error;
+use crate::error::{Class, Error};
 use crate::model::Position;
 use crate::sink::SkipOrder;
 use crate::{shutdown, supervisor};
@@ -244,6 +244,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Of a command that asked servers: what a person must put right is told apart from what may pass.
+    fn of(error: Error) -> Self {
+        match error.class() {
+            Class::Halt => Failure::Usage(error),
+            Class::Transient | Class::Fenced => Failure::RunTime(error),
+        }
+    }
+
     /// Prints what has not been printed yet, and gives the exit code.
     pub fn report(&self) -> i32 {
         let (error, code) = match self {

@@ -2,7 +2,7 @@
 
 use super::{Failure, sink_names};
 use crate::config::Settings;
-use crate::error::{Class, Error};
+use crate::error::Error;
 use crate::log::progress::{self, ProgressReader};
 use crate::log::topics::Topics;
 use crate::model::Position;
@@ -60,12 +60,6 @@ pub(super) async fn skip(
         )));
     }
     let done = sink::order(&settings.pipeline, sink, position, order).await;
-    println!(
-        "{}",
-        done.map_err(|error| match error.class() {
-            Class::Halt => Failure::Usage(error),
-            Class::Transient | Class::Fenced => Failure::RunTime(error),
-        })?
-    );
+    println!("{}", done.map_err(Failure::of)?);
     Ok(())
 }

@@ -257,7 +257,7 @@ fn picture(report: &StatusReport, rates: Option<&Rates<'_>>, paces: Option<&Pace
     out
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_HORIZONTAL_ONLY)

@@ -3,13 +3,11 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
-
-use super::status::count;
+use super::status::{count, table};
 use super::tail::patterns;
 use super::{Failure, sink_names};
 use crate::config::{Settings, SinkSettings, StoreSettings};
-use crate::error::{Class, Error};
+use crate::error::Error;
 use crate::model::Selection;
 use crate::verify::{self, Differences, Pair, Report, TableReport};
 
@@ -61,10 +59,7 @@ pub(super) async fn run(settings: &Settings, asked: &Asked) -> Result<(), Failur
         if std::io::stderr().is_terminal() {
             eprint!("\r\x1b[2K");
         }
-        let report = compared.map_err(|error| match error.class() {
-            Class::Halt => Failure::Usage(error),
-            Class::Transient | Class::Fenced => Failure::RunTime(error),
-        })?;
+        let report = compared.map_err(Failure::of)?;
         if !asked.json {
             print!("{}", picture(&report));
         }
@@ -101,19 +96,15 @@ fn chosen<'a>(settings: &'a Settings, names: &[String]) -> Result<Vec<&'a SinkSe
 }
 
 fn picture(report: &Report) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(vec![
-            "table",
-            "rows",
-            "missing",
-            "extra",
-            "different",
-            "undecided",
-            "",
-        ]);
+    let mut table = table(&[
+        "table",
+        "rows",
+        "missing",
+        "extra",
+        "different",
+        "undecided",
+        "",
+    ]);
     for of in &report.tables {
         let counts = [
             of.rows,

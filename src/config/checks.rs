@@ -99,8 +99,18 @@ pub(super) fn duration(
     default: Duration,
     bounds: (Duration, Duration),
 ) -> Result<Duration> {
+    Ok(optional_duration(document, key, value, bounds)?.unwrap_or(default))
+}
+
+/// A duration that may be left out.
+pub(super) fn optional_duration(
+    document: &Document,
+    key: &str,
+    value: Option<raw::Span>,
+    bounds: (Duration, Duration),
+) -> Result<Option<Duration>> {
     let Some(raw::Span(text)) = value else {
-        return Ok(default);
+        return Ok(None);
     };
     let Some(time) = parse_duration(&text) else {
         return Err(document.error(
@@ -110,7 +120,7 @@ pub(super) fn duration(
         ));
     };
     if (bounds.0..=bounds.1).contains(&time) {
-        return Ok(time);
+        return Ok(Some(time));
     }
     Err(document.error(
         key,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checks::{choice, duration, number, required, size};
+use super::checks::{choice, duration, number, optional_duration, required, size};
 use super::document::{Document, nearest};
 use super::values::{is_connector_name, is_slot_name, is_table_pattern, print_size};
 use super::{
@@ -192,15 +192,13 @@ fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
         (Duration::from_secs(1), Duration::from_secs(24 * 3600)),
     )?;
     let second = Duration::from_secs(1);
-    let verify_every = raw.verify_every.map(|span| {
-        let bounds = (second, 365 * 86_400 * second);
-        duration(document, "verify_every", Some(span), second, bounds)
-    });
+    let bounds = (second, 365 * 86_400 * second);
+    let verify_every = optional_duration(document, "verify_every", raw.verify_every, bounds)?;
     let store = PostgresSinkSettings {
         postgres: postgres(document, raw.url, raw.tls, raw.connect_timeout)?,
         create_tables: raw.create_tables.unwrap_or(true),
         statement_timeout,
-        verify_every: verify_every.transpose()?,
+        verify_every,
     };
     Ok(SinkSettings {
         name: name.to_owned(),

@@ -9,7 +9,6 @@ mod sinks;
 mod verdict;
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
 
 use axum::extract::State as Asked;
 use axum::http::{StatusCode, header};
@@ -168,10 +167,8 @@ async fn note_history(context: Context) {
             .sinks
             .iter()
             .map(|part| (part.name.as_str(), part.lag));
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        context
-            .history
-            .note(parts, sinks, now.unwrap_or_default().as_secs());
+        let now = report.now_unix_seconds as u64;
+        context.history.note(parts, sinks, now);
     }
 }
 

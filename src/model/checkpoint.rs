@@ -56,14 +56,20 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Captured tables that the sink takes and that are not in effect.
+    pub fn lacking(&self, selection: &Selection) -> BTreeSet<TableName> {
+        self.lacks(selection).cloned().collect()
+    }
+
     /// Whether every captured table that the sink takes is in effect. Until then the follower promises nothing.
     pub fn is_complete(&self, selection: &Selection) -> bool {
-        let mut taken = self
-            .log
-            .captured
-            .iter()
-            .filter(|table| selection.takes(table));
-        self.log.epoch.is_some() && taken.all(|table| self.in_effect.contains(table))
+        self.log.epoch.is_some() && self.lacks(selection).next().is_none()
+    }
+
+    fn lacks<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = &'a TableName> {
+        let captured = self.log.captured.iter();
+        // Asked at every commit: matching patterns is the dearer of the two.
+        captured.filter(|table| !self.in_effect.contains(table) && selection.takes(table))
     }
 }
 

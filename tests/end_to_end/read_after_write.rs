@@ -6,11 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::support::http::get;
+use crate::support::http::{self, get};
 use crate::support::walferry::free_port;
 use crate::support::{Pipeline, Postgres, until, wait_caught_up};
 
@@ -219,18 +218,11 @@ impl App {
         cookie: &str,
         body: &str,
     ) -> Result<(String, String), String> {
-        let failed = |error: std::io::Error| error.to_string();
-        let at = ("127.0.0.1", self.port);
-        let mut stream = tokio::net::TcpStream::connect(at).await.map_err(failed)?;
         let request = format!(
             "{method} /notes HTTP/1.0\r\nHost: localhost\r\nCookie: {cookie}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(request.as_bytes()).await.map_err(failed)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.map_err(failed)?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no head")?;
-        Ok((head.to_owned(), body.to_owned()))
+        http::ask(self.port, &request).await
     }
 
     /// Writes a note; the cookie.

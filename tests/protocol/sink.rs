@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use walferry::apply::chunk::Decoders;
-use walferry::apply::follow::{Standing, advanced, begun_again, lacking};
+use walferry::apply::follow::{Standing, advanced, begun_again};
 use walferry::apply::join::{holds_main, oldest_needed, wants};
 use walferry::apply::join_load::Loader;
 use walferry::log::commit_log::{Entry, Verdict, judge};
@@ -173,7 +173,7 @@ impl World {
     pub fn ledger_at(&self, checkpoint: &Checkpoint) -> Walk<CopyLedger> {
         let kafka = self.kafka.borrow();
         let mut ledger = CopyLedger::new();
-        let lacks = lacking(&checkpoint.log, &checkpoint.in_effect, &self.terms);
+        let lacks = checkpoint.lacking(&self.terms.selection);
         if checkpoint.joins.is_empty() && lacks.is_empty() {
             let epoch = checkpoint.log.epoch.map(|epoch| epoch.0.cast_signed());
             if let Some(epoch) = epoch.filter(|epoch| kafka.log_low <= *epoch) {

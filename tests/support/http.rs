@@ -60,8 +60,18 @@ pub async fn post(port: u16, path: &str, body: &Value) -> Result<(u16, String), 
     exchange(port, &(head + &body)).await
 }
 
-/// HTTP 1.0, so that the body is what comes behind the head.
 async fn exchange(port: u16, request: &str) -> Result<(u16, String), String> {
+    let (head, body) = ask(port, request).await?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .ok_or("no status")?;
+    Ok((status, body))
+}
+
+/// Head and body of what a request brings; of HTTP 1.0, so that the body is what comes behind the head.
+pub async fn ask(port: u16, request: &str) -> Result<(String, String), String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
         .await
@@ -76,10 +86,5 @@ async fn exchange(port: u16, request: &str) -> Result<(u16, String), String> {
         .await
         .map_err(|e| e.to_string())?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("no header")?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .ok_or("no status")?;
-    Ok((status, body.to_owned()))
+    Ok((head.to_owned(), body.to_owned()))
 }
