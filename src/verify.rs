@@ -136,8 +136,10 @@ impl Report {
 /// Those of the two servers; transient when the follower does not show what the leader has within the time.
 pub async fn run(pair: Pair<'_>, mut told: impl FnMut(&TableName)) -> Result<Report> {
     let name = |part: &str| format!("walferry verify {part}");
-    let leader = open(&pair.source.postgres, &name("leader")).await?;
-    let follower = open(&pair.follower.postgres, &name(pair.sink)).await?;
+    let leader = open(&pair.source.postgres, &name("leader")).await;
+    let leader = leader.map_err(|error| error.at("the leader"))?;
+    let follower = open(&pair.follower.postgres, &name(pair.sink)).await;
+    let follower = follower.map_err(|error| error.at(format!("follower {}", pair.sink)))?;
     let published = published::tables(&leader, &pair.source.publication).await?;
     let mut tables: Vec<CatalogTable> = published
         .into_iter()

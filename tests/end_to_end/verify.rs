@@ -137,7 +137,7 @@ async fn equal_is_said_under_load_and_every_difference_is_found() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_compared_is_said() {
-    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    let (leader, mut follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader
         .sql("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY); INSERT INTO t VALUES (1, 'x')")
         .await;
@@ -189,6 +189,10 @@ async fn what_cannot_be_compared_is_said() {
         text.contains("did not come to") && text.contains("walferry status"),
         "{text}"
     );
+    follower.stop();
+    let (code, text) = verify(&pipeline, &[]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("follower a: connecting"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
