@@ -103,6 +103,8 @@ fn sink(page: &mut Page, labels: &[&str; 2], view: &SinkView) {
     let up = view.state == State::Streaming;
     SINK_UP.set(page, labels, f64::from(u8::from(up)));
     SINK_APPLIED_LSN_BYTES.set_lsn(page, labels, view.applied);
+    let rebuilt = view.rebuild.and_then(|rebuild| rebuild.ratio());
+    SINK_REBUILD_PROGRESS_RATIO.set_known(page, labels, rebuilt);
     SINK_TRANSACTIONS_TOTAL.count(page, labels, view.transactions);
     SINK_CHANGES_TOTAL.count(page, labels, view.changes);
     for (op, rows) in view.rows.by_op() {

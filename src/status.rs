@@ -30,6 +30,8 @@ pub enum State {
     Copying,
     /// In its normal work.
     Streaming,
+    /// At the boundary at which it was ordered to stop.
+    Paused,
     /// An error that may pass; waiting to try again.
     Retrying,
     /// Needs a person; see `last_error`.
@@ -48,6 +50,7 @@ impl State {
             State::Waiting => "waiting",
             State::Copying => "copying",
             State::Streaming => "streaming",
+            State::Paused => "paused",
             State::Retrying => "retrying",
             State::Halted => "halted",
             State::Fenced => "fenced",
@@ -56,11 +59,12 @@ impl State {
     }
 
     /// All states, for one series a state.
-    pub const ALL: [State; 8] = [
+    pub const ALL: [State; 9] = [
         State::Starting,
         State::Waiting,
         State::Copying,
         State::Streaming,
+        State::Paused,
         State::Retrying,
         State::Halted,
         State::Fenced,
@@ -135,6 +139,22 @@ pub struct CopyProgress {
     pub rows_estimate: Option<u64>,
     /// Whether it is finished.
     pub done: bool,
+}
+
+/// How far tables are on their way into effect: rows of copies, and changes behind them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildProgress {
+    /// Rows and changes done.
+    pub done: u64,
+    /// Rows and changes in all, as far as they are known.
+    pub total: u64,
+}
+
+impl RebuildProgress {
+    /// The part that is done, from 0 to 1; unknown while nothing is known of what there is to do.
+    pub fn ratio(self) -> Option<f64> {
+        (self.total > 0).then(|| (self.done as f64 / self.total as f64).min(1.0))
+    }
 }
 
 /// The source as it is now.
@@ -297,12 +317,19 @@ pub struct SinkView {
     pub copying: bool,
     /// Applied boundary.
     pub applied: Option<Lsn>,
+    /// The boundary at which it is to stop, if it was ordered to.
+    #[serde(default)]
+    pub target: Option<Lsn>,
     /// The leader's timeline that the boundary is of.
     #[serde(default)]
     pub timeline: Option<u32>,
     /// The leader's system identifier.
     #[serde(default)]
     pub system_id: Option<String>,
+    /// How far the tables are that are not in effect, and those that came into effect with them; none
+    /// when no table is lacking.
+    #[serde(default)]
+    pub rebuild: Option<RebuildProgress>,
     /// Offset of the next commit-log entry.
     pub log_offset: Option<i64>,
     /// Commit time of the last applied transaction, microseconds since 2000-01-01 UTC.

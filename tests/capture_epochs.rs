@@ -331,7 +331,7 @@ fn rebuild_table(
     follower: &mut Follower,
     table: &TableName,
 ) -> Replica {
-    let (id, copy) = ledger.choose(table, None).expect("a copy");
+    let (id, copy) = ledger.choose(table, None, None).expect("a copy");
     let end = copy.end.as_ref().expect("a complete copy");
     let mut replica = Replica::default();
     let topic = topics.copy(table);
@@ -649,7 +649,7 @@ async fn rebuild_ready(pipeline: &str) -> bool {
     }
     ledger.captured().keys().all(|table| {
         ledger
-            .choose(table, None)
+            .choose(table, None, None)
             .is_some_and(|(_, copy)| copy.end.is_some())
     })
 }

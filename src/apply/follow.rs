@@ -9,7 +9,7 @@ use crate::log::copies::CopyLedger;
 use crate::log::topics::Topics;
 use crate::model::checkpoint::LogPlace;
 use crate::model::selection::Selection;
-use crate::model::{Checkpoint, Cursors, TableName};
+use crate::model::{Checkpoint, Cursors, Lsn, TableName};
 
 /// What a follower's store and settings ask of its reader.
 #[derive(Clone, Debug)]
@@ -48,6 +48,10 @@ pub struct Standing {
     pub timeline: Option<u32>,
     /// Copies in the log.
     pub ledger: CopyLedger,
+    /// Where the follower is to stop, as the checkpoint has it.
+    pub target: Option<Lsn>,
+    /// How far the next entry is applied already, as the checkpoint has it.
+    pub split: Option<Lsn>,
 }
 
 impl Standing {
@@ -60,7 +64,34 @@ impl Standing {
             system_id: checkpoint.system_id.clone(),
             timeline: checkpoint.timeline,
             ledger,
+            target: checkpoint.target,
+            split: checkpoint.split,
         }
+    }
+
+    /// Whether the boundary at which the follower is to stop is reached.
+    pub fn is_at_target(&self) -> bool {
+        self.place.is_at(self.target, self.split)
+    }
+
+    /// Whether the boundary at which the follower is to stop lies inside of this entry.
+    ///
+    /// # Errors
+    /// As [`judge`].
+    pub fn would_pass_target(&self, offset: i64, entry: &Entry) -> Result<bool> {
+        match (self.target, entry) {
+            (Some(target), Entry::Batch(batch)) if batch.to > target => {
+                let mut beyond = self.place.clone();
+                Ok(judge(&mut beyond, offset, entry)? == Verdict::Valid)
+            }
+            (Some(_) | None, _) => Ok(false),
+        }
+    }
+
+    /// Whether a captured table that the sink takes is not in effect.
+    pub fn lacks_tables(&self, terms: &Terms) -> bool {
+        let mut lacking = self.place.lacks(&self.in_effect, &terms.selection);
+        lacking.next().is_some()
     }
 
     /// Judges the next entry and notes what it changes.
@@ -149,8 +180,10 @@ pub fn advanced(
     commit_time_us: Option<i64>,
 ) -> Checkpoint {
     let next = next_version(checkpoint);
+    let boundary = standing.split.or(standing.place.to);
     let next = Checkpoint {
-        applied: standing.place.to.unwrap_or(next.applied),
+        applied: boundary.unwrap_or(next.applied),
+        split: standing.split,
         commit_time_us: commit_time_us.or(next.commit_time_us),
         log: standing.place,
         cursors: standing.cursors,
@@ -183,6 +216,7 @@ pub fn next_version(checkpoint: &Checkpoint) -> Checkpoint {
 pub fn begun_again(mut checkpoint: Checkpoint, low: i64) -> Checkpoint {
     if checkpoint.in_effect.is_empty() && checkpoint.log.next_offset < low {
         checkpoint.log = LogPlace::at_low_end(low);
+        checkpoint.split = None;
         checkpoint.joins.clear();
     }
     checkpoint
@@ -236,6 +270,8 @@ mod tests {
             system_id: None,
             timeline: None,
             cluster_id: None,
+            target: None,
+            split: None,
         };
         assert_eq!(only_taken(checkpoint.clone(), &all), checkpoint);
 
@@ -271,11 +307,14 @@ mod tests {
                 complete: false,
                 log: LogPlace::at_low_end(0),
                 cursors: Cursors::new(),
+                changes: 0,
             }],
             refused: BTreeMap::new(),
             system_id: None,
             timeline: None,
             cluster_id: None,
+            target: None,
+            split: None,
         };
         checkpoint.log.next_offset = 5;
         assert_eq!(begun_again(checkpoint.clone(), 5), checkpoint);

@@ -61,7 +61,8 @@ fn under_way(checkpoint: &Checkpoint, join: &Join, ledger: &CopyLedger, terms: &
     if !join.complete || own < main {
         return JoinStep::Load;
     }
-    if point_reached(checkpoint, join) {
+    // A table comes into effect between two entries: one that is applied in part is finished first.
+    if point_reached(checkpoint, join) && checkpoint.split.is_none() {
         JoinStep::TakeEffect
     } else {
         JoinStep::AwaitMain
@@ -90,7 +91,8 @@ fn choose(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> JoinSt
     }
     let mut copies: BTreeMap<i64, (&KnownCopy, BTreeSet<TableName>)> = BTreeMap::new();
     for table in lacking {
-        if let Some((id, copy)) = ledger.choose(&table, refused(checkpoint, &table)) {
+        let refused = refused(checkpoint, &table);
+        if let Some((id, copy)) = ledger.choose(&table, refused, checkpoint.target) {
             copies
                 .entry(id)
                 .or_insert_with(|| (copy, BTreeSet::new()))
@@ -142,6 +144,7 @@ fn begin(id: i64, copy: &KnownCopy, tables: BTreeSet<TableName>, terms: &Terms) 
         complete: false,
         log: LogPlace::behind_copy_begin(id, &copy.begin, copy.captured.clone()),
         cursors,
+        changes: 0,
     }
 }
 
@@ -244,7 +247,8 @@ pub fn taken_effect(checkpoint: &Checkpoint) -> Checkpoint {
 
 /// The copies to ask for: of tables that are lacking and for which no complete copy is at hand.
 pub fn wants(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> Vec<Want> {
-    if !terms.takes_copies {
+    // A copy that is made now is beyond a target in the past.
+    if !terms.takes_copies || checkpoint.target.is_some() {
         return Vec::new();
     }
     let loaded = |table: &TableName| {
@@ -254,7 +258,7 @@ pub fn wants(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> Vec
             .any(|join| join.complete && join.tables.contains(table))
     };
     let complete = |table: &TableName| {
-        let chosen = ledger.choose(table, refused(checkpoint, table));
+        let chosen = ledger.choose(table, refused(checkpoint, table), None);
         chosen.is_some_and(|(_, copy)| copy.end.is_some())
     };
     checkpoint

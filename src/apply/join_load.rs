@@ -406,6 +406,7 @@ impl<R: Records, E: Entries> Loader<R, E> {
             let verdict = judge(&mut self.join.log, offset, &entry)?;
             match entry {
                 Entry::Batch(batch) if verdict == Verdict::Valid => {
+                    self.join.changes += batch.changes;
                     if self.read_records(&batch)? == Filled::Full && self.pull.is_some() {
                         return Ok(true);
                     }
@@ -428,7 +429,7 @@ impl<R: Records, E: Entries> Loader<R, E> {
         let pull = EntryPull::new(
             batch,
             &self.topics,
-            point,
+            point..batch.to,
             &self.join.cursors,
             (&mut self.source, &mut self.builder),
         )?;

@@ -73,6 +73,7 @@ fn a_transaction_ends_with_the_entry_that_needs_a_second_chunk() {
             complete: true,
             log: place,
             cursors: from_start(1),
+            changes: 0,
         },
         records: memory(&[records]),
         entries: Log(log.clone()),

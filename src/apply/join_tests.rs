@@ -82,6 +82,8 @@ fn behind(entries: &[Entry]) -> (Checkpoint, CopyLedger) {
         system_id: None,
         timeline: None,
         cluster_id: None,
+        target: None,
+        split: None,
     };
     (checkpoint, ledger)
 }

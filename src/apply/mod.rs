@@ -14,10 +14,12 @@ pub mod chunk; // records into rows, up to a budget
 pub mod follow; // the commit log judged, tables in effect
 pub mod join; // what is next for tables that are not in effect
 pub mod join_load; // rows and changes of a join
+pub mod orders; // what an operator changes of a checkpoint
 pub mod partitions; // what one consumer reads, and where it stands
 pub mod plan; // the net change of a table
 pub mod pull; // the records of one entry
 pub mod reader; // the main reader's thread
+pub mod rebuilding; // how far tables are
 mod session; // the applier
 mod session_join; // the applier's side of joins
 mod session_prepare; // the applier's side of schema versions

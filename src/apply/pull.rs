@@ -2,6 +2,7 @@
 //! within a table. Blocking; can be left and resumed when a chunk is full.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::chunk::{ChunkBuilder, Decoders, Held, Slot};
 use super::partitions::{AHEAD, Cut, Partitions, Records, lost_records};
@@ -37,8 +38,8 @@ pub enum Filled {
 /// The records of one entry while they are read.
 pub struct EntryPull {
     tables: Vec<TablePull>,
-    /// Only records at or beyond this commit LSN are wanted; the others are only counted.
-    apply_from: Lsn,
+    /// Only records with these commit LSNs are wanted; the others are only counted.
+    wanted: Range<Lsn>,
     leftovers: u64,
 }
 
@@ -48,7 +49,7 @@ impl EntryPull {
     pub fn new<R: Records>(
         batch: &BatchEntry,
         tables: &BTreeMap<String, TableName>,
-        apply_from: Lsn,
+        wanted: Range<Lsn>,
         cursors: &Cursors,
         (source, builder): (&mut Partitions<R>, &mut ChunkBuilder),
     ) -> Result<Self, Cut> {
@@ -96,7 +97,7 @@ impl EntryPull {
         }
         Ok(EntryPull {
             tables: pulls,
-            apply_from,
+            wanted,
             leftovers: 0,
         })
     }
@@ -115,7 +116,7 @@ impl EntryPull {
                 return Ok(Filled::Done);
             };
             let filled = table
-                .fill(source, builder, decoders, self.apply_from)
+                .fill(source, builder, decoders, &self.wanted)
                 .map_err(|cut| of_table(cut, &table.table))?;
             if filled == Filled::Full {
                 return Ok(Filled::Full);
@@ -161,7 +162,7 @@ impl TablePull {
         source: &mut Partitions<R>,
         builder: &mut ChunkBuilder,
         decoders: &mut Decoders,
-        apply_from: Lsn,
+        wanted: &Range<Lsn>,
     ) -> Result<Filled, Cut> {
         loop {
             for partition in &mut self.partitions {
@@ -174,7 +175,7 @@ impl TablePull {
             let Some((position, first)) = heads.min_by_key(|(position, _)| *position) else {
                 return Ok(Filled::Done);
             };
-            if position.commit >= apply_from {
+            if wanted.contains(&position.commit) {
                 builder
                     .append(self.slot, &first.head, decoders)
                     .map_err(|error| error.at(&self.table))?;

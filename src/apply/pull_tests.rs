@@ -255,7 +255,7 @@ fn pull_into(
     let mut pull = EntryPull::new(
         &batch,
         &tables,
-        from,
+        from..Lsn(200),
         &pulled.cursors,
         (&mut source, &mut builder),
     )?;
@@ -517,7 +517,7 @@ fn nothing_of_an_entry_that_retention_has_cut_is_handed_on() {
         let mut source = Partitions::new(partitions.clone(), CancellationToken::new());
         let mut builder = ChunkBuilder::new(1);
         let into = (&mut source, &mut builder);
-        let pull = EntryPull::new(&batch, &tables, Lsn::ZERO, &cursors, into);
+        let pull = EntryPull::new(&batch, &tables, Lsn::ZERO..batch.to, &cursors, into);
         assert!(
             matches!(pull, Err(Cut::Lost { .. })),
             "known before a chunk is full"

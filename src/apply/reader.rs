@@ -6,6 +6,7 @@
 //! whose middle the budget is used up is the batch's last. After a halt batches are smaller (`careful`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -145,10 +146,15 @@ pub struct BatchEnd {
     pub last_commit: Option<LastCommit>,
     /// Leader transactions in it.
     pub transactions: u64,
+    /// Changes of its entries, of whatever table.
+    pub changes: u64,
     /// Records passed over.
     pub leftovers: u64,
     /// Changes passed over by order.
     pub skipped: Vec<Skipped>,
+    /// The reader is to stop at a boundary, and goes no further: it stands there, or, where tables
+    /// are lacking, before the entry that leads beyond it.
+    pub at_target: bool,
 }
 
 /// A chunk, a batch's end, or both.
@@ -302,9 +308,12 @@ struct Batch {
     events: Vec<(i64, Entry)>,
     last_commit: Option<LastCommit>,
     transactions: u64,
+    changes: u64,
     leftovers: u64,
     /// A chunk of it has been handed on before its end.
     in_chunks: bool,
+    /// The reader goes no further.
+    at_target: bool,
 }
 
 impl Batch {
@@ -343,6 +352,9 @@ impl Reader {
         self.source.introduce(self.topics.keys());
         self.source.seek_all(&self.standing.cursors)?;
         loop {
+            if self.standing.is_at_target() {
+                return self.stay();
+            }
             match self.next()? {
                 Next::Room => self.send_batch()?,
                 Next::Entry(offset, entry) => {
@@ -385,6 +397,11 @@ impl Reader {
 
     fn take_entry(&mut self, offset: i64, entry: Entry) -> Result<(), Cut> {
         self.batch.entries += 1;
+        if let Entry::Batch(batch) = &entry
+            && self.standing.would_pass_target(offset, &entry)?
+        {
+            return self.split(batch, self.careful.cut_at(offset));
+        }
         let step = self
             .standing
             .step(offset, &entry, &self.terms)
@@ -397,7 +414,11 @@ impl Reader {
         match (step, entry) {
             (Step::Pass, _void) => Ok(()),
             (Step::Batch, Entry::Batch(batch)) => {
-                self.read_records(&batch, self.careful.cut_at(offset))
+                let from = self.standing.split.take().unwrap_or(Lsn::ZERO);
+                self.batch.last_commit = batch.last_commit.or(self.batch.last_commit);
+                self.batch.transactions += batch.transactions;
+                self.batch.changes += batch.changes;
+                self.read_records(&batch, from..batch.to, self.careful.cut_at(offset))
             }
             (Step::Batch | Step::Event, event) => {
                 self.batch.events.push((offset, event));
@@ -415,13 +436,39 @@ impl Reader {
         }
     }
 
-    fn read_records(&mut self, batch: &BatchEntry, cut: Option<ChunkCut>) -> Result<(), Cut> {
-        self.batch.last_commit = batch.last_commit.or(self.batch.last_commit);
-        self.batch.transactions += batch.transactions;
+    /// Applies what the entry has of transactions before the target, and stays there. A follower that
+    /// lacks tables stays before the entry: a table comes into effect between two entries.
+    fn split(&mut self, batch: &BatchEntry, cut: Option<ChunkCut>) -> Result<(), Cut> {
+        if !self.standing.lacks_tables(&self.terms) {
+            let target = self.standing.target.unwrap_or(batch.to);
+            let from = self.standing.split.unwrap_or(Lsn::ZERO);
+            let before = self.standing.cursors.clone();
+            self.read_records(batch, from..target, cut)?;
+            self.standing.cursors = before;
+            self.standing.split = Some(target);
+        }
+        self.stay()
+    }
+
+    /// Hands on what is collected, and reads no further.
+    fn stay(&mut self) -> Result<(), Cut> {
+        self.batch.at_target = true;
+        self.send_batch()?;
+        self.handle.block_on(self.stop.cancelled());
+        Err(Cut::Stopped)
+    }
+
+    /// Reads the records of an entry; of those whose commit LSNs are not `wanted` only the count.
+    fn read_records(
+        &mut self,
+        batch: &BatchEntry,
+        wanted: Range<Lsn>,
+        cut: Option<ChunkCut>,
+    ) -> Result<(), Cut> {
         let mut pull = EntryPull::new(
             batch,
             &self.topics,
-            Lsn::ZERO,
+            wanted,
             &self.standing.cursors,
             (&mut self.source, &mut self.builder),
         )?;
@@ -467,6 +514,8 @@ impl Reader {
             cursors: self.standing.cursors.clone(),
             system_id: self.standing.system_id.clone(),
             timeline: self.standing.timeline,
+            target: self.standing.target,
+            split: self.standing.split,
         };
         self.send(Part {
             planned,
@@ -475,8 +524,10 @@ impl Reader {
                 events: batch.events,
                 last_commit: batch.last_commit,
                 transactions: batch.transactions,
+                changes: batch.changes,
                 leftovers: batch.leftovers,
                 skipped,
+                at_target: batch.at_target,
             }),
         })
     }
@@ -508,6 +559,8 @@ mod tests {
             system_id: None,
             timeline: None,
             ledger: Default::default(),
+            target: None,
+            split: None,
         };
         Part {
             planned: None,
@@ -516,8 +569,10 @@ mod tests {
                 events: Vec::new(),
                 last_commit: None,
                 transactions: 1,
+                changes: 1,
                 leftovers: 0,
                 skipped: Vec::new(),
+                at_target: false,
             }),
         }
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::SinkContext;
 use super::careful::{Attempt, Careful};
-use super::follow::{Standing, Terms, advanced};
+use super::follow::{Standing, Terms, advanced, next_version};
 use super::join::{holds_main, oldest_needed, wants};
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
@@ -115,6 +115,10 @@ pub(super) struct Session<'a> {
     has_committed: bool,
     /// Since when the main reader stands still for a join.
     held_since: Option<Instant>,
+    /// The main reader goes no further: the target is reached, or begins in the next entry.
+    pub(super) main_stays: bool,
+    /// Where the log ended when the session began.
+    pub(super) log_end: i64,
     pub(super) join: JoinWork,
     /// Schema versions made to fit, by address: hashing one costs more than a small batch.
     pub(super) prepared: HashMap<usize, Arc<TableSchema>>,
@@ -149,6 +153,7 @@ impl<'a> Session<'a> {
         let ((checkpoint, ledger, tail), schemas) =
             tokio::try_join!(found, start::schemas(context, &terms))?;
         note_shown(&context.shown, &terms, &checkpoint);
+        let log_end = tail.high();
         let main = start_reader(
             context,
             &terms,
@@ -182,6 +187,8 @@ impl<'a> Session<'a> {
             committed_at: Instant::now(),
             has_committed: false,
             held_since: None,
+            main_stays: false,
+            log_end,
             join: JoinWork::default(),
             prepared: HashMap::new(),
             said: None,
@@ -195,10 +202,8 @@ impl<'a> Session<'a> {
             self.show();
             let say_at = self.say_progress();
             let held_until = self.hold_main();
-            let commit_at = self
-                .pending
-                .as_ref()
-                .map(|_| self.committed_at + IDLE_COMMIT_AFTER);
+            let commit_at = (self.pending.is_some() || self.is_paused())
+                .then_some(self.committed_at + IDLE_COMMIT_AFTER);
             let asked = Instant::now();
             let event = tokio::select! {
                 biased;
@@ -212,6 +217,7 @@ impl<'a> Session<'a> {
                     self.batch_end = None;
                 }
                 Event::Loaded(step) => self.take_loaded(step).await?,
+                Event::CommitDue if self.is_paused() => self.commit_same().await?,
                 Event::CommitDue => self.commit_pending().await?,
                 Event::Tick => {}
             }
@@ -257,7 +263,7 @@ impl<'a> Session<'a> {
         let (planned, end) = (part.planned, part.end);
         let Some(planned) = planned else {
             let end = end.expect("a part has changes or an end");
-            let urgent = !end.events.is_empty() || !end.skipped.is_empty();
+            let urgent = !end.events.is_empty() || !end.skipped.is_empty() || end.at_target;
             self.pending = Some(after(self.pending.take(), end));
             // The first commit of all makes the follower's ownership durable.
             return if urgent || !self.is_stored {
@@ -388,6 +394,8 @@ impl<'a> Session<'a> {
         let next = advanced(&self.checkpoint, *end.standing, commit_time_us);
         self.commit_skipping(next, &end.skipped).await?;
         self.committed_at = Instant::now();
+        self.main_stays = end.at_target;
+        self.ledger.passed(end.changes);
         for (offset, event) in &end.events {
             self.ledger.valid(*offset, event);
         }
@@ -407,6 +415,21 @@ impl<'a> Session<'a> {
         self.commit_end(end).await
     }
 
+    /// Whether the follower shows the boundary at which it is to stop.
+    pub(super) fn is_paused(&self) -> bool {
+        let complete = self.checkpoint.is_complete(&self.terms.selection);
+        complete && self.checkpoint.is_at_target()
+    }
+
+    /// Commits the checkpoint as it is. An order that was written into the follower meanwhile is found so,
+    /// and who looks there sees that somebody is at work.
+    async fn commit_same(&mut self) -> Result<()> {
+        self.begin().await?;
+        self.commit(next_version(&self.checkpoint)).await?;
+        self.committed_at = Instant::now();
+        Ok(())
+    }
+
     /// Offset of the first entry that is not applied; entries without records may be applied and not
     /// yet committed.
     fn next_offset(&self) -> i64 {
@@ -421,6 +444,7 @@ impl<'a> Session<'a> {
     /// Forgets what was read ahead and reads on from the checkpoint.
     pub(super) async fn restart_reader(&mut self) -> Result<()> {
         self.pending = None;
+        self.main_stays = false;
         let standing = Standing::at(&self.checkpoint, self.ledger.clone());
         let (commits, next) = (self.terms.topics.commits(), standing.place.next_offset);
         let tail = LogTail::open(&self.context.kafka, &commits, From::Offset(next)).await?;
@@ -467,14 +491,18 @@ impl<'a> Session<'a> {
             self.checkpoint.lacking(selection)
         };
         let copies = self.copies(&lacking);
+        let paused = self.is_paused();
+        let rebuild = self.rebuild_progress(&lacking);
         let checkpoint = &self.checkpoint;
         self.context.status.update(|view| {
             view.copying = !complete && self.terms.takes_copies;
-            view.state = if view.copying {
-                State::Copying
-            } else {
-                State::Streaming
+            view.state = match (view.copying, paused) {
+                (true, _) => State::Copying,
+                (false, true) => State::Paused,
+                (false, false) => State::Streaming,
             };
+            view.target = checkpoint.target;
+            view.rebuild = rebuild;
             let applied = self.is_stored.then_some(checkpoint.applied);
             if view.applied != applied {
                 view.progress_at_us = Some(unix_us(SystemTime::now()));
@@ -514,8 +542,10 @@ fn after(first: Option<BatchEnd>, second: BatchEnd) -> BatchEnd {
         events,
         last_commit: second.last_commit.or(first.last_commit),
         transactions: first.transactions + second.transactions,
+        changes: first.changes + second.changes,
         leftovers: first.leftovers + second.leftovers,
         skipped: first.skipped.into_iter().chain(second.skipped).collect(),
+        at_target: second.at_target,
     }
 }
 

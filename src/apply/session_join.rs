@@ -16,6 +16,7 @@ use super::join::{
 use super::join_load::{CommitsReader, Loaded, Loader, LoaderParts};
 use super::partitions::Cut;
 use super::reader::NeededSchema;
+use super::rebuilding;
 use super::session::Session;
 use super::start;
 use super::unfinished;
@@ -24,7 +25,7 @@ use crate::killpoint::{self, Point};
 use crate::log::commit_log::CopyEnd;
 use crate::log::records::RecordReader;
 use crate::model::{Join, Oid, TableName, TableSchema};
-use crate::status::{CopyProgress, LastError, RowCounts};
+use crate::status::{CopyProgress, LastError, RebuildProgress, RowCounts};
 
 /// How long a table may be without any copy before the status says why nothing happens.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(30);
@@ -125,9 +126,11 @@ impl Session<'_> {
             match step {
                 JoinStep::Nothing => return Ok(()),
                 JoinStep::Ask => {
+                    self.no_copy_for_target()?;
                     self.explain_asking();
                     return Ok(());
                 }
+                JoinStep::Begin(_) if !self.knows_newest() => return Ok(()),
                 JoinStep::Begin(join) => self.begin_join(join).await?,
                 JoinStep::Load => return self.load_on(),
                 JoinStep::AwaitMain if self.has_pending() => self.commit_pending().await?,
@@ -139,6 +142,36 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// Whether the log is read so far that its newest copies are known. A follower that shows nothing yet
+    /// waits for that: an older copy would only mean more changes to apply.
+    fn knows_newest(&self) -> bool {
+        let place = &self.checkpoint.log;
+        !self.checkpoint.in_effect.is_empty()
+            || self.main_stays
+            || place.next_offset >= self.log_end
+    }
+
+    /// A follower that is to stop in the past waits for no copy: none that comes is from before.
+    fn no_copy_for_target(&self) -> Result<()> {
+        let (Some(target), true) = (self.checkpoint.target, self.main_stays) else {
+            return Ok(());
+        };
+        let tables = self.checkpoint.lacking(&self.terms.selection);
+        let names: Vec<String> = tables.iter().map(TableName::to_string).collect();
+        Err(Error::halt(
+            format!(
+                "the follower is to show the leader at {target}, and no usable copy from before is left \
+                 in Kafka of {}",
+                names.join(", ")
+            ),
+            format!(
+                "choose a later position: walferry history tells how far back one can go; or let the \
+                 follower go on to the present: walferry sink resume {}",
+                self.context.sink.name
+            ),
+        ))
     }
 
     async fn begin_join(&mut self, join: Join) -> Result<()> {
@@ -404,26 +437,36 @@ impl Session<'_> {
         )
     }
 
+    /// How far the tables are that are not in effect, with those that have come into effect before them.
+    pub(super) fn rebuild_progress(
+        &self,
+        lacking: &BTreeSet<TableName>,
+    ) -> Option<RebuildProgress> {
+        if lacking.is_empty() {
+            return None;
+        }
+        let mut tables = lacking.clone();
+        tables.extend(self.join.copied.keys().cloned());
+        Some(rebuilding::progress(
+            &tables,
+            &self.checkpoint,
+            &self.ledger,
+            &self.terms,
+        ))
+    }
+
     /// Progress of a table that is not in effect.
     fn copy_progress(&self, table: &TableName) -> CopyProgress {
-        let topic = self.terms.topics.copy(table);
         let join = self
             .checkpoint
             .joins
             .iter()
             .find(|join| join.tables.contains(table));
-        let end = join.and_then(|join| self.ledger.get(join.copy)?.end.as_ref());
+        let copy = join.and_then(|join| self.ledger.get(join.copy));
         CopyProgress {
             table: table.to_string(),
             rows: join.map_or(0, |join| rows_loaded(&self.terms, join, table)),
-            rows_estimate: end.map(|end| {
-                end.rows
-                    .get(&topic)
-                    .into_iter()
-                    .flatten()
-                    .map(|(_, extent)| extent.count)
-                    .sum()
-            }),
+            rows_estimate: copy.and_then(|copy| copy.rows(&self.terms.topics.copy(table))),
             done: join.is_some_and(|join| join.complete),
         }
     }

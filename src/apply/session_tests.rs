@@ -40,6 +40,8 @@ fn a_store_without_a_memory_goes_on_after_an_error_and_others_believe_their_own(
         system_id: None,
         timeline: None,
         cluster_id: None,
+        target: None,
+        split: None,
     };
     for takes_copies in [false, true] {
         let terms = Terms {

@@ -14,7 +14,7 @@ use crate::log::schemas::SchemaStore;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::TopicAdmin;
 use crate::model::checkpoint::LogPlace;
-use crate::model::{Checkpoint, Cursors, Lsn};
+use crate::model::{Checkpoint, Lsn};
 use crate::status::State;
 
 /// How often a sink that is earlier than its source looks whether the topics are there.
@@ -105,14 +105,8 @@ pub async fn fresh(
     cluster_id: String,
 ) -> Result<(Checkpoint, CopyLedger, LogTail)> {
     let mut tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
-    let mut standing = Standing {
-        place: LogPlace::at_low_end(tail.low()),
-        in_effect: Default::default(),
-        cursors: Cursors::new(),
-        system_id: None,
-        timeline: None,
-        ledger: CopyLedger::new(),
-    };
+    let nothing = Checkpoint::beginning(0, LogPlace::at_low_end(tail.low()));
+    let mut standing = Standing::at(&nothing, CopyLedger::new());
     if begins_at_end(context) {
         let (entries, _end) = tail.read_to_end().await?;
         for (offset, entry) in &entries {
@@ -120,17 +114,13 @@ pub async fn fresh(
         }
     }
     let checkpoint = Checkpoint {
-        version: 0,
         applied: standing.place.to.unwrap_or(Lsn::ZERO),
-        commit_time_us: None,
-        log: standing.place,
         cursors: standing.cursors,
         in_effect: standing.in_effect,
-        joins: Vec::new(),
-        refused: Default::default(),
         system_id: standing.system_id,
         timeline: standing.timeline,
         cluster_id: Some(cluster_id),
+        ..Checkpoint::beginning(0, standing.place)
     };
     Ok((checkpoint, standing.ledger, tail))
 }

@@ -111,7 +111,7 @@ fn look(view: &SinkView, wait: &Wait) -> Look {
         State::Fenced | State::Stopped => Look::WillNot,
         // What it shows it shows, halted or not.
         _ if shows => Look::Shows,
-        State::Halted => Look::WillNot,
+        State::Halted | State::Paused => Look::WillNot,
         State::Starting | State::Waiting | State::Copying | State::Streaming | State::Retrying => {
             Look::NotYet
         }

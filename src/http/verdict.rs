@@ -75,7 +75,7 @@ pub(super) fn standing(state: State, lag: &Lag) -> Level {
     let by_state = match state {
         State::Halted | State::Fenced => Level::Bad,
         State::Retrying => Level::Watch.max(behind),
-        State::Copying => Level::Watch,
+        State::Copying | State::Paused => Level::Watch,
         State::Starting | State::Waiting | State::Stopped => Level::Unknown,
         State::Streaming => behind,
     };
@@ -146,6 +146,11 @@ fn followers(sinks: &[SinkReport]) -> String {
             "cannot go on and tries again",
             "cannot go on and try again",
         ),
+        (
+            in_states(&[State::Paused]),
+            "is paused at the position it was to stop at",
+            "are paused at the positions they were to stop at",
+        ),
         (behind, "is behind", "are behind"),
         (
             in_states(&[State::Copying]),
@@ -182,7 +187,7 @@ fn followers(sinks: &[SinkReport]) -> String {
 fn source_trouble(source: &SourceReport, now: f64) -> Option<(String, Fact)> {
     let view = &source.view;
     let (headline, level) = match view.state {
-        State::Streaming | State::Copying => return None,
+        State::Streaming | State::Copying | State::Paused => return None,
         State::Halted => (
             "The source has halted: nothing new reaches Kafka",
             Level::Bad,
@@ -240,6 +245,16 @@ fn sink_fact(sink: &SinkReport, now: f64) -> Fact {
             "; Kafka may expire what it needs in {}",
             print_span(left)
         ));
+    }
+    if let (State::Paused, Some(target)) = (view.state, view.target) {
+        return Fact {
+            level: sink.standing,
+            text: format!("{named}: it shows the leader at {target}, as it was ordered to"),
+            remedy: Some(format!(
+                "walferry sink resume {} lets it follow again",
+                sink.name
+            )),
+        };
     }
     let error = view.last_error.as_ref();
     let stands = !matches!(view.state, State::Streaming | State::Copying);

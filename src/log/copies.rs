@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::log::commit_log::{Captured, CopyBegin, CopyEnd, Entry};
-use crate::model::{Epoch, TableName};
+use crate::model::{Epoch, Lsn, TableName};
 
 /// A copy that is complete or may become so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,17 @@ pub struct KnownCopy {
     pub tables: BTreeSet<TableName>,
     /// The captured set of the epoch it was begun in: what a second reader starts with.
     pub captured: BTreeSet<TableName>,
+    /// Changes of valid entries before it, from where its ledger began.
+    pub changes_before: u64,
+}
+
+impl KnownCopy {
+    /// Records that it has of a copy topic; none while it is running.
+    pub fn rows(&self, topic: &str) -> Option<u64> {
+        let end = self.end.as_ref()?;
+        let extents = end.rows.get(topic).into_iter().flatten();
+        Some(extents.map(|(_, extent)| extent.count).sum())
+    }
 }
 
 /// Copies by id (offset of `copy_begin`).
@@ -32,6 +43,8 @@ pub struct CopyLedger {
     is_trimmed: bool,
     /// Tables captured where a trimmed log begins: they have had their first copy.
     had_copies: BTreeSet<TableName>,
+    /// Changes of valid entries so far.
+    changes: u64,
 }
 
 impl CopyLedger {
@@ -54,7 +67,7 @@ impl CopyLedger {
     pub fn valid(&mut self, offset: i64, entry: &Entry) -> BTreeSet<TableName> {
         match entry {
             Entry::Epoch(epoch) => return self.new_epoch(&epoch.captured),
-            Entry::Batch(_) => {}
+            Entry::Batch(batch) => self.passed(batch.changes),
             Entry::CopyBegin(begin) => self.begin(offset, begin),
             Entry::CopyEnd(end) => {
                 if let Some(copy) = self.copies.get_mut(&end.copy) {
@@ -63,6 +76,16 @@ impl CopyLedger {
             }
         }
         BTreeSet::new()
+    }
+
+    /// Counts changes of valid entries that it is not shown.
+    pub fn passed(&mut self, changes: u64) {
+        self.changes += changes;
+    }
+
+    /// Changes of valid entries behind a copy's first one.
+    pub fn changes_behind(&self, copy: &KnownCopy) -> u64 {
+        self.changes.saturating_sub(copy.changes_before)
     }
 
     /// The current epoch's captured set by name; empty before the first epoch entry.
@@ -76,15 +99,24 @@ impl CopyLedger {
     }
 
     /// What to load a table from: the newest complete copy that is not refused, else the running
-    /// one. `None`: a copy must be asked for.
+    /// one; for a follower that is to stop at the boundary `target` one that is complete and not beyond
+    /// it. `None`: a copy must be asked for.
     pub fn choose(
         &self,
         table: &TableName,
         refused: Option<&BTreeSet<i64>>,
+        target: Option<Lsn>,
     ) -> Option<(i64, &KnownCopy)> {
+        let not_beyond = |copy: &KnownCopy| match (target, &copy.end) {
+            (None, _) => true,
+            (Some(target), Some(end)) => end.point <= target,
+            (Some(_), None) => false,
+        };
         let usable = || {
             self.copies.iter().rev().filter(|(id, copy)| {
-                copy.tables.contains(table) && !refused.is_some_and(|refused| refused.contains(id))
+                copy.tables.contains(table)
+                    && !refused.is_some_and(|refused| refused.contains(id))
+                    && not_beyond(copy)
             })
         };
         usable()
@@ -166,6 +198,7 @@ impl CopyLedger {
             end: None,
             tables: begin.tables.iter().cloned().collect(),
             captured: self.captured.keys().cloned().collect(),
+            changes_before: self.changes,
         };
         self.copies.insert(offset, copy);
     }

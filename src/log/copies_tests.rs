@@ -53,7 +53,7 @@ fn ledger(entries: &[Entry]) -> CopyLedger {
 fn chosen(ledger: &CopyLedger, name: &str, refused: &[i64]) -> Option<i64> {
     let refused: BTreeSet<i64> = refused.iter().copied().collect();
     ledger
-        .choose(&table(name), Some(&refused))
+        .choose(&table(name), Some(&refused), None)
         .map(|(id, _)| id)
 }
 

@@ -30,6 +30,7 @@ const PARTITION: i32 = 0;
 pub struct LogTail {
     topic: String,
     low: i64,
+    high: i64,
     next: i64,
     entries: mpsc::Receiver<Result<(i64, Entry)>>,
     /// Read by a `read_to_end` that was cancelled; before what `entries` brings.
@@ -76,6 +77,7 @@ impl LogTail {
             let tail = LogTail {
                 topic: topic.clone(),
                 low,
+                high,
                 next,
                 entries,
                 kept: VecDeque::new(),
@@ -97,6 +99,11 @@ impl LogTail {
     /// The low watermark at opening.
     pub fn low(&self) -> i64 {
         self.low
+    }
+
+    /// The high watermark at opening.
+    pub fn high(&self) -> i64 {
+        self.high
     }
 
     /// Offset of what [`LogTail::next`] gives next, where nothing was trimmed meanwhile.

@@ -109,7 +109,7 @@ pub const SINK_STATE: Metric = gauge_of(
     "walferry_sink_state",
     Unit::Count,
     &["pipeline", "sink", "state"],
-    "1 for the state the sink is in, 0 for the others: starting, waiting, copying, streaming, retrying, halted, fenced, stopped.",
+    "1 for the state the sink is in, 0 for the others: starting, waiting, copying, streaming, paused, retrying, halted, fenced, stopped.",
 );
 /// Whether a sink is in its normal work.
 pub const SINK_UP: Metric = gauge_of(
@@ -117,6 +117,13 @@ pub const SINK_UP: Metric = gauge_of(
     Unit::Count,
     SINK,
     "1 while the sink is applying (state streaming), else 0.",
+);
+/// How far tables are that are not in effect.
+pub const SINK_REBUILD_PROGRESS_RATIO: Metric = gauge_of(
+    "walferry_sink_rebuild_progress_ratio",
+    Unit::Count,
+    SINK,
+    "While tables are copied or rebuilt: what is loaded and applied of the rows of their copies and the changes behind them, 0 to 1; absent when every table is in effect, and while no copy is there.",
 );
 /// Leader transactions applied.
 pub const SINK_TRANSACTIONS_TOTAL: Metric = counter_of(
@@ -277,7 +284,7 @@ pub const SOURCE_STATE: Metric = gauge_of(
     "walferry_source_state",
     Unit::Count,
     &["pipeline", "source", "state"],
-    "1 for the state the source is in, 0 for the others: starting, waiting, copying, streaming, retrying, halted, fenced, stopped.",
+    "1 for the state the source is in, 0 for the others: starting, waiting, copying, streaming, paused, retrying, halted, fenced, stopped.",
 );
 /// Whether the source streams.
 pub const SOURCE_UP: Metric = gauge_of(
@@ -484,6 +491,7 @@ pub const ALL: &[Metric] = &[
     SINK_APPLIED_LSN_BYTES,
     SINK_STATE,
     SINK_UP,
+    SINK_REBUILD_PROGRESS_RATIO,
     SINK_TRANSACTIONS_TOTAL,
     SINK_CHANGES_TOTAL,
     SINK_ROWS_WRITTEN_TOTAL,

@@ -27,6 +27,26 @@ pub struct LogPlace {
     pub fresh: bool,
 }
 
+impl LogPlace {
+    /// Captured tables that a sink takes and that are not among those in effect.
+    pub fn lacks<'a>(
+        &'a self,
+        in_effect: &'a BTreeSet<TableName>,
+        selection: &'a Selection,
+    ) -> impl Iterator<Item = &'a TableName> {
+        let captured = self.captured.iter();
+        // Asked at every commit: matching patterns is the dearer of the two.
+        captured.filter(|table| !in_effect.contains(table) && selection.takes(table))
+    }
+
+    /// Whether a reader that is to stop at the boundary `target` is there; `split`: how far it has applied
+    /// the next entry already.
+    pub fn is_at(&self, target: Option<Lsn>, split: Option<Lsn>) -> bool {
+        let boundary = split.or(self.to);
+        target.is_some_and(|target| boundary.is_some_and(|boundary| boundary >= target))
+    }
+}
+
 /// A follower's checkpoint: written in the same follower transaction as the rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -53,9 +73,40 @@ pub struct Checkpoint {
     pub timeline: Option<u32>,
     /// Id of the Kafka cluster the log is in.
     pub cluster_id: Option<String>,
+    /// The boundary at which the follower is to stop and stay; none: it follows.
+    #[serde(default)]
+    pub target: Option<Lsn>,
+    /// A boundary inside of the entry at `log.next_offset`: what that entry has of transactions with a
+    /// lower commit LSN is applied. `log` and `cursors` stand before the entry.
+    #[serde(default)]
+    pub split: Option<Lsn>,
 }
 
 impl Checkpoint {
+    /// Of a follower that has nothing yet and reads the log from `log` on.
+    pub fn beginning(version: i64, log: LogPlace) -> Self {
+        Checkpoint {
+            version,
+            applied: Lsn::ZERO,
+            commit_time_us: None,
+            log,
+            cursors: Cursors::new(),
+            in_effect: BTreeSet::new(),
+            joins: Vec::new(),
+            refused: BTreeMap::new(),
+            system_id: None,
+            timeline: None,
+            cluster_id: None,
+            target: None,
+            split: None,
+        }
+    }
+
+    /// Whether the follower has reached the boundary at which it is to stop.
+    pub fn is_at_target(&self) -> bool {
+        self.log.is_at(self.target, self.split)
+    }
+
     /// Captured tables that the sink takes and that are not in effect.
     pub fn lacking(&self, selection: &Selection) -> BTreeSet<TableName> {
         self.lacks(selection).cloned().collect()
@@ -67,9 +118,7 @@ impl Checkpoint {
     }
 
     fn lacks<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = &'a TableName> {
-        let captured = self.log.captured.iter();
-        // Asked at every commit: matching patterns is the dearer of the two.
-        captured.filter(|table| !self.in_effect.contains(table) && selection.takes(table))
+        self.log.lacks(&self.in_effect, selection)
     }
 }
 
@@ -90,6 +139,9 @@ pub struct Join {
     pub log: LogPlace,
     /// The second reader's cursors in the tables' topics.
     pub cursors: Cursors,
+    /// Changes of the entries that the second reader has passed, of whatever table.
+    #[serde(default)]
+    pub changes: u64,
 }
 
 /// How far the rows of one partition of a copy topic are loaded.

@@ -6,6 +6,8 @@
 pub mod postgres;
 pub mod stdout;
 
+pub use postgres::FollowerCheckpoint;
+
 use async_trait::async_trait;
 
 use crate::config::{SinkSettings, StoreSettings};
@@ -133,6 +135,26 @@ pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dy
             Box::new(sink.taking(selection))
         }
         StoreSettings::Stdout(store) => Box::new(stdout::StdoutSink::new(store.clone())),
+    }
+}
+
+/// The checkpoint of a sink's follower, for whoever gives orders.
+///
+/// # Errors
+/// Halt when the store keeps none; else as [`FollowerCheckpoint::open`].
+pub async fn checkpoint(pipeline: &str, settings: &SinkSettings) -> Result<FollowerCheckpoint> {
+    match &settings.store {
+        StoreSettings::Postgres(store) => {
+            let selection = Selection::new(&settings.include, &settings.exclude);
+            FollowerCheckpoint::open(pipeline, &settings.name, store, selection).await
+        }
+        StoreSettings::Stdout(_) => Err(Error::halt(
+            format!(
+                "{}: a sink that only shows changes has no follower",
+                settings.name
+            ),
+            "name a sink with a Postgres follower",
+        )),
     }
 }
 

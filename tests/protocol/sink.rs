@@ -350,5 +350,7 @@ fn fresh(low: i64) -> Checkpoint {
         system_id: None,
         timeline: None,
         cluster_id: None,
+        target: None,
+        split: None,
     }
 }

@@ -127,7 +127,13 @@ impl World {
         let mut source = Partitions::new(memory, CancellationToken::new());
         let topics = session.main.topics(&self.terms);
         let cursors = session.main.cursors.clone();
-        let pull = EntryPull::new(&batch, &topics, Lsn::ZERO, &cursors, (&mut source, builder));
+        let pull = EntryPull::new(
+            &batch,
+            &topics,
+            Lsn::ZERO..batch.to,
+            &cursors,
+            (&mut source, builder),
+        );
         let mut pull = match pull {
             Ok(pull) => pull,
             Err(cut) => return Ok(Err(cut)),

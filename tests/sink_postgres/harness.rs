@@ -229,6 +229,8 @@ pub fn checkpoint(version: i64) -> Checkpoint {
         system_id: Some("7".to_owned()),
         timeline: Some(1),
         cluster_id: Some("kafka".to_owned()),
+        target: None,
+        split: None,
     }
 }
 

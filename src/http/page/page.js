@@ -3,12 +3,12 @@
 
 const UNKNOWN = "unknown";
 const TONES = {
-  streaming: "good", copying: "watch", starting: "unknown", waiting: "unknown",
+  streaming: "good", paused: "watch", copying: "watch", starting: "unknown", waiting: "unknown",
   retrying: "watch", halted: "bad", fenced: "bad", stopped: "unknown",
 };
 /** A sign besides the colour. */
 const SIGNS = {
-  streaming: "▶", copying: "◐", starting: "…", waiting: "‖", retrying: "↻", halted: "■", fenced: "⊘", stopped: "□",
+  streaming: "▶", paused: "❙❙", copying: "◐", starting: "…", waiting: "‖", retrying: "↻", halted: "■", fenced: "⊘", stopped: "□",
 };
 /** Followers drawn in the picture; the table has all. */
 const DRAWN_MAX = 8;

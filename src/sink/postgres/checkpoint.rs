@@ -239,7 +239,8 @@ pub(super) async fn claim(client: &Client, me: &Identity) -> Result<Option<Check
     row.map(|row| parse(&row)).transpose()
 }
 
-fn parse(row: &Row) -> Result<Checkpoint> {
+/// A checkpoint from its columns version and state.
+pub(super) fn parse(row: &Row) -> Result<Checkpoint> {
     let unreadable = |what: &str| {
         Error::halt(
             format!("the checkpoint in walferry.checkpoint {what}"),
@@ -275,6 +276,9 @@ pub(super) async fn why_refused(client: &Client, me: &Identity) -> Error {
     match owner {
         None => {
             Error::transient("the checkpoint is gone from walferry.checkpoint; reading it again")
+        }
+        Some(nobody) if nobody.is_empty() => {
+            Error::transient("an order was written into walferry.checkpoint; reading it")
         }
         Some(owner) if owner != me.instance => Error::fenced(format!(
             "another worker ({owner}) has taken over sink {} of pipeline {}",

@@ -16,6 +16,7 @@ mod ending;
 mod failure;
 mod noted;
 mod ordered;
+mod orders;
 mod params;
 mod pipeline;
 mod readers;
@@ -36,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Selection, Skipped, TableChanges, TableName, TableSchema};
 
 use checkpoint::Identity;
+pub use orders::FollowerCheckpoint;
 use session::Session;
 pub use skips::order;
 use transaction::Transaction;

@@ -245,7 +245,7 @@ async fn set_up(client: &Client, statement_timeout: Duration) -> Result<()> {
 }
 
 /// Creates walferry's own tables, and what readers ask for, where they are missing.
-async fn lay_out(client: &Client) -> Result<()> {
+pub(super) async fn lay_out(client: &Client) -> Result<()> {
     let failed = |error: &tokio_postgres::Error| {
         if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
             Error::halt(

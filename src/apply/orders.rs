@@ -1,0 +1,162 @@
+//! What an operator may order of a follower: its checkpoint, changed so that the sink does it. Pure.
+//!
+//! An order is written into the follower, under the version that guards every durable step. Wherever the
+//! sink runs, its next step finds the version changed, and it begins a new session at what stands there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::follow::{Terms, next_version};
+use crate::error::{Error, Result};
+use crate::model::checkpoint::LogPlace;
+use crate::model::{Checkpoint, Lsn, TableName};
+
+/// A follower that is built anew from Kafka, up to the boundary `target` or to the present. What it holds
+/// stays until the rows of a table's copy come.
+pub fn rebuilt(known: Option<&Checkpoint>, target: Option<Lsn>) -> Checkpoint {
+    let version = known.map_or(0, |known| known.version + 1);
+    Checkpoint {
+        target,
+        ..Checkpoint::beginning(version, LogPlace::at_low_end(0))
+    }
+}
+
+/// A follower some of whose tables are copied anew, while the others go on. Copies in `refused` are not used.
+///
+/// # Errors
+/// Halt when a table is not one that the sink has, or the follower is to stop in the past.
+pub fn resynced(
+    known: &Checkpoint,
+    tables: &BTreeSet<TableName>,
+    refused: &BTreeMap<TableName, BTreeSet<i64>>,
+    terms: &Terms,
+) -> Result<Checkpoint> {
+    if let Some(target) = known.target {
+        return Err(Error::halt(
+            format!("the follower is to stop at {target}, and all its tables with it"),
+            "let it follow again with walferry sink resume, or rebuild all of it",
+        ));
+    }
+    let taken =
+        |table: &&TableName| known.log.captured.contains(*table) && terms.selection.takes(table);
+    if let Some(unknown) = tables.iter().find(|table| !taken(table)) {
+        let mut names = known.log.captured.iter().filter(taken);
+        let names: Vec<String> = names.by_ref().map(TableName::to_string).collect();
+        return Err(Error::halt(
+            format!("table {unknown} is none that this sink has"),
+            format!("name some of: {}", names.join(", ")),
+        ));
+    }
+    let mut next = next_version(known);
+    for table in tables {
+        next.in_effect.remove(table);
+        next.cursors.remove(&terms.topics.table(table));
+        next.refused.remove(&table.quoted());
+        if let Some(copies) = refused.get(table) {
+            next.refused.insert(table.quoted(), copies.clone());
+        }
+        for join in &mut next.joins {
+            join.tables.remove(table);
+            join.rows.remove(&terms.topics.copy(table));
+            join.cursors.remove(&terms.topics.table(table));
+        }
+    }
+    next.joins.retain(|join| !join.tables.is_empty());
+    Ok(next)
+}
+
+/// A follower that was to stop, and follows again; `None` when it was not.
+pub fn resumed(known: &Checkpoint) -> Option<Checkpoint> {
+    known.target?;
+    Some(Checkpoint {
+        target: None,
+        ..next_version(known)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Class;
+    use crate::log::topics::Topics;
+    use crate::model::Selection;
+
+    fn following() -> (Checkpoint, Terms, [TableName; 2]) {
+        let tables = ["a", "b"].map(|name| TableName::new("public", name));
+        let terms = Terms {
+            topics: Topics::new("p"),
+            selection: Selection::new(&["*.*".to_owned()], &["public.c".to_owned()]),
+            takes_copies: true,
+        };
+        let mut checkpoint = Checkpoint::beginning(7, LogPlace::at_low_end(0));
+        checkpoint.applied = Lsn(90);
+        checkpoint.log.captured = tables.clone().into();
+        checkpoint
+            .log
+            .captured
+            .insert(TableName::new("public", "c"));
+        checkpoint.in_effect = tables.clone().into();
+        for table in &tables {
+            let topic = terms.topics.table(table);
+            checkpoint.cursors.insert(topic, [(0, 5)].into());
+        }
+        (checkpoint, terms, tables)
+    }
+
+    #[test]
+    fn a_rebuilt_follower_knows_nothing_but_where_to_stop() {
+        let (known, ..) = following();
+        let rebuilt = rebuilt(Some(&known), Some(Lsn(40)));
+        assert_eq!((rebuilt.version, rebuilt.applied), (8, Lsn::ZERO));
+        assert_eq!(rebuilt.target, Some(Lsn(40)));
+        assert!(rebuilt.in_effect.is_empty() && rebuilt.log.fresh);
+        assert_eq!(super::rebuilt(None, None).version, 0);
+    }
+
+    #[test]
+    fn a_resync_concerns_its_tables_only() {
+        let (mut known, terms, [a, b]) = following();
+        known.refused.insert(a.quoted(), [3].into());
+        let next = resynced(&known, &[a.clone()].into(), &BTreeMap::new(), &terms).unwrap();
+        assert_eq!(next.lacking(&terms.selection), [a.clone()].into());
+        assert_eq!(next.in_effect, [b.clone()].into());
+        assert_eq!(next.cursors.len(), 1);
+        assert_eq!((next.version, next.applied), (8, known.applied));
+        assert!(next.refused.is_empty(), "what failed once is tried again");
+        let newer = [(a.clone(), BTreeSet::from([3, 9]))].into();
+        let fresh = resynced(&known, &[a.clone()].into(), &newer, &terms).unwrap();
+        assert_eq!(fresh.refused[&a.quoted()], [3, 9].into());
+    }
+
+    #[test]
+    fn what_a_sink_does_not_have_cannot_be_resynced() {
+        let (mut known, terms, [a, _]) = following();
+        for name in ["c", "nowhere"] {
+            let table = TableName::new("public", name);
+            let error = resynced(&known, &[table].into(), &BTreeMap::new(), &terms).unwrap_err();
+            assert_eq!(error.class(), Class::Halt);
+            assert_eq!(
+                error.remedy(),
+                Some("name some of: public.a, public.b"),
+                "{error}"
+            );
+        }
+        known.target = Some(Lsn(50));
+        let error = resynced(&known, &[a].into(), &BTreeMap::new(), &terms).unwrap_err();
+        assert!(error.remedy().unwrap().contains("sink resume"), "{error}");
+    }
+
+    #[test]
+    fn only_what_was_to_stop_is_resumed() {
+        let (mut known, ..) = following();
+        assert_eq!(resumed(&known), None);
+        known.target = Some(Lsn(90));
+        known.split = Some(Lsn(90));
+        let next = resumed(&known).unwrap();
+        assert_eq!((next.version, next.target), (8, None));
+        assert_eq!(
+            next.split,
+            Some(Lsn(90)),
+            "the entry is finished from there"
+        );
+    }
+}

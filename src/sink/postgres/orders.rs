@@ -1,0 +1,135 @@
+//! A follower's checkpoint, looked at and changed from outside of the sink that owns it.
+
+use tokio_postgres::Client;
+
+use super::checkpoint::parse;
+use super::session::lay_out;
+use crate::config::PostgresSinkSettings;
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, Selection};
+use crate::postgres::{classify, connect};
+
+/// The lock keeps the sink from a durable step meanwhile.
+const LOCK: &str = "SELECT version, state::text FROM walferry.checkpoint \
+    WHERE pipeline = $1 AND sink = $2 FOR UPDATE";
+
+const LOOK: &str = "SELECT version, state::text FROM walferry.checkpoint \
+    WHERE pipeline = $1 AND sink = $2";
+
+const INSERT: &str = "INSERT INTO walferry.checkpoint (pipeline, sink, owner, version) \
+    VALUES ($1, $2, '', 0) ON CONFLICT DO NOTHING";
+
+/// The owner stays: its guard no longer finds the version.
+const REVISE: &str = "UPDATE walferry.checkpoint SET version = $3, applied = $4::text::pg_lsn, \
+    state = $5::text::jsonb, copying = $6, updated_at = clock_timestamp() \
+    WHERE pipeline = $1 AND sink = $2";
+
+/// A transaction under way may hold the checkpoint for long: it is waited for.
+const PATIENT: &str = "SET lock_timeout = 0; SET statement_timeout = 0; SET search_path = ''; \
+    SET synchronous_commit = on";
+
+const THERE: &str = "SELECT pg_catalog.to_regclass('walferry.checkpoint') IS NOT NULL";
+
+/// A connection to a follower, for its checkpoint.
+pub struct FollowerCheckpoint {
+    client: Client,
+    pipeline: String,
+    sink: String,
+    selection: Selection,
+}
+
+impl FollowerCheckpoint {
+    /// Connects; changes nothing.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn open(
+        pipeline: &str,
+        sink: &str,
+        settings: &PostgresSinkSettings,
+        selection: Selection,
+    ) -> Result<Self> {
+        let client = connect(&settings.postgres, "walferry order").await?;
+        client
+            .batch_execute(PATIENT)
+            .await
+            .map_err(|error| classify(&error, "setting up a session on the follower"))?;
+        Ok(FollowerCheckpoint {
+            client,
+            pipeline: pipeline.to_owned(),
+            sink: sink.to_owned(),
+            selection,
+        })
+    }
+
+    /// What the follower says of itself now; none when the sink has never run there.
+    ///
+    /// # Errors
+    /// Transient when it cannot be asked; halt when the checkpoint cannot be read.
+    pub async fn look(&self) -> Result<Option<Checkpoint>> {
+        let failed = |error| classify(&error, "reading the checkpoint on the follower");
+        let there = self.client.query_one(THERE, &[]).await.map_err(failed)?;
+        if !there.try_get::<_, bool>(0).map_err(failed)? {
+            return Ok(None);
+        }
+        let row = self
+            .client
+            .query_opt(LOOK, &[&self.pipeline, &self.sink])
+            .await
+            .map_err(failed)?;
+        row.as_ref().map(parse).transpose()
+    }
+
+    /// Replaces the checkpoint by what `revise` makes of it, between two durable steps of the sink; waits
+    /// for the one under way.
+    ///
+    /// # Errors
+    /// Those of `revise`, which then has changed nothing; else as [`FollowerCheckpoint::look`].
+    pub async fn revise(
+        &mut self,
+        revise: impl FnOnce(Option<&Checkpoint>) -> Result<Checkpoint>,
+    ) -> Result<Checkpoint> {
+        let failed = |error| classify(&error, "writing the checkpoint on the follower");
+        lay_out(&self.client).await?;
+        let transaction = self.client.transaction().await.map_err(failed)?;
+        let (pipeline, sink) = (&self.pipeline, &self.sink);
+        let mut row = transaction
+            .query_opt(LOCK, &[pipeline, sink])
+            .await
+            .map_err(failed)?;
+        if row.is_none() {
+            let inserted = transaction
+                .execute(INSERT, &[pipeline, sink])
+                .await
+                .map_err(failed)?;
+            if inserted == 0 {
+                // The sink has begun its work this moment.
+                row = transaction
+                    .query_opt(LOCK, &[pipeline, sink])
+                    .await
+                    .map_err(failed)?;
+            }
+        }
+        let known = row.as_ref().map(parse).transpose()?;
+        let next = revise(known.as_ref())?;
+        let state = serde_json::to_string(&next).map_err(|error| {
+            Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
+        })?;
+        let copying = !next.is_complete(&self.selection);
+        let applied = next.applied.to_string();
+        let written = transaction
+            .execute(
+                REVISE,
+                &[pipeline, sink, &next.version, &applied, &state, &copying],
+            )
+            .await
+            .map_err(failed)?;
+        if written != 1 {
+            return Err(Error::transient(
+                "the checkpoint went away on the follower while it was changed; nothing was ordered",
+            ));
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(next)
+    }
+}
