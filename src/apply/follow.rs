@@ -88,6 +88,29 @@ impl Standing {
         }
     }
 
+    /// Goes over the entry at `offset`, unless the boundary at which the follower is to stop is reached, or
+    /// lies inside of it; whether it went. Not to be asked again once it did not.
+    ///
+    /// # Errors
+    /// As [`Standing::step`].
+    pub fn step_to_target(&mut self, offset: i64, entry: &Entry, terms: &Terms) -> Result<bool> {
+        let stays = self.is_at_target() || self.would_pass_target(offset, entry)?;
+        if !stays {
+            self.step(offset, entry, terms)?;
+        }
+        Ok(!stays)
+    }
+
+    /// Tables that cannot be loaded for where the reader stands: no copy of them is complete there.
+    pub fn without_copy(&self, terms: &Terms) -> Vec<TableName> {
+        let lacking = self.place.lacks(&self.in_effect, &terms.selection);
+        let copy = |table: &&TableName| self.ledger.choose(table, None, self.target);
+        lacking
+            .filter(|table| copy(table).is_none())
+            .cloned()
+            .collect()
+    }
+
     /// Whether a captured table that the sink takes is not in effect.
     pub fn lacks_tables(&self, terms: &Terms) -> bool {
         let mut lacking = self.place.lacks(&self.in_effect, &terms.selection);

@@ -2,6 +2,7 @@
 
 mod logging;
 mod progress;
+mod rebuild;
 mod sink;
 mod status;
 mod tail;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::check;
 use crate::config::{self, Secret, Settings, StoreSettings};
 use crate::error::{Class, Error};
-use crate::model::Position;
+use crate::model::{Lsn, Position, Selection};
 use crate::sink::SkipOrder;
 use crate::{shutdown, supervisor};
 
@@ -151,6 +152,48 @@ pub enum Command {
         #[arg(long, value_name = "TIME", default_value = "5min", value_parser = parse_patience)]
         patience: Duration,
     },
+    /// Build a follower anew from Kafka, to the present or to a moment in the past
+    ///
+    /// The newest copy of each table is loaded, then its changes; nothing is asked of the leader. The
+    /// follower's tables are emptied one by one as their copies come; until all are in effect it
+    /// promises nothing. With a target the follower stops exactly there and stays: to look at the past, or
+    /// to fetch back what an accident took. The order is written into the follower and carried out by
+    /// its sink, wherever that runs; this command watches it, and may be ended and begun again.
+    #[command(
+        after_help = "Examples:\n  walferry rebuild warehouse\n  walferry rebuild warehouse --to-lsn 16/B374D848\n  walferry sink resume warehouse    # follow again after a target"
+    )]
+    Rebuild {
+        /// Its name: that of its file in connectors/ without .toml
+        #[arg(value_name = "SINK")]
+        name: String,
+        /// Stop where all transactions that committed before this LSN are applied, and no other
+        #[arg(long, value_name = "LSN")]
+        to_lsn: Option<Lsn>,
+        /// Order it, and do not wait until it is done
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Copy some tables of a follower anew, while its other tables go on
+    ///
+    /// For a table that is broken on one follower. The newest copy in Kafka is used, or, with --fresh,
+    /// one that the source makes now. Other followers do not notice.
+    #[command(
+        after_help = "Examples:\n  walferry resync warehouse public.orders\n  walferry resync warehouse 'shop.*' --fresh"
+    )]
+    Resync {
+        /// Its name: that of its file in connectors/ without .toml
+        #[arg(value_name = "SINK")]
+        name: String,
+        /// Tables: schema.table with * and ?, or a bare table name
+        #[arg(value_name = "TABLE", required = true)]
+        tables: Vec<String>,
+        /// Use no copy that is there, but have the source make one
+        #[arg(long)]
+        fresh: bool,
+        /// Order it, and do not wait until it is done
+        #[arg(long)]
+        detach: bool,
+    },
     /// Act on one sink
     Sink {
         /// What to do with it
@@ -205,9 +248,10 @@ pub enum SinkAction {
         #[arg(long, conflicts_with = "reason")]
         withdraw: bool,
     },
-    /// Let a halted sink go on
+    /// Let a sink go on that has halted, or is paused
     ///
-    /// Asks a running walferry over HTTP (http.listen of the settings, or --url). The sink begins
+    /// One that was ordered to stop at a position (walferry rebuild --to-…) follows again. For one that
+    /// has halted: asks a running walferry over HTTP (http.listen of the settings, or --url). The sink begins
     /// where it stopped; if what was in its way is still there, it halts again. Where walferry wants
     /// http.token, it is taken from the settings, or from WALFERRY_HTTP_TOKEN.
     #[command(
@@ -308,6 +352,38 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             };
             verify::run(&settings()?, &asked).await
         }
+        Command::Rebuild {
+            name,
+            to_lsn,
+            detach,
+        } => {
+            logging::init_quiet();
+            let asked = rebuild::Asked {
+                sink: name,
+                target: to_lsn,
+                tables: None,
+                fresh: false,
+                detach,
+            };
+            rebuild::run(&settings()?, asked).await
+        }
+        Command::Resync {
+            name,
+            tables,
+            fresh,
+            detach,
+        } => {
+            logging::init_quiet();
+            let patterns = tail::patterns(&tables).map_err(Failure::Usage)?;
+            let asked = rebuild::Asked {
+                sink: name,
+                target: None,
+                tables: Some(Selection::new(&patterns, &[])),
+                fresh,
+                detach,
+            };
+            rebuild::run(&settings()?, asked).await
+        }
         Command::Sink { action } => {
             logging::init_quiet();
             match action {
@@ -325,6 +401,14 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                     sink::skip(&settings()?, &name, position, &order).await
                 }
                 SinkAction::Resume { name, url } => {
+                    if url.is_none()
+                        && rebuild::resume(&settings()?, &name)
+                            .await
+                            .map_err(Failure::of)?
+                    {
+                        println!("{name} follows the leader again");
+                        return Ok(());
+                    }
                     let token = token(url.is_some(), settings)?;
                     status::resume(&address(url, settings)?, &name, token.as_ref()).await
                 }

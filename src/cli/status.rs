@@ -117,6 +117,14 @@ async fn fetch(address: &str) -> Result<String> {
     }
 }
 
+/// What a running walferry says of itself.
+///
+/// # Errors
+/// Transient when nobody answers, or something else does.
+pub(super) async fn report(address: &str) -> Result<StatusReport> {
+    parse(address, &fetch(address).await?)
+}
+
 /// Lets a halted sink of a running walferry go on; what it answers.
 pub(super) async fn resume(
     address: &str,

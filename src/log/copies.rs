@@ -125,6 +125,13 @@ impl CopyLedger {
             .map(|(id, copy)| (*id, copy))
     }
 
+    /// Ids of all copies that are good for a table, complete or running.
+    pub fn of(&self, table: &TableName) -> BTreeSet<i64> {
+        let copies = self.copies.iter();
+        let good = copies.filter(|(_, copy)| copy.tables.contains(table));
+        good.map(|(id, _)| *id).collect()
+    }
+
     /// Whether a complete or running copy of the table with an id above `after` (-1: any) is there.
     pub fn has(&self, table: &TableName, after: i64) -> bool {
         self.copies

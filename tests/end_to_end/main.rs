@@ -16,6 +16,7 @@ mod limits;
 mod metrics;
 mod progress;
 mod read_after_write;
+mod rebuild;
 mod restarts;
 mod secured;
 mod shapes;

@@ -285,7 +285,7 @@ pub(super) async fn why_refused(client: &Client, me: &Identity) -> Error {
             me.sink, me.pipeline
         )),
         Some(_mine) => Error::transient(
-            "an earlier commit of unknown outcome has changed the checkpoint; reading it again",
+            "the checkpoint was changed, by an order or by an own commit of unknown outcome; reading it again",
         ),
     }
 }

@@ -1,0 +1,455 @@
+//! `walferry rebuild`, `walferry resync`: order a follower to be built anew from Kafka, and watch it.
+//!
+//! The order is written into the follower; the sink does it, wherever it runs. What is watched is the
+//! follower's checkpoint, so the one who watches may go away and come back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use super::status::{self, count};
+use super::{Failure, sink_names};
+use crate::apply::follow::{Standing, Terms};
+use crate::apply::{orders, rebuilding};
+use crate::config::{Settings, SinkSettings, StoreSettings};
+use crate::error::{Error, Result};
+use crate::log::commit_log::Entry;
+use crate::log::copies::CopyLedger;
+use crate::log::tail::{From, LogTail};
+use crate::log::topics::Topics;
+use crate::model::checkpoint::LogPlace;
+use crate::model::{Checkpoint, Lsn, Selection, TableName};
+use crate::sink::{self, FollowerCheckpoint};
+use crate::status::{RebuildProgress, State};
+
+/// How often the follower is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A follower whose checkpoint does not move for so long has no sink at work.
+const NOBODY_AFTER: Duration = Duration::from_secs(10);
+/// How often a line says how far it is, where no bar is drawn.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Cells of the bar.
+const BAR_CELLS: usize = 30;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The sink.
+    pub sink: String,
+    /// Where to stop; none: the present, and on.
+    pub target: Option<Lsn>,
+    /// Patterns of tables that are copied anew while the others go on; none: the whole follower.
+    pub tables: Option<Selection>,
+    /// No copy that is there by now is used: the source makes another one.
+    pub fresh: bool,
+    /// Order it, and do not watch.
+    pub detach: bool,
+}
+
+/// The commit log as far as it has been read.
+struct Log {
+    tail: LogTail,
+    /// At its end.
+    now: Standing,
+    /// Where a follower stands that is to stop at the target.
+    then: Standing,
+    /// It goes no further.
+    then_stays: bool,
+    terms: Terms,
+}
+
+impl Log {
+    async fn open(settings: &Settings, terms: &Terms, target: Option<Lsn>) -> Result<Self> {
+        let tail = LogTail::open(&settings.kafka, &terms.topics.commits(), From::Low).await?;
+        let beginning = Checkpoint::beginning(0, LogPlace::at_low_end(tail.low()));
+        let targeted = Checkpoint {
+            target,
+            ..beginning.clone()
+        };
+        let end = tail.high();
+        let mut log = Log {
+            tail,
+            now: Standing::at(&beginning, CopyLedger::new()),
+            then: Standing::at(&targeted, CopyLedger::new()),
+            then_stays: target.is_none(),
+            terms: terms.clone(),
+        };
+        // Not all at once: it may be a log of months.
+        while log.tail.next_offset() < end {
+            let (offset, entry) = log.tail.next().await?;
+            log.pass(offset, &entry)?;
+        }
+        Ok(log)
+    }
+
+    fn pass(&mut self, offset: i64, entry: &Entry) -> Result<()> {
+        self.now.step(offset, entry, &self.terms)?;
+        if !self.then_stays {
+            self.then_stays = !self.then.step_to_target(offset, entry, &self.terms)?;
+        }
+        Ok(())
+    }
+
+    async fn read_on(&mut self) -> Result<()> {
+        let (entries, _end) = self.tail.read_to_end().await?;
+        for (offset, entry) in &entries {
+            self.pass(*offset, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a target that no follower can be brought to from here.
+    fn reaches_target(&self) -> Result<()> {
+        let Some(target) = self.then.target else {
+            return Ok(());
+        };
+        let reached = self.now.place.to.unwrap_or(Lsn::ZERO);
+        if target > reached {
+            return Err(Error::halt(
+                format!("Kafka has the leader's changes up to {reached}, and {target} is beyond"),
+                "name a position at or before that one; walferry history tells how far back one can go",
+            ));
+        }
+        let missing = self.then.without_copy(&self.terms);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = missing.iter().map(TableName::to_string).collect();
+        Err(Error::halt(
+            format!(
+                "Kafka has no copy from before {target} of {}",
+                names.join(", ")
+            ),
+            "name a later position: walferry history tells how far back one can go",
+        ))
+    }
+}
+
+/// Writes the order, and watches until it is carried out.
+pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<(), Failure> {
+    let sink = find(settings, &asked.sink)?;
+    let terms = Terms {
+        topics: Topics::new(settings.pipeline.as_str()),
+        selection: Selection::new(&sink.include, &sink.exclude),
+        takes_copies: true,
+    };
+    let mut log = Log::open(settings, &terms, asked.target)
+        .await
+        .map_err(Failure::of)?;
+    let mut follower = sink::checkpoint(&settings.pipeline, sink)
+        .await
+        .map_err(Failure::of)?;
+    let tables = write(&mut follower, &asked, &log, &terms)
+        .await
+        .map_err(Failure::of)?;
+    eprintln!("{}", ordered(&asked, &tables));
+    let process = Process::of(settings, &sink.name);
+    process.wake().await;
+    if asked.detach {
+        return Ok(());
+    }
+    let watch = Watch {
+        follower: &follower,
+        process: &process,
+        terms: &terms,
+        tables,
+        target: asked.target,
+    };
+    watch.until_done(&mut log).await
+}
+
+fn find<'a>(settings: &'a Settings, name: &str) -> Result<&'a SinkSettings, Failure> {
+    let mut sinks = settings.sinks.iter();
+    sinks.find(|sink| sink.name == name).ok_or_else(|| {
+        Failure::Usage(Error::halt(
+            format!("there is no sink {name} in connectors/"),
+            format!("name one of: {}", sink_names(settings)),
+        ))
+    })
+}
+
+/// Changes the follower's checkpoint. Gives the tables concerned.
+async fn write(
+    follower: &mut FollowerCheckpoint,
+    asked: &Asked,
+    log: &Log,
+    terms: &Terms,
+) -> Result<BTreeSet<TableName>> {
+    let captured = log.now.ledger.captured().keys();
+    let all: BTreeSet<TableName> = captured
+        .filter(|table| terms.selection.takes(table))
+        .cloned()
+        .collect();
+    let Some(patterns) = &asked.tables else {
+        log.reaches_target()?;
+        follower
+            .revise(|known| Ok(orders::rebuilt(known, asked.target)))
+            .await?;
+        return Ok(all);
+    };
+    let tables: BTreeSet<TableName> = all.iter().filter(|t| patterns.takes(t)).cloned().collect();
+    if tables.is_empty() {
+        let names: Vec<String> = all.iter().map(TableName::to_string).collect();
+        return Err(Error::halt(
+            format!("{} has no such table", asked.sink),
+            format!("name some of: {}", names.join(", ")),
+        ));
+    }
+    let refused: BTreeMap<TableName, BTreeSet<i64>> = tables
+        .iter()
+        .filter(|_| asked.fresh)
+        .map(|table| (table.clone(), log.now.ledger.of(table)))
+        .collect();
+    let revised = follower.revise(|known| match known {
+        Some(known) => orders::resynced(known, &tables, &refused, terms),
+        None => Err(Error::halt(
+            format!("sink {} has no checkpoint on its follower yet", asked.sink),
+            "start it with walferry run: it copies every table",
+        )),
+    });
+    revised.await?;
+    Ok(tables)
+}
+
+fn ordered(asked: &Asked, tables: &BTreeSet<TableName>) -> String {
+    let number = tables.len();
+    let what = match (number, &asked.tables) {
+        (_, None) => format!("all {number} tables are built anew"),
+        (1, Some(_)) => "one table is copied anew; the others go on".to_owned(),
+        (_, Some(_)) => format!("{number} tables are copied anew; the others go on"),
+    };
+    let until = match asked.target {
+        Some(target) => format!(", up to {target}"),
+        None => String::new(),
+    };
+    format!("{}: {what}{until}", asked.sink)
+}
+
+/// The walferry that these settings are of, if it runs here.
+struct Process {
+    address: String,
+    sink: String,
+    token: Option<crate::config::Secret>,
+}
+
+impl Process {
+    fn of(settings: &Settings, sink: &str) -> Self {
+        let token = std::env::var(super::TOKEN).map(crate::config::Secret::new);
+        Process {
+            address: status::local(settings.http.listen).to_string(),
+            sink: sink.to_owned(),
+            token: token.ok().or_else(|| settings.http.token.clone()),
+        }
+    }
+
+    /// What it says of the sink; `None` when it does not run here.
+    async fn halted(&self) -> Option<Error> {
+        let report = status::report(&self.address).await.ok()?;
+        let sink = report
+            .sinks
+            .into_iter()
+            .find(|sink| sink.name == self.sink)?;
+        if sink.view.state != State::Halted {
+            return None;
+        }
+        let last = sink.view.last_error?;
+        let remedy = last.remedy.unwrap_or_default();
+        Some(Error::halt(last.what, remedy))
+    }
+
+    /// Lets a halted sink begin with what was ordered.
+    async fn wake(&self) {
+        if self.halted().await.is_none() {
+            return;
+        }
+        if let Err(failure) = status::resume(&self.address, &self.sink, self.token.as_ref()).await {
+            eprintln!(
+                "{} has halted, and could not be resumed; walferry sink resume {0} tells why",
+                self.sink
+            );
+            tracing::debug!(?failure, "resuming a halted sink");
+        }
+    }
+}
+
+/// What is watched.
+struct Watch<'a> {
+    follower: &'a FollowerCheckpoint,
+    process: &'a Process,
+    terms: &'a Terms,
+    tables: BTreeSet<TableName>,
+    target: Option<Lsn>,
+}
+
+impl Watch<'_> {
+    async fn until_done(&self, log: &mut Log) -> Result<(), Failure> {
+        let mut shown = Shown::default();
+        let mut before: Option<(i64, Instant)> = None;
+        loop {
+            let looked = self.look(log).await;
+            let (checkpoint, progress) = match looked {
+                Ok(looked) => looked,
+                Err(error) => {
+                    shown.clear();
+                    eprintln!("the order stands in the follower; it cannot be watched:");
+                    return Err(Failure::of(error));
+                }
+            };
+            if self.is_done(&checkpoint) {
+                shown.clear();
+                println!("{}", self.done(&checkpoint));
+                return Ok(());
+            }
+            let now = Instant::now();
+            let since = match before {
+                Some((version, since)) if version == checkpoint.version => since,
+                Some(_) | None => now,
+            };
+            before = Some((checkpoint.version, since));
+            shown.show(&self.process.sink, progress, now);
+            if now - since >= NOBODY_AFTER {
+                if let Some(error) = self.process.halted().await {
+                    shown.clear();
+                    return Err(Failure::Usage(error));
+                }
+                shown.nobody(&self.process.sink);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn look(&self, log: &mut Log) -> Result<(Checkpoint, RebuildProgress)> {
+        log.read_on().await?;
+        let checkpoint = self.follower.look().await?.ok_or_else(|| {
+            Error::halt(
+                "the sink's checkpoint is gone from the follower: somebody deleted it",
+                "order it again",
+            )
+        })?;
+        let progress = rebuilding::progress(&self.tables, &checkpoint, &log.now.ledger, self.terms);
+        Ok((checkpoint, progress))
+    }
+
+    fn is_done(&self, checkpoint: &Checkpoint) -> bool {
+        let lacking = checkpoint.lacking(&self.terms.selection);
+        checkpoint.is_complete(&self.terms.selection)
+            && lacking.is_disjoint(&self.tables)
+            && (self.target.is_none() || checkpoint.is_at_target())
+    }
+
+    fn done(&self, checkpoint: &Checkpoint) -> String {
+        let (sink, applied) = (&self.process.sink, checkpoint.applied);
+        match self.target {
+            Some(_) => format!(
+                "{sink} shows the leader at {applied}, and stays there; walferry sink resume {sink} lets it \
+                 follow again"
+            ),
+            None => format!("{sink} shows the leader at {applied}, and follows it"),
+        }
+    }
+}
+
+/// What stands on the terminal.
+#[derive(Default)]
+struct Shown {
+    line: bool,
+    said_at: Option<Instant>,
+    begun: Option<(Instant, u64)>,
+    nobody: bool,
+}
+
+impl Shown {
+    fn show(&mut self, sink: &str, progress: RebuildProgress, now: Instant) {
+        let (begun, from) = *self.begun.get_or_insert((now, progress.done));
+        let line = line(sink, progress, (now - begun).as_secs_f64(), from);
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[2K{line}");
+            self.line = true;
+        } else if self.said_at.is_none_or(|at| now - at >= SAY_EVERY) {
+            eprintln!("{line}");
+            self.said_at = Some(now);
+        }
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.line) {
+            eprint!("\r\x1b[2K");
+        }
+    }
+
+    fn nobody(&mut self, sink: &str) {
+        if !std::mem::replace(&mut self.nobody, true) {
+            self.clear();
+            eprintln!(
+                "nothing moves: does walferry run with {sink}? The order stands in the follower, and is \
+                 carried out when it does"
+            );
+        }
+    }
+}
+
+/// `warehouse [██████████░░░░░░░░░░░░░░░░░░░░]  33%  250,000/s  1m 5s left  (1,000,000 of 3,000,000 rows and changes)`
+fn line(sink: &str, progress: RebuildProgress, seconds: f64, from: u64) -> String {
+    let Some(ratio) = progress.ratio() else {
+        return format!("{sink}: waiting for its sink to begin");
+    };
+    // All that is known to be there may be done while more is on its way.
+    let ratio = ratio.min(0.99);
+    let full = (ratio * BAR_CELLS as f64) as usize;
+    let bar = "█".repeat(full) + &"░".repeat(BAR_CELLS - full);
+    let rate = progress.done.saturating_sub(from) as f64 / seconds.max(0.001);
+    let pace = if seconds < 1.0 || rate < 1.0 {
+        String::new()
+    } else {
+        let left = progress.total.saturating_sub(progress.done) as f64 / rate;
+        let left = humantime::format_duration(Duration::from_secs(left.ceil() as u64));
+        format!("  {}/s  {left} left", count(rate as u64))
+    };
+    let (done, total) = (count(progress.done), count(progress.total));
+    let percent = ratio * 100.0;
+    format!("{sink} [{bar}] {percent:>3.0}%{pace}  ({done} of {total} rows and changes)")
+}
+
+/// Lets a follower that was to stop at a position follow again; `false` when it was not, or cannot be asked.
+pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool> {
+    let named = |sink: &&SinkSettings| {
+        sink.name == name && matches!(sink.store, StoreSettings::Postgres(_))
+    };
+    let Some(sink) = settings.sinks.iter().find(named) else {
+        return Ok(false);
+    };
+    let Ok(mut follower) = sink::checkpoint(&settings.pipeline, sink).await else {
+        return Ok(false);
+    };
+    let is_to_stop =
+        |known: &Option<Checkpoint>| known.as_ref().is_some_and(|k| k.target.is_some());
+    if !is_to_stop(&follower.look().await?) {
+        return Ok(false);
+    }
+    let revised = follower.revise(|known| {
+        known.and_then(orders::resumed).ok_or_else(|| {
+            Error::transient("the follower was resumed by somebody else this moment")
+        })
+    });
+    revised.await?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_tells_rate_and_time_left() {
+        let progress = RebuildProgress {
+            done: 1_000,
+            total: 4_000,
+        };
+        assert_eq!(
+            line("w", progress, 2.0, 0),
+            "w [███████░░░░░░░░░░░░░░░░░░░░░░░]  25%  500/s  6s left  (1,000 of 4,000 rows and changes)"
+        );
+        let line = line("w", RebuildProgress::default(), 2.0, 0);
+        assert_eq!(line, "w: waiting for its sink to begin");
+    }
+}

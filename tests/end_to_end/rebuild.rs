@@ -1,0 +1,274 @@
+//! Followers built anew from Kafka: to the present, to a position in the past, and some tables only.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_postgres::Client;
+
+use crate::support::http::part;
+use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
+
+const TABLES: &[&str] = &["items", "events"];
+/// Rows of `items`, all of them copied first.
+const ITEMS: i32 = 500;
+
+/// Runs a command; its exit code and all it said.
+fn say(pipeline: &Pipeline, arguments: &[&str]) -> (i32, String) {
+    let output = pipeline.command(arguments).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    (output.status.code().unwrap(), said)
+}
+
+fn do_it(pipeline: &Pipeline, arguments: &[&str]) -> String {
+    let (code, said) = say(pipeline, arguments);
+    assert_eq!(code, 0, "{said}");
+    said
+}
+
+async fn leader() -> Postgres {
+    let leader = Postgres::start("leader");
+    leader
+        .sql(&format!(
+            "CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL, note text NOT NULL);
+             CREATE TABLE events (number int NOT NULL, item int NOT NULL);
+             ALTER TABLE events REPLICA IDENTITY FULL;
+             INSERT INTO items SELECT i, 0, repeat('x', 100) FROM generate_series(1, {ITEMS}) i;"
+        ))
+        .await;
+    leader
+}
+
+/// Transaction `number`: an event, and an item that it counts up. Where the leader is behind it.
+async fn write(leader: &Client, number: i32) -> String {
+    let item = number * 7 % ITEMS + 1;
+    leader
+        .batch_execute(&format!(
+            "BEGIN; INSERT INTO events VALUES ({number}, {item});
+             UPDATE items SET n = n + 1 WHERE id = {item}; COMMIT"
+        ))
+        .await
+        .unwrap();
+    let lsn = leader
+        .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+        .await
+        .unwrap();
+    lsn.get(0)
+}
+
+/// What a follower shows of the transactions written: how many, the last one, and what they added.
+async fn shows(follower: &Client) -> (i64, i32, i64) {
+    let row = follower
+        .query_one(
+            "SELECT count(*), coalesce(max(number), 0), (SELECT sum(n) FROM items) FROM events",
+            &[],
+        )
+        .await
+        .unwrap();
+    (row.get(0), row.get(1), row.get(2))
+}
+
+/// What it shows when it has the first `number` transactions and no other.
+fn exactly(number: i32) -> (i64, i32, i64) {
+    (number.into(), number, number.into())
+}
+
+async fn position(follower: &Client) -> Option<String> {
+    let row = follower
+        .query_one("SELECT lsn::text FROM walferry.position", &[])
+        .await
+        .unwrap();
+    row.get(0)
+}
+
+async fn is_in_state(pipeline: &Pipeline, name: &str, state: &str) {
+    until(&format!("{name} is {state}"), || async {
+        let sink = part(pipeline, name).await?;
+        if sink["state"] == state {
+            Ok(())
+        } else {
+            Err(sink.to_string())
+        }
+    })
+    .await;
+}
+
+/// A pipeline with copies of both tables in Kafka, and behind them `transactions` that it meets as a
+/// backlog, so that entries hold many of them. Gives where the leader was behind each.
+async fn with_backlog(
+    (leader, followers): (&Postgres, &[&Postgres]),
+    sink: &str,
+    transactions: i32,
+) -> (Pipeline, Walferry, Vec<String>) {
+    let pipeline = Pipeline::with(leader, followers, "", sink);
+    let from = leader.client().await;
+    let walferry = pipeline.run();
+    for (follower, name) in followers.iter().zip(["a", "b"]) {
+        wait_caught_up(&from, &follower.client().await, name).await;
+    }
+    assert_eq!(walferry.terminate(), 0);
+    let mut lsns = Vec::new();
+    for number in 1..=transactions {
+        lsns.push(write(&from, number).await);
+    }
+    let walferry = pipeline.run();
+    for (follower, name) in followers.iter().zip(["a", "b"]) {
+        wait_caught_up(&from, &follower.client().await, name).await;
+    }
+    (pipeline, walferry, lsns)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_rebuilt_to_a_position_shows_exactly_that_and_stays_until_it_is_resumed() {
+    let (leader, one, other) = (
+        leader().await,
+        Postgres::start("follower"),
+        Postgres::start("follower"),
+    );
+    let (pipeline, walferry, lsns) = with_backlog((&leader, &[&one, &other]), "", 400).await;
+    let (from, to) = (leader.client().await, one.client().await);
+    for number in [137, 1, 399, 250] {
+        let lsn = &lsns[number - 1];
+        let said = do_it(&pipeline, &["rebuild", "a", "--to-lsn", lsn]);
+        assert!(said.contains("stays there"), "{said}");
+        let number = i32::try_from(number).unwrap();
+        assert_eq!(shows(&to).await, exactly(number));
+        assert_eq!(position(&to).await.as_ref(), Some(lsn));
+    }
+    is_in_state(&pipeline, "a", "paused").await;
+    // It stays there while the leader goes on, and after a crash.
+    write(&from, 401).await;
+    wait_caught_up(&from, &other.client().await, "b").await;
+    walferry.kill();
+    let walferry = pipeline.run();
+    write(&from, 402).await;
+    wait_caught_up(&from, &other.client().await, "b").await;
+    is_in_state(&pipeline, "a", "paused").await;
+    assert_eq!(shows(&to).await, exactly(250));
+    let (code, said) = say(&pipeline, &["resync", "a", "items"]);
+    assert!(code == 2 && said.contains("sink resume"), "{said}");
+
+    let said = do_it(&pipeline, &["sink", "resume", "a"]);
+    assert!(said.contains("follows the leader again"), "{said}");
+    wait_caught_up(&from, &to, "a").await;
+    assert_eq!(shows(&to).await, exactly(402));
+    assert_equal(&from, &to, TABLES).await;
+    is_in_state(&pipeline, "a", "streaming").await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_goes_on_after_every_kill_and_counts_nothing_twice() {
+    let (leader, follower) = (leader().await, Postgres::start("follower"));
+    // Chunks smaller than an entry: the part of one that is wanted is many of them.
+    let small = "batch_max_bytes = \"64KiB\"";
+    let (pipeline, mut walferry, lsns) = with_backlog((&leader, &[&follower]), small, 2_000).await;
+    let (from, to) = (leader.client().await, follower.client().await);
+    for (round, point) in ["RowsLoaded", "BeforeEffect", "InEffect", "ChunkApplied"]
+        .into_iter()
+        .enumerate()
+    {
+        assert_eq!(walferry.terminate(), 0);
+        let number = 700 + 300 * round;
+        let lsn = &lsns[number - 1];
+        do_it(&pipeline, &["rebuild", "a", "--detach", "--to-lsn", lsn]);
+        let dying = Mutex::new(pipeline.run_until(point));
+        until(&format!("walferry dies at {point}"), || async {
+            let mut dying = dying.lock().unwrap();
+            dying.ended().ok_or_else(|| dying.output())
+        })
+        .await;
+        walferry = pipeline.run();
+        is_in_state(&pipeline, "a", "paused").await;
+        assert_eq!(
+            shows(&to).await,
+            exactly(i32::try_from(number).unwrap()),
+            "{point}"
+        );
+    }
+    do_it(&pipeline, &["rebuild", "a"]);
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, TABLES).await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_broken_on_one_follower_is_copied_anew_while_all_else_goes_on() {
+    let (leader, one, other) = (
+        leader().await,
+        Postgres::start("follower"),
+        Postgres::start("follower"),
+    );
+    let (pipeline, walferry, _) = with_backlog((&leader, &[&one, &other]), "", 50).await;
+    let (from, to) = (leader.client().await, one.client().await);
+    for fresh in [false, true] {
+        one.sql(
+            "DELETE FROM items WHERE id % 3 = 0; UPDATE items SET note = 'broken' WHERE id % 3 = 1",
+        )
+        .await;
+        let untouched = "SELECT string_agg(xmin::text || ctid::text, ',' ORDER BY number) FROM events \
+            WHERE number <= 50";
+        let before: String = to.query_one(untouched, &[]).await.unwrap().get(0);
+        let mut arguments = vec!["resync", "a", "items"];
+        arguments.extend(fresh.then_some("--fresh"));
+        let stop = AtomicBool::new(false);
+        let writing = async {
+            let writer = leader.client().await;
+            let mut number = if fresh { 1_000_000 } else { 1_000 };
+            while !stop.load(Ordering::Relaxed) {
+                write(&writer, number).await;
+                number += 1;
+            }
+        };
+        let resyncing = async {
+            let mut command = pipeline.command(&arguments);
+            let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+            let output = output.await.unwrap();
+            stop.store(true, Ordering::Relaxed);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{said}");
+            assert!(said.contains("the others go on"), "{said}");
+        };
+        tokio::join!(writing, resyncing);
+        wait_caught_up(&from, &to, "a").await;
+        assert_equal(&from, &to, TABLES).await;
+        let after: String = to.query_one(untouched, &[]).await.unwrap().get(0);
+        assert_eq!(before, after, "rows of the other table were written again");
+    }
+    let again = walferry
+        .output()
+        .matches("sink goes on from its checkpoint")
+        .count();
+    assert_eq!(again, 4, "a and b once, and a after each of two orders");
+    let (code, said) = say(&pipeline, &["resync", "a", "nowhere"]);
+    assert!(
+        code == 2 && said.contains("public.events, public.items"),
+        "{said}"
+    );
+    let (code, said) = say(&pipeline, &["rebuild", "c"]);
+    assert!(code == 2 && said.contains("name one of: a, b"), "{said}");
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_kafka_does_not_reach_is_refused_before_anything_changes() {
+    let (leader, follower) = (leader().await, Postgres::start("follower"));
+    let (pipeline, walferry, _) = with_backlog((&leader, &[&follower]), "", 20).await;
+    let (from, to) = (leader.client().await, follower.client().await);
+    for (lsn, part) in [
+        (
+            "0/1",
+            "no copy from before 0/1 of public.events, public.items",
+        ),
+        ("FFFF/0", "is beyond"),
+        ("17", "LSN"),
+    ] {
+        let (code, said) = say(&pipeline, &["rebuild", "a", "--to-lsn", lsn]);
+        assert!(code == 2 && said.contains(part), "{code} {said}");
+    }
+    assert_eq!(shows(&to).await, exactly(20));
+    write(&from, 21).await;
+    wait_caught_up(&from, &to, "a").await;
+    assert_eq!(shows(&to).await, exactly(21));
+    assert_eq!(walferry.terminate(), 0);
+}
