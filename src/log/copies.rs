@@ -98,6 +98,12 @@ impl CopyLedger {
         self.copies.get(&copy)
     }
 
+    /// Copies that are good for a table, complete or running, with their ids; the oldest first.
+    pub fn of(&self, table: &TableName) -> impl Iterator<Item = (i64, &KnownCopy)> {
+        let copies = self.copies.iter().map(|(id, copy)| (*id, copy));
+        copies.filter(move |(_, copy)| copy.tables.contains(table))
+    }
+
     /// What to load a table from: the newest complete copy that is not refused, else the running
     /// one; for a follower that is to stop at the boundary `target` one that is complete and not beyond
     /// it. `None`: a copy must be asked for.

@@ -7,6 +7,7 @@ mod commands;
 mod copies;
 mod ddl;
 mod followers;
+mod history;
 mod idle;
 mod invariant;
 mod keys;
