@@ -23,6 +23,7 @@ mod shapes;
 mod skips;
 mod stalled;
 mod traces;
+mod transactions;
 mod trimming;
 mod truncate;
 mod types;
