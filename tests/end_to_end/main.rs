@@ -17,6 +17,7 @@ mod limits;
 mod metrics;
 mod progress;
 mod read_after_write;
+mod reader_rules;
 mod restarts;
 mod secured;
 mod shapes;
