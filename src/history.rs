@@ -131,9 +131,8 @@ impl History {
         // What expires while the log is read is not seen; entries that come meanwhile are not read.
         let lows = watermarks_of(kafka, topics, End::Low).await?;
         let mut tail = LogTail::open(kafka, &topics.commits(), From::Low).await?;
-        let end = tail.end().await?;
         let mut survey = Survey::at_low_end(tail.low(), &lows, later_than_us);
-        while tail.next_offset() < end {
+        while tail.next_offset() < tail.high() {
             let (offset, entry) = tail.next().await?;
             survey.see(offset, &entry)?;
         }

@@ -176,7 +176,7 @@ impl<'a> Survey<'a> {
             running: None,
             changes_from: from.map(|lsn| self.milestones.reached(lsn)),
         };
-        for (id, copy) in self.ledger.of(table) {
+        for (id, copy) in self.ledger.copies_of(table) {
             match &copy.end {
                 Some(end) => {
                     let of = (&topics.copy(table), &topics.table(table));

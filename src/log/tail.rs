@@ -140,11 +140,12 @@ impl LogTail {
         }
     }
 
-    /// Where the log ends now: its high watermark, asked from the broker.
+    /// Asks for the high watermark now, and reads up to it. The second value is that watermark.
+    /// Cancel-safe: entries read before it was cancelled come from the next call of whatever method.
     ///
     /// # Errors
-    /// As [`LogTail::open`].
-    pub async fn end(&self) -> Result<i64> {
+    /// As [`LogTail::next`].
+    pub async fn read_to_end(&mut self) -> Result<(Vec<(i64, Entry)>, i64)> {
         let consumer = self
             .consumer
             .clone()
@@ -158,16 +159,6 @@ impl LogTail {
         let (_low, high) = asked.await.map_err(|error| {
             Error::transient("asking for the commit log's end").caused_by(error)
         })??;
-        Ok(high)
-    }
-
-    /// Asks for the high watermark now, and reads up to it. The second value is that watermark.
-    /// Cancel-safe: entries read before it was cancelled come from the next call of whatever method.
-    ///
-    /// # Errors
-    /// As [`LogTail::next`].
-    pub async fn read_to_end(&mut self) -> Result<(Vec<(i64, Entry)>, i64)> {
-        let high = self.end().await?;
         while self.next < high {
             let entry = self.receive().await?;
             self.kept.push_back(entry);
