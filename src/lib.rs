@@ -10,6 +10,7 @@ pub mod check; // walferry check
 pub mod cli; // the command line
 pub mod config; // settings, parsed and checked before any connection
 pub mod error; // errors, classified once: transient, halt, fenced
+pub mod history; // how far back a follower can be rebuilt from Kafka
 pub mod http; // the status page, /metrics, /healthz, /readyz, /v1/
 pub mod killpoint; // places at which a test kills the process
 pub mod lag; // lag from samples and boundaries

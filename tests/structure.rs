@@ -23,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "error", "model", "config", "status", "postgres", "pgoutput", "source", "log", "trace",
         ],
     ),
+    ("history", &["error", "model", "config", "log"]),
     ("sink", &["error", "model", "config", "postgres"]),
     (
         "apply",

@@ -1,5 +1,6 @@
 //! The command line: what can be asked of walferry, and with which exit code it answers.
 
+mod history;
 mod logging;
 mod progress;
 mod rebuild;
@@ -65,13 +66,14 @@ Examples:
   walferry status --watch            lag, rates and errors, every second
   walferry tail public.orders        show changes of a table as they come
   walferry verify                    do followers hold what the leader holds?
+  walferry history                   how far back can a follower be rebuilt?
 
 Exit codes:
   0  done, or stopped in order
   1  something failed at run time
   2  settings or command line wrong
   3  check found a failure; status or run found a part halted or fenced; verify found a
-     difference";
+     difference; history found a table without a usable copy";
 
 /// What walferry can do.
 #[derive(Debug, Subcommand)]
@@ -193,6 +195,22 @@ pub enum Command {
         /// Order it, and do not wait until it is done
         #[arg(long)]
         detach: bool,
+    },
+    /// Show how far back a follower can be rebuilt from Kafka
+    ///
+    /// Reads the commit log and the topics' watermarks; no follower and no other reader is affected. A
+    /// copy of a table is usable while Kafka has its rows and all changes behind it. Exits with 3 when
+    /// a captured table has none.
+    #[command(
+        after_help = "Examples:\n  walferry history\n  walferry history --tables 'shop.*'\n  walferry history --json | jq '.earliest, .latest'"
+    )]
+    History {
+        /// Tables to look at: schema.table with * and ?, or a bare table name [default: all]
+        #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
+        tables: Vec<String>,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Act on one sink
     Sink {
@@ -383,6 +401,10 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                 detach,
             };
             rebuild::run(&settings()?, asked).await
+        }
+        Command::History { tables, json } => {
+            logging::init_quiet();
+            history::run(&settings()?, &tables, json).await
         }
         Command::Sink { action } => {
             logging::init_quiet();

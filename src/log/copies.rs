@@ -93,6 +93,12 @@ impl CopyLedger {
         &self.captured
     }
 
+    /// Copies that are good for a table, complete or running, with their ids; the oldest first.
+    pub fn copies_of(&self, table: &TableName) -> impl Iterator<Item = (i64, &KnownCopy)> {
+        let copies = self.copies.iter().map(|(id, copy)| (*id, copy));
+        copies.filter(move |(_, copy)| copy.tables.contains(table))
+    }
+
     /// The copy with this id, if it is good for some table.
     pub fn get(&self, copy: i64) -> Option<&KnownCopy> {
         self.copies.get(&copy)

@@ -1,7 +1,7 @@
 //! The event log in Kafka: records, the commit log, topics, producer and readers.
 //!
 //! The commit log's rules (`commit_log`, `takeover`, `confirm`, `copies`, `trim`) and the codec are pure;
-//! `producer`, `tail`, `records`, `schemas`, `topics` and `progress` talk to Kafka and decide nothing.
+//! `producer`, `tail`, `records`, `held`, `schemas`, `topics` and `progress` talk to Kafka and decide nothing.
 
 pub mod client;
 pub mod codec;
@@ -9,6 +9,7 @@ pub mod commit_log;
 pub mod confirm;
 pub mod copies;
 pub mod header;
+pub mod held;
 pub(crate) mod offsets;
 pub(crate) mod partition;
 pub mod producer;

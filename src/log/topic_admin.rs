@@ -160,19 +160,28 @@ impl TopicAdmin {
         Ok(states)
     }
 
+    /// The pipeline's topics with changes or rows, each with the numbers of its partitions.
+    ///
+    /// # Errors
+    /// As [`TopicAdmin::existing`].
+    pub async fn expiring(&self, topics: &Topics) -> Result<BTreeMap<String, Vec<i32>>> {
+        let metadata = self.metadata().await?;
+        let there = metadata.topics().iter().filter(|topic| is_there(topic));
+        let expiring = there.filter(|topic| topics.expires(topic.name()));
+        let numbered = expiring.map(|topic| {
+            let numbers = topic.partitions().iter().map(|partition| partition.id());
+            (topic.name().to_owned(), numbers.collect())
+        });
+        Ok(numbered.collect())
+    }
+
     /// The shortest time that a topic of the pipeline with changes or rows keeps records. `None`: there is
     /// no such topic yet; `Some(None)`: all keep them for ever.
     ///
     /// # Errors
     /// As [`TopicAdmin::describe`]; DESCRIBE_CONFIGS is needed.
     pub async fn shortest_retention(&self, topics: &Topics) -> Result<Option<Option<Duration>>> {
-        let metadata = self.metadata().await?;
-        let there = metadata.topics().iter().filter(|topic| is_there(topic));
-        let names = there.map(rdkafka::metadata::MetadataTopic::name);
-        let names: Vec<String> = names
-            .filter(|name| topics.expires(name))
-            .map(str::to_owned)
-            .collect();
+        let names: Vec<String> = self.expiring(topics).await?.into_keys().collect();
         let states = self.describe(&names).await?;
         let any = !states.is_empty();
         Ok(any.then(|| states.values().filter_map(TopicState::retention).min()))

@@ -235,11 +235,11 @@ async fn a_table_that_is_broken_on_one_follower_is_copied_anew_while_all_else_go
         let after: String = to.query_one(untouched, &[]).await.unwrap().get(0);
         assert_eq!(before, after, "rows of the other table were written again");
     }
-    let again = walferry
-        .output()
-        .matches("sink goes on from its checkpoint")
+    let others = walferry.output();
+    let others = others
+        .matches("sink goes on from its checkpoint sink=b")
         .count();
-    assert_eq!(again, 4, "a and b once, and a after each of two orders");
+    assert_eq!(others, 1, "b was not to notice");
     let (code, said) = say(&pipeline, &["resync", "a", "nowhere"]);
     assert!(
         code == 2 && said.contains("public.events, public.items"),
