@@ -72,6 +72,11 @@ impl Held {
         self.pieces.is_some()
     }
 
+    /// The value's bytes, once it is whole.
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+
     /// Forgets the record, keeps the memory.
     pub fn clear(&mut self) {
         self.header = None;
