@@ -3,6 +3,7 @@
 //! `./dev bench` builds this with optimisations and runs it. Everything is printed as a table of
 //! ratios and written as JSON to `bench/results/`.
 
+mod copies;
 mod debezium;
 mod drain;
 mod latency;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub only: Vec<String>,
     /// Whether to measure Debezium too without its being named.
     pub peers: bool,
+    /// Measure copies of a table of so many rows instead.
+    pub copies: Option<u64>,
     /// Measure curves instead: `all`, or one by its name.
     pub scaling: Option<String>,
 }
@@ -72,6 +75,7 @@ fn plan() -> anyhow::Result<Plan> {
         loads: Load::ALL.map(|(_, load)| load).to_vec(),
         only: Vec::new(),
         peers: false,
+        copies: None,
         scaling: None,
     };
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
@@ -93,9 +97,10 @@ fn plan() -> anyhow::Result<Plan> {
             "--seconds" => plan.seconds = number()?,
             "--load" => plan.loads = named_loads(&value)?,
             "--only" => plan.only = named_drains(&value)?,
+            "--copies" => plan.copies = Some(number()?),
             "--scaling" => plan.scaling = Some(value),
             other => anyhow::bail!(
-                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only, --peers, --scaling"
+                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only, --peers, --copies, --scaling"
             ),
         }
     }
@@ -130,6 +135,9 @@ async fn main() -> anyhow::Result<()> {
     if let Some(curve) = &plan.scaling {
         let only = Some(curve.as_str()).filter(|curve| *curve != "all");
         return report::write("scaling.json", &scaling::measure(only).await?);
+    }
+    if let Some(rows) = plan.copies {
+        return report::write("copies.json", &copies::measure(rows).await?);
     }
     if debezium::SETTINGS.iter().any(|name| plan.measures(name)) {
         debezium::fetch()?;

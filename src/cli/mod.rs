@@ -17,9 +17,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
 
+use self::rebuild::Target;
+use crate::apply::moment::Moment;
 use crate::check;
 use crate::config::{self, Secret, Settings, StoreSettings};
 use crate::error::{Class, Error};
+use crate::model::clock::unix_us;
 use crate::model::{Lsn, Position, Selection};
 use crate::sink::SkipOrder;
 use crate::{shutdown, supervisor};
@@ -162,15 +165,25 @@ pub enum Command {
     /// to fetch back what an accident took. The order is written into the follower and carried out by
     /// its sink, wherever that runs; this command watches it, and may be ended and begun again.
     #[command(
-        after_help = "Examples:\n  walferry rebuild warehouse\n  walferry rebuild warehouse --to-lsn 16/B374D848\n  walferry sink resume warehouse    # follow again after a target"
+        after_help = "Examples:\n  walferry rebuild warehouse\n  walferry rebuild warehouse --to-time 2026-11-27T20:15:00\n  walferry rebuild warehouse --before-transaction 81734\n  walferry sink resume warehouse    # follow again after a target"
     )]
     Rebuild {
         /// Its name: that of its file in connectors/ without .toml
         #[arg(value_name = "SINK")]
         name: String,
         /// Stop where all transactions that committed before this LSN are applied, and no other
-        #[arg(long, value_name = "LSN")]
+        #[arg(long, value_name = "LSN", group = "target")]
         to_lsn: Option<Lsn>,
+        /// Stop before the first transaction that committed later, by the leader's clock; UTC, such as
+        /// 2026-11-27T20:15:00
+        #[arg(long, value_name = "TIME", group = "target", value_parser = parse_time_ms)]
+        to_time: Option<i64>,
+        /// Stop behind this transaction (txId of change events)
+        #[arg(long, value_name = "XID", group = "target")]
+        to_transaction: Option<u32>,
+        /// Stop before this transaction, and be without it
+        #[arg(long, value_name = "XID", group = "target")]
+        before_transaction: Option<u32>,
         /// Order it, and do not wait until it is done
         #[arg(long)]
         detach: bool,
@@ -373,12 +386,19 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Rebuild {
             name,
             to_lsn,
+            to_time,
+            to_transaction,
+            before_transaction,
             detach,
         } => {
             logging::init_quiet();
+            let moment = to_time
+                .map(Moment::Time)
+                .or(to_transaction.map(Moment::Behind))
+                .or(before_transaction.map(Moment::Before));
             let asked = rebuild::Asked {
                 sink: name,
-                target: to_lsn,
+                target: to_lsn.map(Target::Lsn).or(moment.map(Target::Moment)),
                 tables: None,
                 fresh: false,
                 detach,
@@ -448,6 +468,13 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
 fn parse_patience(text: &str) -> Result<Duration, String> {
     let wrong = "write a time with its unit, such as 30s or 5min";
     config::values::parse_duration(text).ok_or_else(|| wrong.to_owned())
+}
+
+/// Milliseconds since 1970.
+fn parse_time_ms(text: &str) -> Result<i64, String> {
+    let wrong = |_| "write a time in UTC, such as 2026-11-27T20:15:00 or 2026-11-27 20:15:00.250";
+    let time = humantime::parse_rfc3339_weak(text).map_err(wrong)?;
+    Ok(unix_us(time) / 1_000)
 }
 
 /// The sinks of the settings, for an error's remedy.

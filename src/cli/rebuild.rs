@@ -7,14 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
 use super::status::{self, count};
 use super::{Failure, sink_names};
 use crate::apply::follow::{Standing, Terms};
+use crate::apply::moment::{Moment, Search};
 use crate::apply::{orders, rebuilding};
 use crate::config::{Settings, SinkSettings, StoreSettings};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::log::commit_log::Entry;
 use crate::log::copies::CopyLedger;
+use crate::log::records::RecordReader;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
 use crate::model::checkpoint::LogPlace;
@@ -37,13 +42,49 @@ pub(super) struct Asked {
     /// The sink.
     pub sink: String,
     /// Where to stop; none: the present, and on.
-    pub target: Option<Lsn>,
+    pub target: Option<Target>,
     /// Patterns of tables that are copied anew while the others go on; none: the whole follower.
     pub tables: Option<Selection>,
     /// No copy that is there by now is used: the source makes another one.
     pub fresh: bool,
     /// Order it, and do not watch.
     pub detach: bool,
+}
+
+/// Where a follower is to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target {
+    /// At this boundary.
+    Lsn(Lsn),
+    /// At the one that is found in Kafka.
+    Moment(Moment),
+}
+
+/// Bytes read ahead while a moment is looked for.
+const SEARCH_BUDGET_BYTES: usize = 16 << 20;
+
+/// The boundary that is meant.
+async fn resolve(settings: &Settings, terms: &Terms, target: Target) -> Result<Lsn> {
+    let moment = match target {
+        Target::Lsn(lsn) => return Ok(lsn),
+        Target::Moment(moment) => moment,
+    };
+    let mut tail = LogTail::open(&settings.kafka, &terms.topics.commits(), From::Low).await?;
+    let records = RecordReader::open(&settings.kafka, SEARCH_BUDGET_BYTES)?;
+    let runtime = Handle::current();
+    let searched = tokio::task::spawn_blocking(move || {
+        let mut search = Search::new(moment, tail.low(), records, CancellationToken::new());
+        while tail.next_offset() < tail.high() {
+            let (offset, entry) = runtime.block_on(tail.next())?;
+            if search.see(offset, &entry)? {
+                break;
+            }
+        }
+        search.boundary()
+    });
+    searched
+        .await
+        .map_err(|error| Error::transient("looking for the position").caused_by(error))?
 }
 
 /// The commit log as far as it has been read.
@@ -133,7 +174,15 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<(), Failure
         selection: Selection::new(&sink.include, &sink.exclude),
         takes_copies: true,
     };
-    let mut log = Log::open(settings, &terms, asked.target)
+    let target = match asked.target {
+        Some(target) => Some(
+            resolve(settings, &terms, target)
+                .await
+                .map_err(Failure::of)?,
+        ),
+        None => None,
+    };
+    let mut log = Log::open(settings, &terms, target)
         .await
         .map_err(Failure::of)?;
     let mut follower = sink::checkpoint(&settings.pipeline, sink)
@@ -142,18 +191,20 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<(), Failure
     let tables = write(&mut follower, &asked, &log, &terms)
         .await
         .map_err(Failure::of)?;
-    eprintln!("{}", ordered(&asked, &tables));
+    eprintln!("{}", ordered(&asked, target, &tables));
     let process = Process::of(settings, &sink.name);
     process.wake().await;
     if asked.detach {
         return Ok(());
     }
-    let watch = Watch {
-        follower: &follower,
+    let mut watch = Watch {
+        settings,
+        sink,
+        follower,
         process: &process,
         terms: &terms,
         tables,
-        target: asked.target,
+        target,
     };
     watch.until_done(&mut log).await
 }
@@ -183,7 +234,7 @@ async fn write(
     let Some(patterns) = &asked.tables else {
         log.reaches_target()?;
         follower
-            .revise(|known| Ok(orders::rebuilt(known, asked.target)))
+            .revise(|known| Ok(orders::rebuilt(known, log.then.target)))
             .await?;
         return Ok(all);
     };
@@ -211,14 +262,14 @@ async fn write(
     Ok(tables)
 }
 
-fn ordered(asked: &Asked, tables: &BTreeSet<TableName>) -> String {
+fn ordered(asked: &Asked, target: Option<Lsn>, tables: &BTreeSet<TableName>) -> String {
     let number = tables.len();
     let what = match (number, &asked.tables) {
         (_, None) => format!("all {number} tables are built anew"),
         (1, Some(_)) => "one table is copied anew; the others go on".to_owned(),
         (_, Some(_)) => format!("{number} tables are copied anew; the others go on"),
     };
-    let until = match asked.target {
+    let until = match target {
         Some(target) => format!(", up to {target}"),
         None => String::new(),
     };
@@ -274,7 +325,9 @@ impl Process {
 
 /// What is watched.
 struct Watch<'a> {
-    follower: &'a FollowerCheckpoint,
+    settings: &'a Settings,
+    sink: &'a SinkSettings,
+    follower: FollowerCheckpoint,
     process: &'a Process,
     terms: &'a Terms,
     tables: BTreeSet<TableName>,
@@ -282,16 +335,22 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn until_done(&self, log: &mut Log) -> Result<(), Failure> {
+    async fn until_done(&mut self, log: &mut Log) -> Result<(), Failure> {
         let mut shown = Shown::default();
         let mut before: Option<(i64, Instant)> = None;
         loop {
             let looked = self.look(log).await;
             let (checkpoint, progress) = match looked {
                 Ok(looked) => looked,
+                // The sink goes on when it can, and so does who watches it.
+                Err(error) if error.class() == Class::Transient => {
+                    shown.lost(&error);
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    self.begin_again(log).await;
+                    continue;
+                }
                 Err(error) => {
                     shown.clear();
-                    eprintln!("the order stands in the follower; it cannot be watched:");
                     return Err(Failure::of(error));
                 }
             };
@@ -315,6 +374,16 @@ impl Watch<'_> {
                 shown.nobody(&self.process.sink);
             }
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Connects anew, if that can be done.
+    async fn begin_again(&mut self, log: &mut Log) {
+        let follower = sink::checkpoint(&self.settings.pipeline, self.sink);
+        let opened = Log::open(self.settings, self.terms, self.target);
+        if let Ok((follower, opened)) = tokio::try_join!(follower, opened) {
+            self.follower = follower;
+            *log = opened;
         }
     }
 
@@ -356,6 +425,7 @@ struct Shown {
     said_at: Option<Instant>,
     begun: Option<(Instant, u64)>,
     nobody: bool,
+    lost: bool,
 }
 
 impl Shown {
@@ -374,6 +444,16 @@ impl Shown {
     fn clear(&mut self) {
         if std::mem::take(&mut self.line) {
             eprint!("\r\x1b[2K");
+        }
+    }
+
+    fn lost(&mut self, error: &Error) {
+        self.clear();
+        if !std::mem::replace(&mut self.lost, true) {
+            eprintln!(
+                "cannot be watched for the moment; the order stands in the follower: {}",
+                error.what()
+            );
         }
     }
 

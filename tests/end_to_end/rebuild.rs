@@ -27,7 +27,7 @@ fn do_it(pipeline: &Pipeline, arguments: &[&str]) -> String {
 }
 
 async fn leader() -> Postgres {
-    let leader = Postgres::start("leader");
+    let leader = Postgres::start_with("leader", &["track_commit_timestamp=on"]);
     leader
         .sql(&format!(
             "CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL, note text NOT NULL);
@@ -270,5 +270,58 @@ async fn a_position_that_kafka_does_not_reach_is_refused_before_anything_changes
     write(&from, 21).await;
     wait_caught_up(&from, &to, "a").await;
     assert_eq!(shows(&to).await, exactly(21));
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_and_a_transaction_name_the_position_too() {
+    let (leader, follower) = (leader().await, Postgres::start("follower"));
+    let pipeline = Pipeline::with(&leader, &[&follower], "partitions = 3", "");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_eq!(walferry.terminate(), 0);
+    let mut told = Vec::new();
+    for number in 1..=60 {
+        write(&from, number).await;
+        // Commit times in milliseconds name one transaction only where the next one is later.
+        let row = from
+            .query_one(
+                "SELECT xmin::text, to_char(pg_xact_commit_timestamp(xmin) AT TIME ZONE 'UTC', \
+                    'YYYY-MM-DD\"T\"HH24:MI:SS.MS') FROM events WHERE number = $1",
+                &[&number],
+            )
+            .await
+            .unwrap();
+        told.push((row.get::<_, String>(0), row.get::<_, String>(1)));
+    }
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let xid = told[29].0.as_str();
+    do_it(&pipeline, &["rebuild", "a", "--to-transaction", xid]);
+    assert_eq!(shows(&to).await, exactly(30));
+    do_it(&pipeline, &["rebuild", "a", "--before-transaction", xid]);
+    assert_eq!(shows(&to).await, exactly(29));
+    // The last transaction of the same millisecond, as the time's digits end there.
+    let time = told[39].1.as_str();
+    let last = told.iter().rposition(|(_, other)| other == time).unwrap() + 1;
+    do_it(&pipeline, &["rebuild", "a", "--to-time", time]);
+    assert_eq!(shows(&to).await, exactly(i32::try_from(last).unwrap()));
+    // A time that is not over yet: all there is.
+    do_it(
+        &pipeline,
+        &["rebuild", "a", "--to-time", "2999-01-01 00:00:00"],
+    );
+    assert_eq!(shows(&to).await, exactly(60));
+    for (arguments, part) in [
+        (
+            ["--to-transaction", "4000000000"],
+            "no change of transaction",
+        ),
+        (["--to-time", "yesterday"], "in UTC"),
+    ] {
+        let (code, said) = say(&pipeline, &[&["rebuild", "a"], &arguments[..]].concat());
+        assert!(code == 2 && said.contains(part), "{code} {said}");
+    }
     assert_eq!(walferry.terminate(), 0);
 }
