@@ -21,8 +21,7 @@ pub const NEW_PIPELINE: &str = "begin a new pipeline, which copies every table: 
 
 /// Remedy where one follower cannot go on, but could from a copy and what the log has behind it. Where
 /// that is what it cannot take, it would halt there again: [`NEW_PIPELINE`].
-pub const COPY_ANEW: &str = "copy the follower anew: delete this sink's row from walferry.checkpoint on \
-     the follower, and restart walferry";
+pub const COPY_ANEW: &str = "copy the follower anew: walferry rebuild, with the name of this sink";
 
 /// An error with its class, what and where, and the remedy if there is one to name.
 ///

@@ -11,9 +11,9 @@ use crate::model::checkpoint::LogPlace;
 use crate::model::{Checkpoint, Lsn, TableName};
 
 /// A follower that is built anew from Kafka, up to the boundary `target` or to the present. What it holds
-/// stays until the rows of a table's copy come.
-pub fn rebuilt(known: Option<&Checkpoint>, target: Option<Lsn>) -> Checkpoint {
-    let version = known.map_or(0, |known| known.version + 1);
+/// stays until the rows of a table's copy come. `known`: the version that it has, if there is one.
+pub fn rebuilt(known: Option<i64>, target: Option<Lsn>) -> Checkpoint {
+    let version = known.map_or(0, |known| known + 1);
     Checkpoint {
         target,
         ..Checkpoint::beginning(version, LogPlace::at_low_end(0))
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_rebuilt_follower_knows_nothing_but_where_to_stop() {
         let (known, ..) = following();
-        let rebuilt = rebuilt(Some(&known), Some(Lsn(40)));
+        let rebuilt = rebuilt(Some(known.version), Some(Lsn(40)));
         assert_eq!((rebuilt.version, rebuilt.applied), (8, Lsn::ZERO));
         assert_eq!(rebuilt.target, Some(Lsn(40)));
         assert!(rebuilt.in_effect.is_empty() && rebuilt.log.fresh);

@@ -234,7 +234,7 @@ async fn write(
     let Some(patterns) = &asked.tables else {
         log.reaches_target()?;
         follower
-            .revise(|known| Ok(orders::rebuilt(known, log.then.target)))
+            .replace(|version| orders::rebuilt(version, log.then.target))
             .await?;
         return Ok(all);
     };

@@ -28,7 +28,7 @@ async fn a_row_that_is_missing_halts_its_sink_until_it_is_put_back_or_everything
         operator.streams("leader").await;
         operator.has_caught_up(0).await;
         if copies_anew {
-            operator.copy_anew(1).await;
+            operator.copy_anew(1);
         } else {
             let insert = format!("INSERT INTO t VALUES (7, {value})");
             operator.followers[1].sql(&insert).await;

@@ -36,7 +36,7 @@ async fn a_commit_log_made_anew_halts_sinks_at_whatever_length_until_they_copy_a
             .await
             .names(&[&commits, "made anew"])
             .advises(COPY_ANEW);
-        operator.copy_anew(n).await;
+        operator.copy_anew(n);
     }
     operator.is_well().await;
 }

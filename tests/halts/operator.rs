@@ -8,8 +8,7 @@ pub const NEW_PIPELINE: &str = "begin a new pipeline, which copies every table: 
      still there, write another name as `pipeline` into walferry.toml, and start walferry";
 
 /// The remedy that [`Operator::copy_anew`] follows, word for word.
-pub const COPY_ANEW: &str = "copy the follower anew: delete this sink's row from walferry.checkpoint on the \
-     follower, and restart walferry";
+pub const COPY_ANEW: &str = "copy the follower anew: walferry rebuild, with the name of this sink";
 
 /// Tables of the leader.
 const TABLES: &[&str] = &["t", "notes"];
@@ -203,14 +202,14 @@ impl Operator {
     }
 
     /// Follows [`COPY_ANEW`] for sink number `n`.
-    pub async fn copy_anew(&mut self, n: usize) {
-        let (pipeline, sink) = (&self.pipeline.name, SINKS[n]);
-        let delete = format!(
-            "DELETE FROM walferry.checkpoint WHERE pipeline = '{pipeline}' AND sink = '{sink}'"
-        );
-        self.followers[n].sql(&delete).await;
-        self.stop(3);
-        self.run();
+    pub fn copy_anew(&mut self, n: usize) {
+        let ordered = self
+            .pipeline
+            .command(&["rebuild", SINKS[n], "--detach"])
+            .output();
+        let ordered = ordered.unwrap();
+        let said = String::from_utf8_lossy(&ordered.stderr);
+        assert!(ordered.status.success(), "{said}");
     }
 
     /// Replaces text in a file of the settings.

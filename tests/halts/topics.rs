@@ -23,7 +23,7 @@ async fn a_table_topic_made_anew_or_expired_halts_the_sinks_that_needed_it_until
     operator.streams("leader").await;
     operator.write().await;
     operator.has_caught_up(1).await;
-    operator.copy_anew(0).await;
+    operator.copy_anew(0);
     operator.is_well().await;
 
     operator.stop(0);
@@ -37,7 +37,7 @@ async fn a_table_topic_made_anew_or_expired_halts_the_sinks_that_needed_it_until
             .await
             .names(&[&topic, "made anew"])
             .advises(COPY_ANEW);
-        operator.copy_anew(n).await;
+        operator.copy_anew(n);
     }
     operator.is_well().await;
 }

@@ -1,6 +1,7 @@
 //! A follower's checkpoint, looked at and changed from outside of the sink that owns it.
 
-use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Transaction};
 
 use super::checkpoint::parse;
 use super::session::lay_out;
@@ -89,39 +90,45 @@ impl FollowerCheckpoint {
         &mut self,
         revise: impl FnOnce(Option<&Checkpoint>) -> Result<Checkpoint>,
     ) -> Result<Checkpoint> {
-        let failed = |error| classify(&error, "writing the checkpoint on the follower");
+        self.write(|row| revise(row.map(parse).transpose()?.as_ref()))
+            .await
+    }
+
+    /// The same without looking at what it replaces, which may be unreadable: only at its version, if the
+    /// sink has run there.
+    ///
+    /// # Errors
+    /// As [`FollowerCheckpoint::look`].
+    pub async fn replace(
+        &mut self,
+        make: impl FnOnce(Option<i64>) -> Checkpoint,
+    ) -> Result<Checkpoint> {
+        self.write(|row| {
+            Ok(make(
+                row.map(|row| row.try_get(0)).transpose().map_err(failed)?,
+            ))
+        })
+        .await
+    }
+
+    async fn write(
+        &mut self,
+        make: impl FnOnce(Option<&Row>) -> Result<Checkpoint>,
+    ) -> Result<Checkpoint> {
         lay_out(&self.client).await?;
         let transaction = self.client.transaction().await.map_err(failed)?;
         let (pipeline, sink) = (&self.pipeline, &self.sink);
-        let mut row = transaction
-            .query_opt(LOCK, &[pipeline, sink])
-            .await
-            .map_err(failed)?;
-        if row.is_none() {
-            let inserted = transaction
-                .execute(INSERT, &[pipeline, sink])
-                .await
-                .map_err(failed)?;
-            if inserted == 0 {
-                // The sink has begun its work this moment.
-                row = transaction
-                    .query_opt(LOCK, &[pipeline, sink])
-                    .await
-                    .map_err(failed)?;
-            }
-        }
-        let known = row.as_ref().map(parse).transpose()?;
-        let next = revise(known.as_ref())?;
+        let row = lock(&transaction, pipeline, sink).await.map_err(failed)?;
+        let next = make(row.as_ref())?;
         let state = serde_json::to_string(&next).map_err(|error| {
             Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
         })?;
         let copying = !next.is_complete(&self.selection);
         let applied = next.applied.to_string();
+        let columns: [&(dyn ToSql + Sync); 6] =
+            [pipeline, sink, &next.version, &applied, &state, &copying];
         let written = transaction
-            .execute(
-                REVISE,
-                &[pipeline, sink, &next.version, &applied, &state, &copying],
-            )
+            .execute(REVISE, &columns)
             .await
             .map_err(failed)?;
         if written != 1 {
@@ -132,4 +139,22 @@ impl FollowerCheckpoint {
         transaction.commit().await.map_err(failed)?;
         Ok(next)
     }
+}
+
+/// Locks the checkpoint's row, or makes one that nobody owns; what there was.
+async fn lock(
+    transaction: &Transaction<'_>,
+    pipeline: &str,
+    sink: &str,
+) -> Result<Option<Row>, tokio_postgres::Error> {
+    let row = transaction.query_opt(LOCK, &[&pipeline, &sink]).await?;
+    if row.is_some() || transaction.execute(INSERT, &[&pipeline, &sink]).await? == 1 {
+        return Ok(row);
+    }
+    // The sink has begun its work this moment.
+    transaction.query_opt(LOCK, &[&pipeline, &sink]).await
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    classify(&error, "writing the checkpoint on the follower")
 }
