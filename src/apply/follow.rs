@@ -262,7 +262,8 @@ pub fn only_taken(mut checkpoint: Checkpoint, terms: &Terms) -> Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Join, Lsn};
+    use crate::log::commit_log::BatchEntry;
+    use crate::model::{Epoch, Join};
 
     fn terms(exclude: &[&str]) -> Terms {
         let exclude: Vec<String> = exclude.iter().map(|pattern| (*pattern).into()).collect();
@@ -347,5 +348,59 @@ mod tests {
         assert_eq!((again.version, again.applied), (4, Lsn(7)));
         checkpoint.in_effect.insert(a);
         assert_eq!(begun_again(checkpoint.clone(), 6), checkpoint);
+    }
+
+    fn batch(from: u64, to: u64) -> Entry {
+        Entry::Batch(BatchEntry {
+            bytes: 0,
+            epoch: Epoch(0),
+            from: Lsn(from),
+            to: Lsn(to),
+            last_commit: None,
+            transactions: 1,
+            changes: 1,
+            offsets: Default::default(),
+            sample: None,
+        })
+    }
+
+    #[test]
+    fn a_reader_that_is_to_stop_goes_to_the_entry_that_leads_beyond_and_no_further() {
+        let epoch = Entry::Epoch(EpochEntry {
+            after: 0,
+            instance: "i".to_owned(),
+            system_id: "1".to_owned(),
+            timeline: 1,
+            captured: Vec::new(),
+        });
+        let log = [
+            epoch,
+            batch(10, 20),
+            batch(10, 20),
+            batch(20, 30),
+            batch(30, 40),
+        ];
+        for (target, stays_before) in [
+            (10, 1),
+            (11, 1),
+            (20, 2),
+            (29, 3),
+            (30, 4),
+            (40, 5),
+            (41, 5),
+        ] {
+            let beginning = Checkpoint {
+                target: Some(Lsn(target)),
+                ..Checkpoint::beginning(0, LogPlace::at_low_end(0))
+            };
+            let mut standing = Standing::at(&beginning, CopyLedger::new());
+            let went = (0..).zip(&log).take_while(|(offset, entry)| {
+                let went = standing.step_to_target(*offset, entry, &terms(&[]));
+                went.expect("no hole")
+            });
+            assert_eq!(went.count(), stays_before, "target {target}");
+            assert_eq!(standing.place.next_offset, stays_before as i64);
+            assert_eq!(standing.is_at_target(), [20, 30, 40].contains(&target));
+        }
     }
 }

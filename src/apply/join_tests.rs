@@ -184,6 +184,10 @@ fn a_table_comes_into_effect_only_at_the_checkpoints_own_place_and_not_before_th
     assert_eq!(step(&checkpoint, &join), JoinStep::AwaitMain);
     checkpoint.log.to = Some(Lsn(50));
     assert_eq!(step(&checkpoint, &join), JoinStep::TakeEffect);
+    // The other tables are further than the place says: the rest of the entry comes first.
+    checkpoint.split = Some(Lsn(55));
+    assert_eq!(step(&checkpoint, &join), JoinStep::AwaitMain);
+    checkpoint.split = None;
     join.log.next_offset -= 1;
     assert_eq!(step(&checkpoint, &join), JoinStep::Load);
     join.log.next_offset += 1;
@@ -333,4 +337,30 @@ fn a_table_comes_into_effect_under_a_load_that_never_ends() {
         checkpoint.joins[0].log.next_offset = limit;
     }
     panic!("the join never caught up");
+}
+
+#[test]
+fn a_follower_that_is_to_stop_takes_complete_copies_from_before_and_asks_for_none() {
+    let entries = [
+        epoch(0, &[("a", 1)]),
+        begin(0, None, &["a"]),
+        end(0, 1, &["a"]),
+        begin(0, None, &["a"]),
+    ];
+    let (mut checkpoint, ledger) = behind(&entries);
+    checkpoint.refused.insert(table("a").quoted(), [1].into());
+    assert_eq!(begun(&checkpoint, &ledger).copy, 3, "one that is running");
+    checkpoint.target = Some(Lsn(50));
+    assert_eq!(
+        next_join_step(&checkpoint, &ledger, &terms()),
+        JoinStep::Ask
+    );
+    assert!(wants(&checkpoint, &ledger, &terms()).is_empty());
+    checkpoint.refused.clear();
+    assert_eq!(begun(&checkpoint, &ledger).copy, 1);
+    checkpoint.target = Some(Lsn(49));
+    assert_eq!(
+        next_join_step(&checkpoint, &ledger, &terms()),
+        JoinStep::Ask
+    );
 }

@@ -1,6 +1,5 @@
 use std::collections::HashMap;
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -206,7 +205,7 @@ fn pull(
     from: Lsn,
 ) -> Result<Pulled, Cut> {
     let builder = ChunkBuilder::new(budget);
-    pull_into(builder, memory, extents, cursors, from)
+    pull_into(builder, memory, extents, cursors, from..Lsn(200))
 }
 
 /// As [`pull`], all in one chunk, without the changes of commit 150 with these ordinals.
@@ -218,7 +217,13 @@ fn pull_without(memory: Memory, extents: &[(i32, i64, u64)], skipped: &[u32]) ->
     let mut builder = ChunkBuilder::new(LARGE);
     builder.skip(skipped.iter().map(position).collect());
     let partitions = i32::try_from(extents.len()).expect("few");
-    let pulled = pull_into(builder, memory, extents, from_start(partitions), Lsn::ZERO);
+    let pulled = pull_into(
+        builder,
+        memory,
+        extents,
+        from_start(partitions),
+        Lsn::ZERO..Lsn(200),
+    );
     pulled.expect("whole")
 }
 
@@ -227,7 +232,7 @@ fn pull_into(
     memory: Memory,
     extents: &[(i32, i64, u64)],
     cursors: Cursors,
-    from: Lsn,
+    wanted: Range<Lsn>,
 ) -> Result<Pulled, Cut> {
     let mut source = Partitions::new(memory, CancellationToken::new());
     let mut decoders = Decoders::new(Box::new(|version| Ok(schema(version.0 as usize))));
@@ -255,7 +260,7 @@ fn pull_into(
     let mut pull = EntryPull::new(
         &batch,
         &tables,
-        from..Lsn(200),
+        wanted,
         &pulled.cursors,
         (&mut source, &mut builder),
     )?;
@@ -403,6 +408,35 @@ fn pieces_of_a_record_are_put_together_and_each_counts() {
             .text(table.rows.row(table.changes[n].after.expect("a row"))[1])
     };
     assert_eq!(text(0), text(1));
+}
+
+#[test]
+fn an_entry_that_is_split_at_any_boundary_is_applied_whole_in_two_parts() {
+    let mut first = vec![stored(7, 110, 0), stored(7, 130, 0)];
+    first.extend(in_pieces(&stored(7, 140, 0), 3));
+    let second = vec![stored(7, 110, 1), stored(3, 120, 0), stored(7, 150, 0)];
+    let part = |wanted: Range<Lsn>, budget: usize| {
+        let builder = ChunkBuilder::new(budget);
+        let memory = memory(&[first.clone(), second.clone()]);
+        let extents = [(0, 4, 5), (1, 2, 2)];
+        let pulled = pull_into(builder, memory, &extents, from_start(2), wanted).expect("whole");
+        (pulled.positions().concat(), pulled.cursors)
+    };
+    let (whole, cursors) = part(Lsn::ZERO..Lsn(200), LARGE);
+    assert_eq!(whole.len(), 5);
+    for boundary in 100..=200 {
+        for budget in [1, LARGE] {
+            let (before, passed) = part(Lsn::ZERO..Lsn(boundary), budget);
+            assert!(before.iter().all(|(commit, _)| *commit < boundary));
+            let (behind, end) = part(Lsn(boundary)..Lsn(200), budget);
+            assert_eq!([before, behind].concat(), whole, "split at {boundary}");
+            assert_eq!(
+                (&passed, &end),
+                (&cursors, &cursors),
+                "all of it is counted"
+            );
+        }
+    }
 }
 
 #[test]
