@@ -156,6 +156,11 @@ async fn look_on(
     };
     loop {
         let generation = world.generation(side);
+        if generation % 2 == 1 {
+            // It is being emptied, or sent back.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        }
         if generation != seen.generation {
             *seen = Seen {
                 generation,

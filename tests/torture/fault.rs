@@ -114,6 +114,8 @@ pub enum Fault {
     Clock(Role),
     /// A follower is emptied and begins with a new copy.
     Rebuild(Side),
+    /// A follower is built anew from Kafka as of a moment ago, stays there, and follows again.
+    Travel(Side),
 }
 
 /// What two faults at once must not share.
@@ -144,7 +146,7 @@ impl Fault {
             Fault::TwoSources { .. } | Fault::StaleSource { .. } => Subject::Worker(Role::Source),
             Fault::TwoSinks(side) | Fault::StaleSink(side) => Subject::Worker(Role::Sink(side)),
             Fault::Clock(role) => Subject::Worker(role),
-            Fault::Rebuild(side) => {
+            Fault::Rebuild(side) | Fault::Travel(side) => {
                 return vec![Subject::Worker(Role::Sink(side)), Subject::Follower(side)];
             }
         };
@@ -269,6 +271,7 @@ pub const KINDS: &[Kind] = &[
     kind("stale-sink", "SIGSTOP of a sink, another takes over, the first goes on", Nothing, 5_000..=10_000, |r| Fault::StaleSink(side(r))),
     kind("clock-source", "the source's clock jumps an hour ahead, then two back", Faketime, 6_000..=10_000, |_| Fault::Clock(Role::Source)),
     kind("rebuild", "a follower is emptied, its checkpoint dropped; it is copied anew under load", Nothing, 0..=2_000, |r| Fault::Rebuild(side(r))),
+    kind("travel", "walferry rebuild --to-lsn of a follower, to a moment ago; then sink resume", Nothing, 1_000..=6_000, |r| Fault::Travel(side(r))),
     kind("clock-sink", "the same of a sink", Faketime, 6_000..=10_000, |r| Fault::Clock(sink(r))),
 ];
 

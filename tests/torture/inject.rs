@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
-use tokio::time::sleep;
+use anyhow::{Context, bail};
+use tokio::time::{Instant, sleep};
 
 use crate::fault::{Fault, Role, Side, Victim};
 use crate::load;
@@ -35,6 +35,7 @@ pub async fn inject(world: &World, fault: Fault, hold: Duration) -> anyhow::Resu
         Fault::StaleSink(side) => rivals::stale_sink(world, side, hold).await?,
         Fault::Clock(role) => clock(world, role, hold).await?,
         Fault::Rebuild(side) => rebuild(world, side, hold).await?,
+        Fault::Travel(side) => travel(world, side, hold).await?,
     }
     Ok(None)
 }
@@ -233,4 +234,55 @@ async fn rebuild(world: &World, side: Side, hold: Duration) -> anyhow::Result<()
     sleep(hold).await;
     world.workers.start(role, &[])?;
     Ok(())
+}
+
+/// Longest wait until Kafka has what the leader had, with other faults going on.
+const REACHED_MAX: Duration = Duration::from_secs(120);
+
+/// Back to a moment ago by `walferry rebuild`, and forward again by `walferry sink resume`.
+async fn travel(world: &World, side: Side, hold: Duration) -> anyhow::Result<()> {
+    let leader = world.leader.client().await?;
+    let row = leader
+        .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+        .await?;
+    let then: String = row.get(0);
+    sleep(hold).await;
+    let name = Role::Sink(side).name();
+    let target = async || -> anyhow::Result<Option<String>> {
+        let client = world.follower(side).client().await?;
+        let query = "SELECT state ->> 'target' FROM walferry.checkpoint";
+        Ok(client.query_one(query, &[]).await?.get(0))
+    };
+    // Nobody looks while it is ordered: what was before is not to be compared with what comes.
+    world.begin_anew(side);
+    let order = ["rebuild", name, "--detach", "--to-lsn", &then];
+    let ordered = until_done(async || {
+        world.workers.command(side, &order).await?;
+        target().await?.context("it is not to stop anywhere")
+    });
+    let ordered = ordered.await;
+    world.begin_anew(side);
+    ordered?;
+    sleep(hold).await;
+    until_done(async || {
+        // One whose answer was lost may have done it.
+        let said = world.workers.command(side, &["sink", "resume", name]).await;
+        match target().await? {
+            None => Ok(()),
+            Some(_) => said.and_then(|()| bail!("it is still to stop")),
+        }
+    })
+    .await
+}
+
+/// Does it again until it succeeds: a server that it needs may be away.
+async fn until_done<T>(act: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let end = Instant::now() + REACHED_MAX;
+    loop {
+        match act().await {
+            Ok(done) => return Ok(done),
+            Err(error) if Instant::now() > end => return Err(error),
+            Err(_not_yet) => sleep(Duration::from_millis(200)).await,
+        }
+    }
 }

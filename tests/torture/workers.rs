@@ -115,6 +115,30 @@ impl Workers {
         Ok(id)
     }
 
+    /// Runs a command with a sink's settings; what it said when it failed.
+    pub async fn command(&self, side: Side, arguments: &[&str]) -> anyhow::Result<()> {
+        let role = Role::Sink(side);
+        let settings = self.dir.join(format!("settings/command-{}", role.name()));
+        self.write_settings(&settings, role, free_port())?;
+        let output = Command::new(env!("CARGO_BIN_EXE_walferry"))
+            .arg("--config")
+            .arg(settings.join("config"))
+            .arg("--connectors")
+            .arg(settings.join("connectors"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "walferry {}: {said}",
+            arguments.join(" ")
+        );
+        Ok(())
+    }
+
     /// Where a role's processes write what they do.
     pub fn log(&self, role: Role) -> PathBuf {
         self.dir.join(format!("{}.log", role.name()))
