@@ -1,5 +1,6 @@
 //! The command line: what can be asked of walferry, and with which exit code it answers.
 
+mod copy;
 mod history;
 mod logging;
 mod progress;
@@ -225,6 +226,20 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask for new copies of tables, and wait for them
+    ///
+    /// Streaming goes on, and followers that have their tables do not notice: a new copy is a base
+    /// backup for those that are added or copied anew later. The source makes it wherever it runs,
+    /// one group of tables after the other, and only copies that begin now count. Ctrl-C ends the
+    /// waiting and nothing else. Exits with 3 when a table is not captured any more.
+    #[command(
+        after_help = "Examples:\n  walferry copy\n  walferry copy --tables public.orders 'shop.*'"
+    )]
+    Copy {
+        /// Tables to copy: schema.table with * and ?, or a bare table name [default: all captured]
+        #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
+        tables: Vec<String>,
+    },
     /// Act on one sink
     Sink {
         /// What to do with it
@@ -425,6 +440,10 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::History { tables, json } => {
             logging::init_quiet();
             history::run(&settings()?, &tables, json).await
+        }
+        Command::Copy { tables } => {
+            logging::init_quiet();
+            copy::run(&settings()?, &tables).await
         }
         Command::Sink { action } => {
             logging::init_quiet();

@@ -15,6 +15,7 @@ mod lag;
 mod large;
 mod limits;
 mod metrics;
+mod new_copies;
 mod progress;
 mod read_after_write;
 mod reader_rules;
