@@ -75,6 +75,7 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
         traces: Default::default(),
         samples: watch::channel(None).1,
         status: Arc::new(Shared::default()),
+        look: Default::default(),
         stop: CancellationToken::new(),
     }
 }

@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,8 @@ pub struct CaptureContext {
     pub traces: Traces,
     /// The leader's newest sample; see [`sample_leader`].
     pub samples: watch::Receiver<Option<LeaderSample>>,
+    /// Asks it to compare the captured set with the leader's catalog at once.
+    pub look: Arc<Notify>,
     /// What it says of itself.
     pub status: Arc<Shared<SourceView>>,
     /// Asks it to finish what is in flight, confirm, and return.

@@ -26,7 +26,8 @@ use crate::error::{Class, Error};
 use crate::model::clock::unix_us;
 use crate::model::{Lsn, Position, Selection};
 use crate::sink::SkipOrder;
-use crate::{shutdown, supervisor};
+use crate::supervisor::Reload;
+use crate::{reload, shutdown, supervisor};
 
 /// Change data capture from a Postgres leader through Kafka into Postgres followers.
 ///
@@ -240,6 +241,21 @@ pub enum Command {
         #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
         tables: Vec<String>,
     },
+    /// Let a running walferry read its settings again
+    ///
+    /// Connectors whose files are new are started, those whose files are gone are stopped in order,
+    /// those with other settings are restarted, and the others go on undisturbed. The source looks at
+    /// once which tables are to be captured. If the settings are wrong, or need a restart, nothing
+    /// changes. The same as SIGHUP, with an answer. Where walferry wants http.token, it is taken from
+    /// the settings, or from WALFERRY_HTTP_TOKEN.
+    #[command(
+        after_help = "Examples:\n  walferry reload\n  walferry reload --url http://10.0.0.5:8642"
+    )]
+    Reload {
+        /// Where walferry listens, such as http://127.0.0.1:8642 [default: http.listen of the settings]
+        #[arg(long)]
+        url: Option<String>,
+    },
     /// Act on one sink
     Sink {
         /// What to do with it
@@ -363,7 +379,15 @@ impl Failure {
 pub async fn execute(cli: Cli) -> Result<(), Failure> {
     let settings = || config::load(&cli.config, &cli.connectors).map_err(Failure::Usage);
     match cli.command {
-        Command::Run { only } => run(settings()?, &only).await,
+        Command::Run { only } => {
+            let load =
+                move || supervisor::select(config::load(&cli.config, &cli.connectors)?, &only);
+            run(load).await
+        }
+        Command::Reload { url } => {
+            let token = token(url.is_some(), settings)?;
+            status::reload(&address(url, settings)?, token.as_ref()).await
+        }
         Command::Check => {
             let settings = settings()?;
             logging::init_quiet();
@@ -526,15 +550,24 @@ fn token(
     }
 }
 
-async fn run(settings: Settings, only: &[String]) -> Result<(), Failure> {
-    let settings = supervisor::select(settings, only).map_err(Failure::Usage)?;
+async fn run(
+    load: impl Fn() -> crate::error::Result<Settings> + Send + 'static,
+) -> Result<(), Failure> {
+    let settings = load().map_err(Failure::Usage)?;
     let bars =
         logging::init(&settings.log, &settings.pipeline).filter(|_| !prints_to_terminal(&settings));
     let stop = CancellationToken::new();
     shutdown::listen(stop.clone()).map_err(Failure::RunTime)?;
+    let (handle, asked) = reload::channel();
+    shutdown::reload_on_hangup(handle.clone()).map_err(Failure::RunTime)?;
+    let reload = Reload {
+        load: Box::new(load),
+        handle,
+        asked,
+    };
     let status = supervisor::views(&settings);
     let unwell = tokio::select! {
-        unwell = supervisor::run(settings, status.clone(), stop) => unwell,
+        unwell = supervisor::run(settings, status.clone(), reload, stop) => unwell,
         never = progress::show(&status, bars) => match never {},
     };
     if unwell.map_err(Failure::RunTime)?.is_empty() {

@@ -16,10 +16,13 @@ use crate::config::values::print_size;
 use crate::error::{Error, Result};
 use crate::http::{SinkReport, SourceReport, StatusReport, print_span};
 use crate::model::Lsn;
+use crate::reload::Reloaded;
 use crate::status::{CopyProgress, LastError, State};
 
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The same of a reload, which waits until connectors have stopped.
+const RELOAD_MAX: Duration = Duration::from_secs(60);
 /// Answers larger than this are not walferry's.
 const ANSWER_MAX_BYTES: u64 = 16 << 20;
 /// Time between two pictures of `--watch`.
@@ -111,7 +114,7 @@ fn unwell(report: &StatusReport) -> bool {
 
 /// The body of `GET /v1/status`.
 async fn fetch(address: &str) -> Result<String> {
-    match ask(address, "GET /v1/status", None).await? {
+    match ask(address, "GET /v1/status", None, ANSWER_MAX).await? {
         (200, body) => Ok(body),
         (_other, _body) => Err(not_walferry(address)),
     }
@@ -132,7 +135,7 @@ pub(super) async fn resume(
     token: Option<&Secret>,
 ) -> Result<(), Failure> {
     let asked = format!("POST /v1/sinks/{sink}/resume");
-    let answer = ask(address, &asked, token).await;
+    let answer = ask(address, &asked, token, ANSWER_MAX).await;
     let (code, body) = answer.map_err(Failure::RunTime)?;
     let body = body.trim_end();
     match code {
@@ -144,12 +147,51 @@ pub(super) async fn resume(
             body,
             "name a sink that walferry status shows as halted; --url asks another process",
         ))),
-        401 => Err(Failure::Usage(Error::halt(
-            format!("walferry on {address} does not take the token, or wants one"),
-            "run this where walferry.toml has its http.token, or set WALFERRY_HTTP_TOKEN",
-        ))),
+        401 => Err(no_token(address)),
         _ => Err(Failure::RunTime(not_walferry(address))),
     }
+}
+
+/// Lets a running walferry read its settings again; prints what it has changed.
+pub(super) async fn reload(address: &str, token: Option<&Secret>) -> Result<(), Failure> {
+    let answer = ask(address, "POST /v1/reload", token, RELOAD_MAX).await;
+    let (code, body) = answer.map_err(Failure::RunTime)?;
+    match code {
+        200 => {
+            let reloaded: Reloaded = serde_json::from_str(&body)
+                .map_err(|error| Failure::RunTime(not_walferry(address).caused_by(error)))?;
+            print!("{}", changed(&reloaded));
+            Ok(())
+        }
+        400 => {
+            let (what, remedy) = body
+                .trim_end()
+                .split_once("\nremedy: ")
+                .unwrap_or((body.trim_end(), "correct the settings and reload again"));
+            Err(Failure::Usage(Error::halt(what, remedy)))
+        }
+        401 => Err(no_token(address)),
+        _ => Err(Failure::RunTime(not_walferry(address))),
+    }
+}
+
+fn changed(reloaded: &Reloaded) -> String {
+    let lines = [
+        ("started", &reloaded.added),
+        ("stopped", &reloaded.removed),
+        ("restarted", &reloaded.restarted),
+        ("unchanged", &reloaded.unchanged),
+    ];
+    let named = lines.iter().filter(|(_, names)| !names.is_empty());
+    let lines = named.map(|(what, names)| format!("{what}: {}\n", names.join(", ")));
+    lines.collect()
+}
+
+fn no_token(address: &str) -> Failure {
+    Failure::Usage(Error::halt(
+        format!("walferry on {address} does not take the token, or wants one"),
+        "run this where walferry.toml has its http.token, or set WALFERRY_HTTP_TOKEN",
+    ))
 }
 
 /// Status code and body of an answer, by HTTP/1.0 so that it comes in one piece.
@@ -157,6 +199,7 @@ async fn ask(
     address: &str,
     method_and_path: &str,
     token: Option<&Secret>,
+    longest: Duration,
 ) -> Result<(u16, String)> {
     let bearer = token.map(|token| format!("Authorization: Bearer {}\r\n", token.reveal()));
     let bearer = bearer.unwrap_or_default();
@@ -176,7 +219,7 @@ async fn ask(
             "no walferry answers on {address}; is `walferry run` running, and is that its http.listen?"
         ))
     };
-    let answer = tokio::time::timeout(ANSWER_MAX, asked)
+    let answer = tokio::time::timeout(longest, asked)
         .await
         .map_err(|_| unreachable())?
         .map_err(|error| unreachable().caused_by(error))?;

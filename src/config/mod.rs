@@ -38,7 +38,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// Everything a process needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Name of the pipeline: prefixes topics, slot and publication. `[a-z0-9_]{1,40}`.
     pub pipeline: String,
@@ -57,7 +57,7 @@ pub struct Settings {
 }
 
 /// How Kafka is reached and how its topics are made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaSettings {
     /// `bootstrap.servers`.
     pub brokers: String,
@@ -81,7 +81,7 @@ pub enum Durability {
 }
 
 /// Where the status page, `/metrics`, `/healthz`, `/readyz` and `/v1/` listen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpSettings {
     /// Address; loopback by default. Port 0 takes a free one.
     pub listen: SocketAddr,
@@ -92,7 +92,7 @@ pub struct HttpSettings {
 }
 
 /// Logging.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     /// A `tracing` filter such as `info` or `walferry=debug`.
     pub level: String,
@@ -121,7 +121,7 @@ pub enum LogFormat {
 }
 
 /// How a Postgres server is reached. Shared by source and Postgres sinks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresSettings {
     /// `postgres://user:password@host:port/database` or libpq's `key=value` form, without ssl keys.
     pub url: Secret,
@@ -132,7 +132,7 @@ pub struct PostgresSettings {
 }
 
 /// TLS of a Postgres connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// `sslmode`.
     pub mode: TlsMode,
@@ -160,7 +160,7 @@ pub enum TlsMode {
 }
 
 /// The source: reads the leader.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSettings {
     /// File stem: name in logs and labels.
     pub name: String,
@@ -195,7 +195,7 @@ pub struct SourceSettings {
 }
 
 /// A sink: feeds one follower.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkSettings {
     /// File stem: name in logs, labels and the checkpoint.
     pub name: String,
@@ -212,7 +212,7 @@ pub struct SinkSettings {
 }
 
 /// Settings of a store, by kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSettings {
     /// `kind = "postgres"`.
     Postgres(PostgresSinkSettings),
@@ -221,7 +221,7 @@ pub enum StoreSettings {
 }
 
 /// A Postgres follower.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresSinkSettings {
     /// The follower.
     pub postgres: PostgresSettings,
@@ -234,7 +234,7 @@ pub struct PostgresSinkSettings {
 }
 
 /// Change events as JSON lines on standard output.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StdoutSinkSettings {
     /// Where to begin: at the log's end, or at its first entry.
     pub from: StdoutFrom,

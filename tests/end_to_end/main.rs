@@ -20,6 +20,7 @@ mod progress;
 mod read_after_write;
 mod reader_rules;
 mod rebuild;
+mod reload;
 mod restarts;
 mod secured;
 mod shapes;
