@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::capture::CaptureContext;
 use crate::capture::copy_choice::{BACK_OFF_MIN, Failures, Next, group};
 use crate::capture::copy_rows::{CopiedTable, RowWriter, read_all};
+use crate::capture::copy_throttle::Throttle;
 use crate::capture::copy_wishes::Wishes;
 use crate::capture::outbox::Outbox;
 use crate::capture::publisher::{Order, Published, extents};
@@ -85,7 +86,7 @@ impl Copier {
         if !self.context.source.copy {
             return std::future::pending().await;
         }
-        let mut wishes = Wishes::open(&self.context.kafka, &self.topics, &self.producer).await?;
+        let mut wishes = Wishes::open(&self.context, &self.topics, &self.producer).await?;
         let mut captured: Vec<TableName> = self
             .tables
             .iter()
@@ -162,6 +163,7 @@ impl Copier {
         // Entries of a log without any boundary could not be told from repeats.
         self.reached(Lsn::ZERO).await?;
         let copy = self.begin(tables).await?;
+        let begun_us = self.context.samples.borrow().map(|sample| sample.clock_us);
         killpoint::pass(Point::CopyBegun);
         let source = &self.context.source;
         let snapshot = open_snapshot(
@@ -188,6 +190,9 @@ impl Copier {
         .await?;
         end.await.map_err(|_| epoch_over())?;
         killpoint::pass(Point::CopyEnded);
+        if let Some(begun_us) = begun_us {
+            self.ledger.sampled(begun_us);
+        }
         self.note(copy, names, point, rows);
         tracing::info!(copy, %point, tables = names.len(), "tables copied");
         Ok(copy)
@@ -295,6 +300,7 @@ impl Copier {
             point: snapshot.point,
             batch,
             tables: copied,
+            throttle: Throttle::new(self.context.source.copy_max_bytes_per_second),
         });
         let read = read_all(snapshot, &at_point, &writer).await;
         // Also of a copy that failed: the producer forgets a batch only here, and has room for few.

@@ -1,4 +1,5 @@
-//! Which tables need a copy: those without one, those of which sinks or `walferry copy` want a new one.
+//! Which tables need a copy: those without one, those of which sinks or `walferry copy` want a new one,
+//! those whose newest is as old as `copy.every` says.
 //! What is wished for stands in `P.progress`; what fulfils it is decided by `copy_choice` and
 //! `log::copy_request`.
 
@@ -6,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::capture::copy_choice::{BACK_OFF_MIN, needed};
-use crate::config::KafkaSettings;
+use crate::capture::CaptureContext;
+use crate::capture::copy_choice::{BACK_OFF_MIN, needed, outdated};
 use crate::error::Result;
 use crate::log::copies::CopyLedger;
 use crate::log::copy_request::Standing;
@@ -18,7 +19,7 @@ use crate::model::TableName;
 
 /// Wishes as they come.
 pub struct Wishes {
-    kafka: KafkaSettings,
+    context: CaptureContext,
     topics: Topics,
     producer: Arc<EpochProducer>,
     progress: ProgressReader,
@@ -41,15 +42,15 @@ impl Wishes {
     /// # Errors
     /// As [`ProgressReader::open`].
     pub async fn open(
-        kafka: &KafkaSettings,
+        context: &CaptureContext,
         topics: &Topics,
         producer: &Arc<EpochProducer>,
     ) -> Result<Self> {
         Ok(Wishes {
-            kafka: kafka.clone(),
+            context: context.clone(),
             topics: topics.clone(),
             producer: producer.clone(),
-            progress: ProgressReader::open(kafka, &topics.progress()).await?,
+            progress: ProgressReader::open(&context.kafka, &topics.progress()).await?,
             removed: BTreeSet::new(),
         })
     }
@@ -71,7 +72,7 @@ impl Wishes {
         }
         let mut tables: BTreeSet<TableName> =
             needed(captured, ledger, &sinks, made).into_iter().collect();
-        let mut look_at = None;
+        let mut look_at = self.outdated(captured, ledger, &mut tables);
         for (key, request) in requests {
             let Some(log_end) = log_end else {
                 look_at = Some(Instant::now() + BACK_OFF_MIN);
@@ -100,6 +101,26 @@ impl Wishes {
         self.progress.changed().await;
     }
 
+    /// Adds tables whose newest copy is too old; when the next one will be, if there is to be one.
+    fn outdated(
+        &self,
+        captured: &[TableName],
+        ledger: &CopyLedger,
+        tables: &mut BTreeSet<TableName>,
+    ) -> Option<Instant> {
+        let every = self.context.source.copy_every?;
+        let now = Instant::now();
+        let Some(sample) = *self.context.samples.borrow() else {
+            // The leader's clock is not known while it does not answer.
+            return Some(now + BACK_OFF_MIN);
+        };
+        let since_us = i64::try_from(sample.at.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let now_us = sample.clock_us.saturating_add(since_us);
+        let found = outdated(captured, ledger, every, now_us);
+        tables.extend(found.tables);
+        found.next.map(|next| now + next)
+    }
+
     /// A sink that asks for a copy does not see those that were trimmed from the log, by this source
     /// or another one, and a request is not fulfilled by them. Where the log ends now; none when that
     /// is not known, and then it is asked again.
@@ -119,7 +140,7 @@ impl Wishes {
 
     /// Removes a request that is done with. One that stays is removed by the next epoch.
     async fn remove(&mut self, key: String) {
-        match progress::forget(&self.kafka, &self.topics.progress(), &key).await {
+        match progress::forget(&self.context.kafka, &self.topics.progress(), &key).await {
             Ok(()) => tracing::debug!(request = key, "a request for copies is done with"),
             Err(error) => {
                 tracing::warn!(request = key, %error, "a fulfilled request for copies could not be removed");

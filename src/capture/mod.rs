@@ -8,6 +8,7 @@ pub mod captured_set;
 pub mod copy;
 pub mod copy_choice;
 mod copy_rows;
+mod copy_throttle;
 mod copy_wishes;
 pub mod encode_tx;
 mod existing;

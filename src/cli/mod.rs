@@ -1,5 +1,6 @@
 //! The command line: what can be asked of walferry, and with which exit code it answers.
 
+mod ask;
 mod copy;
 mod history;
 mod logging;
@@ -386,7 +387,7 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
         }
         Command::Reload { url } => {
             let token = token(url.is_some(), settings)?;
-            status::reload(&address(url, settings)?, token.as_ref()).await
+            ask::reload(&address(url, settings)?, token.as_ref()).await
         }
         Command::Check => {
             let settings = settings()?;
@@ -495,7 +496,7 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                         return Ok(());
                     }
                     let token = token(url.is_some(), settings)?;
-                    status::resume(&address(url, settings)?, &name, token.as_ref()).await
+                    ask::resume(&address(url, settings)?, &name, token.as_ref()).await
                 }
             }
         }
@@ -532,8 +533,8 @@ fn address(
     settings: impl Fn() -> Result<Settings, Failure>,
 ) -> Result<String, Failure> {
     match url {
-        Some(url) => status::address_of(&url).map_err(Failure::Usage),
-        None => Ok(status::local(settings()?.http.listen).to_string()),
+        Some(url) => ask::address_of(&url).map_err(Failure::Usage),
+        None => Ok(ask::local(settings()?.http.listen).to_string()),
     }
 }
 

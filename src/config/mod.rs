@@ -184,6 +184,10 @@ pub struct SourceSettings {
     pub copy_readers: u32,
     /// Bytes on the leader of the tables that one copy holds; a larger table has a copy of its own.
     pub copy_group_max_bytes: usize,
+    /// A table whose newest copy is older gets a new one; none: when one is asked for.
+    pub copy_every: Option<Duration>,
+    /// How fast the readers of a copy may read, all together; none: as fast as they can.
+    pub copy_max_bytes_per_second: Option<usize>,
     /// `wal_sender_timeout` of the replication session.
     pub wal_sender_timeout: Duration,
     /// Age at which an epoch ends and the next one begins.
@@ -192,6 +196,21 @@ pub struct SourceSettings {
     pub batch_max_bytes: usize,
     /// Upper bound of memory for records not yet acknowledged.
     pub queue_max_bytes: usize,
+}
+
+/// Whether a copy that is begun `every` so often lasts where records are kept for `retention`; none: for ever.
+fn lasts(every: Duration, retention: Option<Duration>) -> bool {
+    let least = every.checked_mul(2);
+    retention.is_none_or(|retention| least.is_some_and(|least| least <= retention))
+}
+
+impl SourceSettings {
+    /// Whether topics that keep records for `retention` (none: for ever) hold a usable copy at any time.
+    /// A copy is `copy.every` old when the next one is begun, and has to last until that one is complete
+    /// and whoever loads it meanwhile is through: as long again is given for both.
+    pub fn copies_last(&self, retention: Option<Duration>) -> bool {
+        self.copy_every.is_none_or(|every| lasts(every, retention))
+    }
 }
 
 /// A sink: feeds one follower.
@@ -300,4 +319,18 @@ pub fn all_keys() -> Vec<(&'static str, String)> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_hold_a_usable_copy_when_they_keep_it_for_twice_the_time_between_two() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        assert!(lasts(hours(3), None), "kept for ever");
+        assert!(lasts(hours(3), Some(hours(6))));
+        assert!(!lasts(hours(3), Some(hours(5))));
+        assert!(!lasts(Duration::MAX, Some(Duration::MAX)));
+    }
 }

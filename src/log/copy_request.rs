@@ -189,11 +189,7 @@ impl Awaited {
         };
         let copied: Vec<TableName> = known.tables.intersection(&self.waiting).cloned().collect();
         self.running = false;
-        let rows_of = |table: &TableName| {
-            let partitions = end.rows.get(&self.topics.copy(table));
-            let partitions = partitions.into_iter().flat_map(|all| all.values());
-            partitions.map(|extent| extent.count).sum()
-        };
+        let rows_of = |table: &TableName| known.rows(&self.topics.copy(table)).unwrap_or(0);
         let steps: Vec<Step> = copied
             .iter()
             .map(|table| Step::Copied {

@@ -182,6 +182,59 @@ async fn a_request_waits_for_a_source_and_is_fulfilled_once_whatever_becomes_of_
     assert_eq!(walferry.terminate(), 0);
 }
 
+/// When a line with `part` was first written, seconds of the day by the log.
+fn seconds(output: &str, part: &str) -> f64 {
+    let line = output.lines().find(|line| line.contains(part)).unwrap();
+    let (_, time) = line.split_once('T').unwrap();
+    let time = time.split_once('Z').unwrap().0;
+    time.split(':')
+        .fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_are_made_by_the_clock_and_a_restart_does_not_make_them_anew() {
+    let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
+    let often = "copy.every = \"1s\"\ncopy.max_bytes_per_second = \"1MB\"";
+    let pipeline = Pipeline::with(&leader, &[&follower], often, "");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    until("copies are made again and again", || async {
+        if !walferry.output().contains("tables copied") {
+            return Err("none yet".to_owned());
+        }
+        let copies = copies_of(&pipeline, TABLES).await;
+        let enough = copies.iter().all(|copies| *copies >= 3);
+        enough.then_some(()).ok_or_else(|| format!("{copies:?}"))
+    })
+    .await;
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, TABLES).await;
+    // 20,000 rows of more than 100 bytes each, and the clock of the log may pass midnight.
+    let output = walferry.output();
+    let took = seconds(&output, "tables copied") - seconds(&output, "copying tables");
+    assert!(took.rem_euclid(86_400.0) > 1.5, "{took} s");
+    assert_eq!(walferry.terminate(), 0);
+
+    let seldom = format!(
+        "kind = \"postgres-source\"\nurl = \"{}\"\ncopy.every = \"1h\"\n",
+        leader.url("postgres")
+    );
+    pipeline.write("connectors/leader.toml", &seldom);
+    let main = std::fs::read_to_string(pipeline.dir.join("config/walferry.toml")).unwrap();
+    pipeline.write(
+        "config/walferry.toml",
+        &main.replace("[kafka]", "[kafka]\nretention = \"2h\""),
+    );
+    let before = copies_of(&pipeline, TABLES).await;
+    let walferry = pipeline.run();
+    // What is due is copied before or with what is asked for.
+    let (code, said) = Asking::begin(&pipeline, &["items"]).ended().await;
+    assert_eq!(code, Some(0), "{said}");
+    let after = copies_of(&pipeline, TABLES).await;
+    assert_eq!(after, [before[0] + 1, before[1]]);
+    assert_eq!(walferry.terminate(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_no_copies_are_made_or_nothing_ever_ran_the_command_says_so() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
