@@ -60,14 +60,15 @@ pub fn outdated(
 ) -> Outdated {
     let every_us = i64::try_from(every.as_micros()).unwrap_or(i64::MAX);
     let mut found = Outdated::default();
-    let had_one = |table: &&TableName| !ledger.lacks_first(table);
+    let had_one = |table: &&TableName| {
+        let is_on_its_way = ledger.newest_complete(table).is_none() && ledger.has(table, -1);
+        !ledger.lacks_first(table) && !is_on_its_way
+    };
     for table in captured.iter().filter(had_one) {
-        let newest = ledger.newest_complete(table);
-        let begun_us = match newest.map(|copy| copy.begun_us) {
-            None => None,
-            // No sample since, so it is new.
-            Some(begun_us) => Some(begun_us.unwrap_or(now_us)),
-        };
+        // Where nothing was sampled since its begin it is new.
+        let begun_us = ledger
+            .newest_complete(table)
+            .map(|copy| copy.begun_us.unwrap_or(now_us));
         let left_us = begun_us.map_or(0, |begun_us| {
             every_us.saturating_sub(now_us.saturating_sub(begun_us))
         });

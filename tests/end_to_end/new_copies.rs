@@ -182,6 +182,37 @@ async fn a_request_waits_for_a_source_and_is_fulfilled_once_whatever_becomes_of_
     assert_eq!(walferry.terminate(), 0);
 }
 
+/// A copy of the rows takes seconds with it.
+const SLOW: &str = "copy.max_bytes_per_second = \"1MB\"\ncopy.group_max_bytes = \"64KiB\"";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_runs_already_fulfils_no_request_and_a_killed_source_forgets_none() {
+    let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
+    let pipeline = Pipeline::with(&leader, &[&follower], SLOW, "");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    // The small tables come first, then the large one.
+    until("the large table's first copy runs", || async {
+        let output = walferry.output();
+        let begun = output.matches("copying tables").count();
+        let ended = output.matches("tables copied").count();
+        (begun == 2 && ended == 1).then_some(()).ok_or(output)
+    })
+    .await;
+    let asking = Asking::begin(&pipeline, &["items"]);
+    asking.says("has begun").await;
+    assert_eq!(copies_of(&pipeline, &["items"]).await, [1], "the first one");
+    walferry.kill();
+    let walferry = pipeline.run();
+    let (code, said) = asking.ended().await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("has begun anew"), "{said}");
+    assert_eq!(copies_of(&pipeline, &["items", "events"]).await, [2, 1]);
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, TABLES).await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
 /// When a line with `part` was first written, seconds of the day by the log.
 fn seconds(output: &str, part: &str) -> f64 {
     let line = output.lines().find(|line| line.contains(part)).unwrap();

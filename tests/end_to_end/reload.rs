@@ -144,6 +144,49 @@ async fn a_sink_is_added_and_removed_while_the_others_go_on_and_wrong_settings_c
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_during_a_copy_waits_for_it_before_a_table_joins() {
+    let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
+    leader
+        .sql("INSERT INTO items SELECT i, 0 FROM generate_series(1001, 300000) i")
+        .await;
+    let slow = "copy.max_bytes_per_second = \"1MB\"";
+    let pipeline = Pipeline::with(&leader, &[&follower], slow, "");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    walferry.says("copying tables").await;
+    leader
+        .sql("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1), (2)")
+        .await;
+    walferry.signal("HUP");
+    walferry.says("joining: public.late").await;
+    let output = walferry.output();
+    let at = |part: &str| {
+        output
+            .find(part)
+            .unwrap_or_else(|| panic!("{part}: {output}"))
+    };
+    assert!(
+        at("settings reloaded") < at("tables copied"),
+        "during the copy"
+    );
+    assert!(
+        at("tables copied") < at("joining: public.late"),
+        "not voided"
+    );
+    until("the new table is copied", || async {
+        let rows = to.query_one("SELECT count(*) FROM late", &[]).await;
+        match rows.map(|row| row.get::<_, i64>(0)) {
+            Ok(2) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, &["items", "late"]).await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_that_join_are_found_at_once_and_other_settings_of_the_source_disturb_no_sink() {
     let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
     let pipeline = Pipeline::new(&leader, &[&follower]);
