@@ -19,7 +19,8 @@ pub mod metrics; // names, units and meanings of all metrics
 pub mod model; // LSNs, positions, schemas, rows, batches, checkpoints
 pub mod pgoutput; // the stream's messages: bytes in, messages out
 pub mod postgres; // ordinary connections to Postgres servers, TLS
-pub mod shutdown; // SIGTERM and SIGINT
+pub mod reload; // settings that are read again without a restart
+pub mod shutdown; // SIGTERM, SIGINT and SIGHUP
 pub mod sink; // follower stores, one folder each
 pub mod source; // the leader: replication connection, slot, publication, catalog, copy readers
 pub mod status; // what every worker says of itself

@@ -29,10 +29,11 @@ pub fn render(status: &ProcessStatus, lag: &SharedTracker, clock: &HostClock) ->
     PROCESS_MAX_FDS.set_known(page, &[], process::max_fds());
     let event_loop = status.event_loop.get();
     EVENT_LOOP_DELAY_SECONDS.buckets(page, &[], &event_loop.delay);
-    if let Some((name, view)) = &status.source {
+    let parts = status.parts();
+    if let Some((name, view)) = &parts.source {
         source(page, &[pipeline, name], &view.get());
     }
-    for handle in &status.sinks {
+    for handle in &parts.sinks {
         let view = handle.view.get();
         let behind = lag.lock().sink_lag(&view, clock.now_us());
         let labels = [pipeline, handle.name.as_str()];
@@ -158,22 +159,17 @@ mod tests {
     use super::*;
     use crate::log::commit_log::Sample;
     use crate::model::Lsn;
-    use crate::status::SinkHandle;
+    use crate::status::{Parts, SinkHandle};
     use std::sync::Arc;
 
     fn process_with_sink(view: SinkView) -> ProcessStatus {
-        let handle = SinkHandle {
-            name: "dw".to_owned(),
-            view: Arc::default(),
-            resume: Default::default(),
-        };
+        let handle = SinkHandle::new("dw");
         handle.view.update(|v| *v = view);
-        ProcessStatus {
-            pipeline: "shop".to_owned(),
+        let parts = Parts {
             source: None,
             sinks: vec![handle],
-            event_loop: Arc::default(),
-        }
+        };
+        ProcessStatus::new("shop", parts)
     }
 
     #[test]
@@ -230,8 +226,10 @@ mod tests {
 
     #[test]
     fn every_metric_but_the_absent_ones_is_rendered() {
-        let mut status = process_with_sink(SinkView::default());
-        status.source = Some(("leader".to_owned(), Arc::default()));
+        let status = process_with_sink(SinkView::default());
+        let source = Some(("leader".to_owned(), Arc::default()));
+        let sinks = status.parts().sinks.clone();
+        status.show(Parts { source, sinks });
         let text = render(&status, &SharedTracker::default(), &HostClock::start());
         for metric in ALL {
             let absent = metric.help.contains("Absent");

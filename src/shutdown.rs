@@ -1,12 +1,13 @@
 //! SIGTERM and SIGINT: the first asks every part to finish what is in flight; a second ends the
-//! process at once.
+//! process at once. SIGHUP: the settings are read again.
 
 use std::io::Write;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
+use crate::reload::Handle;
 
 /// Exit code after a second signal.
 pub const EXIT_INTERRUPTED: i32 = 1;
@@ -26,11 +27,6 @@ pub fn leave(code: i32) -> ! {
 /// # Errors
 /// Transient when the handlers cannot be installed.
 pub fn listen(stop: CancellationToken) -> Result<()> {
-    let install = |kind| {
-        signal(kind).map_err(|error| {
-            Error::transient("handlers for SIGTERM and SIGINT cannot be installed").caused_by(error)
-        })
-    };
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;
     tokio::spawn(async move {
@@ -48,4 +44,25 @@ pub fn listen(stop: CancellationToken) -> Result<()> {
         leave(EXIT_INTERRUPTED);
     });
     Ok(())
+}
+
+/// Asks for the settings to be read again at each SIGHUP, on a task of its own.
+///
+/// # Errors
+/// Transient when the handler cannot be installed.
+pub fn reload_on_hangup(handle: Handle) -> Result<()> {
+    let mut hangup = install(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!(signal = "SIGHUP", "reading the settings again");
+            // What came of it is in the log.
+            let _said = handle.reload().await;
+        }
+    });
+    Ok(())
+}
+
+fn install(kind: SignalKind) -> Result<Signal> {
+    signal(kind)
+        .map_err(|error| Error::transient("a signal cannot be listened to").caused_by(error))
 }

@@ -3,8 +3,9 @@
 
 mod histogram;
 mod leader_clock;
+mod process;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use crate::model::{Lsn, SlotState};
 
 pub use histogram::{CHANGES, Histogram, SECONDS};
 pub use leader_clock::{LeaderClock, Reading};
+pub use process::{Parts, ProcessStatus, SinkHandle};
 
 /// What a connector is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -400,52 +402,6 @@ impl<T: Clone> Shared<T> {
     pub fn get(&self) -> T {
         self.lock().clone()
     }
-}
-
-/// One sink's name and view.
-#[derive(Clone, Debug)]
-pub struct SinkHandle {
-    /// Its name.
-    pub name: String,
-    /// Its view.
-    pub view: Arc<Shared<SinkView>>,
-    /// Wakes it after a halt.
-    pub resume: Arc<Notify>,
-}
-
-impl SinkHandle {
-    /// Lets a halted sink go on; the state it is in, if that is another one.
-    ///
-    /// # Errors
-    /// The state, when it has not halted.
-    pub fn resume(&self) -> Result<(), State> {
-        let mut was = State::Halted;
-        self.view.update(|view| {
-            was = view.state;
-            if was == State::Halted {
-                view.state = State::Starting;
-            }
-        });
-        if was == State::Halted {
-            self.resume.notify_one();
-            Ok(())
-        } else {
-            Err(was)
-        }
-    }
-}
-
-/// Everything that runs in this process.
-#[derive(Clone, Debug)]
-pub struct ProcessStatus {
-    /// Pipeline name.
-    pub pipeline: String,
-    /// The source, if it runs here.
-    pub source: Option<(String, Arc<Shared<SourceView>>)>,
-    /// Sinks that run here.
-    pub sinks: Vec<SinkHandle>,
-    /// How late this process's event loop wakes its tasks, seconds.
-    pub event_loop: Arc<Shared<EventLoop>>,
 }
 
 /// How late tasks are woken.

@@ -65,6 +65,8 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
             copy: true,
             copy_readers: 2,
             copy_group_max_bytes: 64 << 10,
+            copy_every: None,
+            copy_max_bytes_per_second: None,
             wal_sender_timeout: Duration::from_secs(10),
             epoch_max: Duration::from_secs(86_400),
             batch_max_bytes: 4 << 20,
@@ -75,6 +77,7 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
         traces: Default::default(),
         samples: watch::channel(None).1,
         status: Arc::new(Shared::default()),
+        look: Default::default(),
         stop: CancellationToken::new(),
     }
 }

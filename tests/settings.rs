@@ -54,6 +54,10 @@ fn defaults_are_what_production_wants() {
     assert!(source.manage_publication && source.copy);
     assert_eq!((source.partitions, source.copy_readers), (1, 2));
     assert_eq!(source.copy_group_max_bytes, 1 << 30);
+    assert_eq!(
+        (source.copy_every, source.copy_max_bytes_per_second),
+        (None, None)
+    );
     assert_eq!(source.include, ["*.*"]);
     assert_eq!(source.wal_sender_timeout, Duration::from_secs(10));
     assert_eq!(source.epoch_max, Duration::from_secs(86_400));
@@ -118,6 +122,7 @@ fn every_setting_is_taken() {
         enabled = false
         readers = 8
         group_max_bytes = "256MiB"
+        max_bytes_per_second = "20MB"
     "#;
     let stdout = "kind = \"stdout\"\nfrom = \"earliest\"\n";
     let settings = load(
@@ -151,6 +156,7 @@ fn every_setting_is_taken() {
     assert!(!source.copy && !source.manage_publication);
     assert_eq!(source.copy_readers, 8);
     assert_eq!(source.copy_group_max_bytes, 256 << 20);
+    assert_eq!(source.copy_max_bytes_per_second, Some(20_000_000));
     assert_eq!(source.exclude, ["public.tmp_*"]);
     let StoreSettings::Stdout(store) = &settings.sinks[0].store else {
         panic!("{:?}", settings.sinks[0].store)
@@ -407,6 +413,21 @@ fn each_wrong_connector_gives_one_clear_error() {
             "queue below batch",
             source("batch_max_bytes = \"1GiB\""),
             vec!["queue_max_bytes", "1.0GiB"],
+        ),
+        (
+            "copies that expire",
+            source("copy.every = \"4d\""),
+            vec!["c.toml:3", "copy.every", "half of kafka.retention", "3days 12h"],
+        ),
+        (
+            "copies by the clock without copies",
+            source("copy.every = \"1d\"\ncopy.enabled = false"),
+            vec!["c.toml:3", "copy.every", "copy.enabled = false"],
+        ),
+        (
+            "throttle",
+            source("copy.max_bytes_per_second = \"10B\""),
+            vec!["c.toml:3", "copy.max_bytes_per_second", "64KiB"],
         ),
         (
             "partitions",

@@ -23,8 +23,10 @@ use walferry::lag::{HostClock, SharedTracker};
 use walferry::log::commit_log::Sample;
 use walferry::model::clock::{POSTGRES_EPOCH_US, unix_us};
 use walferry::model::{Lsn, SlotState, WalStatus};
+use walferry::reload::channel;
 use walferry::status::{
-    CopyProgress, LastError, ProcessStatus, RowCounts, SinkHandle, SinkView, SourceView, State,
+    CopyProgress, LastError, Parts, ProcessStatus, RowCounts, SinkHandle, SinkView, SourceView,
+    State,
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -256,18 +258,16 @@ const FLUSH: u64 = 0x16_B374_D848;
 impl Process {
     async fn start() -> Self {
         let names = ["warehouse", "reports", "search"];
-        let sinks = names.map(|name| SinkHandle {
-            name: name.to_owned(),
-            view: Arc::default(),
-            resume: Arc::default(),
-        });
+        let sinks = names.map(SinkHandle::new);
         let served = Served {
-            status: ProcessStatus {
-                pipeline: "shop".to_owned(),
-                source: Some(("leader".to_owned(), Arc::default())),
-                sinks: sinks.into(),
-                event_loop: Arc::default(),
-            },
+            status: ProcessStatus::new(
+                "shop",
+                Parts {
+                    source: Some(("leader".to_owned(), Arc::default())),
+                    sinks: sinks.into(),
+                },
+            ),
+            reload: channel().0,
             lag: SharedTracker::default(),
             clock: HostClock::start(),
         };
@@ -305,7 +305,7 @@ impl Process {
                     tracker.take(Sample { flush, clock_us }, clock_us);
                 }
                 drop(tracker);
-                for sink in &served.status.sinks {
+                for sink in &served.status.parts().sinks {
                     sink.view.update(|view| view.changes += 100);
                 }
             }
@@ -340,11 +340,18 @@ impl Process {
     }
 
     fn source(&self, change: impl FnOnce(&mut SourceView)) {
-        self.served.status.source.as_ref().unwrap().1.update(change);
+        self.served
+            .status
+            .parts()
+            .source
+            .as_ref()
+            .unwrap()
+            .1
+            .update(change);
     }
 
     fn sink(&self, at: usize, change: impl FnOnce(&mut SinkView)) {
-        self.served.status.sinks[at].view.update(change);
+        self.served.status.parts().sinks[at].view.update(change);
     }
 
     fn is_well(&self) {

@@ -14,7 +14,8 @@ use walferry::http::{self, Served};
 use walferry::lag::{HostClock, SharedTracker};
 use walferry::log::commit_log::Sample;
 use walferry::model::{Lsn, SlotState, WalStatus};
-use walferry::status::{ProcessStatus, SinkHandle, SinkView, SourceView, State};
+use walferry::reload::channel;
+use walferry::status::{Parts, ProcessStatus, SinkHandle, SinkView, SourceView, State};
 
 const SINKS: usize = 100;
 const SCRAPES: usize = 2_000;
@@ -54,25 +55,23 @@ fn served() -> Served {
         ] {
             times.observe(0.003);
         }
-        let handle = SinkHandle {
-            name: format!("sink_{number:03}"),
-            view: Arc::default(),
-            resume: Arc::default(),
-        };
+        let handle = SinkHandle::new(&format!("sink_{number:03}"));
         handle.view.update(|shown| *shown = view);
         handle
     });
     let served = Served {
-        status: ProcessStatus {
-            pipeline: "shop".to_owned(),
-            source: Some(("leader".to_owned(), Arc::default())),
-            sinks: sinks.collect(),
-            event_loop: Arc::default(),
-        },
+        status: ProcessStatus::new(
+            "shop",
+            Parts {
+                source: Some(("leader".to_owned(), Arc::default())),
+                sinks: sinks.collect(),
+            },
+        ),
+        reload: channel().0,
         lag: SharedTracker::default(),
         clock: HostClock::start(),
     };
-    if let Some((_, view)) = &served.status.source {
+    if let Some((_, view)) = &served.status.parts().source {
         view.update(|shown| *shown = source);
     }
     let mut tracker = served.lag.lock();

@@ -105,23 +105,24 @@ fn by_relation(tables: &[Captured]) -> BTreeMap<Oid, &Captured> {
 }
 
 /// Whether the epoch ends for it. A new epoch voids a running copy, and a table may be made and
-/// dropped at once: what joins or leaves waits until it is seen twice and no copy runs.
-fn ends_epoch(found: &Difference, before: Option<&Difference>, copying: bool) -> bool {
+/// dropped at once: what joins or leaves waits until it is seen twice, or once where somebody has
+/// `asked`, and no copy runs.
+fn ends_epoch(found: &Difference, before: Option<&Difference>, copying: bool, asked: bool) -> bool {
     match found {
         Difference::Unpublished(_) | Difference::Limits(_) => true,
-        Difference::Set { .. } => before == Some(found) && !copying,
+        Difference::Set { .. } => (asked || before == Some(found)) && !copying,
     }
 }
 
 impl Watch {
-    /// Looks at the catalog now and then, for as long as the epoch lasts.
+    /// Looks at the catalog now and then, and when it is asked to, for as long as the epoch lasts.
     ///
     /// # Errors
     /// Transient when the captured set is another one now.
     pub async fn run(mut self) -> Result<()> {
-        let mut before = None;
+        let (mut before, mut asked) = (None, false);
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            asked |= self.next_look(asked).await;
             let looked = tokio::time::timeout(LOOK_TIMEOUT, self.look())
                 .await
                 .unwrap_or_else(|_elapsed| {
@@ -130,6 +131,7 @@ impl Watch {
             let mut seen = match looked {
                 Ok(seen) => seen,
                 Err(error) => {
+                    asked = false;
                     tracing::warn!(%error, "whether the captured set has changed is not known; trying again");
                     continue;
                 }
@@ -138,7 +140,7 @@ impl Watch {
             let ending = seen
                 .difference
                 .as_ref()
-                .is_some_and(|found| ends_epoch(found, before.as_ref(), copying));
+                .is_some_and(|found| ends_epoch(found, before.as_ref(), copying, asked));
             let blocked = if ending {
                 self.join(&mut seen).await
             } else {
@@ -154,7 +156,25 @@ impl Watch {
                     described(found)
                 )));
             }
+            // What a copy holds up is looked at again when that is through.
+            asked = asked && copying && seen.difference.is_some();
             before = seen.difference;
+        }
+    }
+
+    /// Waits until it is time for a look; whether somebody asks for it. With `held_up` the end of the
+    /// copy under way is waited for too.
+    async fn next_look(&mut self, held_up: bool) -> bool {
+        let copied = async {
+            // An error means that the epoch is over.
+            if self.copying.wait_for(|copying| !copying).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.context.look.notified() => true,
+            () = copied, if held_up => true,
+            () = tokio::time::sleep(INTERVAL) => false,
         }
     }
 
@@ -299,7 +319,7 @@ mod tests {
         now[1].limits.row_filter = Some("(id > 1)".to_owned());
         let found = difference(&captured, &now, None).expect("a difference");
         assert_eq!(found, Difference::Limits(names(&["b"])));
-        assert!(ends_epoch(&found, None, true));
+        assert!(ends_epoch(&found, None, true, false));
         assert!(described(&found).contains("public.b"));
         assert_eq!(difference(&now, &now, None), None);
         now[1].relation = Oid(9);
@@ -316,15 +336,18 @@ mod tests {
         let published: BTreeSet<TableName> = names(&["a"]).into_iter().collect();
         let lost = difference(&captured, &captured, Some(&published)).expect("a difference");
         assert_eq!(lost, Difference::Unpublished(names(&["b"])));
-        assert!(ends_epoch(&lost, None, true));
+        assert!(ends_epoch(&lost, None, true, false));
         assert!(described(&lost).contains("public.b"));
 
         let joins = difference(&captured, &set(&[("a", 1), ("b", 2), ("c", 3)]), None);
         let joins = joins.expect("a difference");
-        assert!(!ends_epoch(&joins, None, false), "seen once");
-        assert!(!ends_epoch(&joins, Some(&joins), true), "a copy runs");
-        assert!(!ends_epoch(&joins, Some(&lost), false), "another one");
-        assert!(ends_epoch(&joins, Some(&joins), false));
+        let ends = |before, copying, asked| ends_epoch(&joins, before, copying, asked);
+        assert!(!ends(None, false, false), "seen once");
+        assert!(!ends(Some(&joins), true, false), "a copy runs");
+        assert!(!ends(Some(&lost), false, false), "another one");
+        assert!(ends(Some(&joins), false, false));
+        assert!(ends(None, false, true), "asked");
+        assert!(!ends(Some(&joins), true, true), "asked while a copy runs");
         assert_eq!(described(&joins), "joining: public.c");
     }
 }

@@ -10,8 +10,10 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::capture::CaptureContext;
-use crate::capture::copy_choice::{BACK_OFF_MIN, Failures, Next, group, needed};
+use crate::capture::copy_choice::{BACK_OFF_MIN, Failures, Next, group};
 use crate::capture::copy_rows::{CopiedTable, RowWriter, read_all};
+use crate::capture::copy_throttle::Throttle;
+use crate::capture::copy_wishes::Wishes;
 use crate::capture::outbox::Outbox;
 use crate::capture::publisher::{Order, Published, extents};
 use crate::capture::stream_loop::push_schema;
@@ -21,7 +23,6 @@ use crate::killpoint::{self, Point};
 use crate::log::commit_log::{CopyBegin, CopyEnd, Entry, Extent, Extents};
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot};
-use crate::log::progress::ProgressReader;
 use crate::log::topics::Topics;
 use crate::model::{Epoch, Lsn, Oid, TableName};
 use crate::postgres::connect;
@@ -85,8 +86,7 @@ impl Copier {
         if !self.context.source.copy {
             return std::future::pending().await;
         }
-        let mut progress =
-            ProgressReader::open(&self.context.kafka, &self.topics.progress()).await?;
+        let mut wishes = Wishes::open(&self.context, &self.topics, &self.producer).await?;
         let mut captured: Vec<TableName> = self
             .tables
             .iter()
@@ -95,12 +95,8 @@ impl Copier {
         let mut made = BTreeMap::new();
         let mut failures = Failures::default();
         loop {
-            let newest = progress.newest();
-            if newest.values().any(|progress| !progress.wants.is_empty()) {
-                self.forget_trimmed().await;
-            }
-            let needed = needed(&captured, &self.ledger, &newest, &made);
-            let due = match failures.next(&needed, Instant::now()) {
+            let wished = wishes.now(&captured, &mut self.ledger, &made).await;
+            let due = match failures.next(&wished.tables, Instant::now()) {
                 Next::Copy(tables) => {
                     self.copying.send_replace(true);
                     let ended = self.copy_some(&tables, &mut failures).await;
@@ -109,19 +105,16 @@ impl Copier {
                     // What is gone stays so; the next epoch's captured set will say it.
                     captured.retain(|table| !ended.gone.contains(table));
                     match ended.again {
-                        Some(due) => due,
+                        Some(due) => Some(due),
                         None => continue,
                     }
                 }
-                Next::WaitUntil(due) => due,
-                Next::Wait => {
-                    progress.changed().await;
-                    continue;
-                }
+                Next::WaitUntil(due) => Some(due),
+                Next::Wait => None,
             };
             tokio::select! {
-                () = progress.changed() => {}
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = wishes.changed() => {}
+                () = reached(due.into_iter().chain(wished.look_at).min()) => {}
             }
         }
     }
@@ -157,16 +150,6 @@ impl Copier {
         ended
     }
 
-    /// A sink that asks for a copy does not see those that were trimmed from the log, by this source
-    /// or another one. It asks again when this fails.
-    async fn forget_trimmed(&mut self) {
-        let commits = self.producer.log_slot(&self.topics.commits());
-        match self.producer.watermarks(commits).await {
-            Ok((low, _high)) => self.ledger.cut(low),
-            Err(error) => tracing::debug!(%error, "where the commit log begins is not known"),
-        }
-    }
-
     /// A failed copy does not stop the stream, but it is said.
     fn said(&self, error: &Error) {
         tracing::warn!(%error, "the copy failed and will be begun again");
@@ -180,6 +163,7 @@ impl Copier {
         // Entries of a log without any boundary could not be told from repeats.
         self.reached(Lsn::ZERO).await?;
         let copy = self.begin(tables).await?;
+        let begun_us = self.context.samples.borrow().map(|sample| sample.clock_us);
         killpoint::pass(Point::CopyBegun);
         let source = &self.context.source;
         let snapshot = open_snapshot(
@@ -206,6 +190,9 @@ impl Copier {
         .await?;
         end.await.map_err(|_| epoch_over())?;
         killpoint::pass(Point::CopyEnded);
+        if let Some(begun_us) = begun_us {
+            self.ledger.sampled(begun_us);
+        }
         self.note(copy, names, point, rows);
         tracing::info!(copy, %point, tables = names.len(), "tables copied");
         Ok(copy)
@@ -313,6 +300,7 @@ impl Copier {
             point: snapshot.point,
             batch,
             tables: copied,
+            throttle: Throttle::new(self.context.source.copy_max_bytes_per_second),
         });
         let read = read_all(snapshot, &at_point, &writer).await;
         // Also of a copy that failed: the producer forgets a batch only here, and has room for few.
@@ -441,6 +429,14 @@ impl Copier {
         };
         self.ledger.valid(copy, &Entry::CopyBegin(begin));
         self.ledger.valid(copy + 1, &Entry::CopyEnd(end));
+    }
+}
+
+/// Waits until then; for ever when there is no such moment.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

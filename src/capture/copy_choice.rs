@@ -40,6 +40,49 @@ pub fn needed(
         .collect()
 }
 
+/// Tables whose newest copy is as old as a copy may get.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outdated {
+    /// The tables.
+    pub tables: Vec<TableName>,
+    /// After how long the next one will be; none: no other has a copy.
+    pub next: Option<Duration>,
+}
+
+/// Captured tables whose newest complete copy was begun `every` ago or earlier, at `now_us` by the
+/// leader's clock. One whose copies were trimmed from the log is among them, one that never had one is
+/// not: it gets its first.
+pub fn outdated(
+    captured: &[TableName],
+    ledger: &CopyLedger,
+    every: Duration,
+    now_us: i64,
+) -> Outdated {
+    let every_us = i64::try_from(every.as_micros()).unwrap_or(i64::MAX);
+    let mut found = Outdated::default();
+    let had_one = |table: &&TableName| {
+        let is_on_its_way = ledger.newest_complete(table).is_none() && ledger.has(table, -1);
+        !ledger.lacks_first(table) && !is_on_its_way
+    };
+    for table in captured.iter().filter(had_one) {
+        // Where nothing was sampled since its begin it is new.
+        let begun_us = ledger
+            .newest_complete(table)
+            .map(|copy| copy.begun_us.unwrap_or(now_us));
+        let left_us = begun_us.map_or(0, |begun_us| {
+            every_us.saturating_sub(now_us.saturating_sub(begun_us))
+        });
+        match u64::try_from(left_us) {
+            Ok(left_us @ 1..) => {
+                let left = Duration::from_micros(left_us);
+                found.next = Some(found.next.map_or(left, |next| next.min(left)));
+            }
+            Ok(0) | Err(_) => found.tables.push(table.clone()),
+        }
+    }
+    found
+}
+
 /// The tables of one copy, of those that need one with their bytes: the smallest first, as many as
 /// stay below `max_bytes`, and one at least. What is unfinished when the source dies is repeated, and
 /// a table comes into effect at followers when its group does.
@@ -246,6 +289,47 @@ mod tests {
         assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
         failures.copied(&needed);
         assert_eq!(failures.next(&needed, now), Next::Copy(needed.clone()));
+    }
+
+    #[test]
+    fn a_copy_grows_old_by_the_leaders_clock_and_a_trimmed_one_is() {
+        let captured = [table("a"), table("b")];
+        let hour_us = 3_600_000_000_i64;
+        let mut known = ledger(&[("a", 10)]);
+        known.sampled(5 * hour_us);
+        let begin = CopyBegin {
+            epoch: Epoch(0),
+            number: 0,
+            tables: vec![table("b")],
+            at: None,
+            offsets: BTreeMap::new(),
+        };
+        known.valid(20, &Entry::CopyBegin(begin));
+        let every = Duration::from_secs(2 * 3600);
+        let at = |known: &CopyLedger, hours: i64| {
+            let found = outdated(&captured, known, every, hours * hour_us);
+            (found.tables, found.next.map(|next| next.as_secs() / 3600))
+        };
+        // b has no complete one yet: its first is on its way.
+        assert_eq!(at(&known, 6), (vec![], Some(1)));
+        assert_eq!(at(&known, 7), (vec![table("a")], None));
+        known.sampled(6 * hour_us);
+        let end = CopyEnd {
+            epoch: Epoch(0),
+            copy: 20,
+            point: Lsn(1),
+            rows: Extents::new(),
+        };
+        known.valid(21, &Entry::CopyEnd(end));
+        assert_eq!(at(&known, 6), (vec![], Some(1)), "counted from its begin");
+        assert_eq!(at(&known, 7), (captured.to_vec(), None));
+        assert_eq!(
+            at(&known, 4),
+            (vec![], Some(3)),
+            "a clock that was set back"
+        );
+        known.cut(30);
+        assert_eq!(at(&known, 6), (captured.to_vec(), None), "trimmed");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::capture::CaptureContext;
+use crate::capture::copy_throttle::Throttle;
 use crate::capture::encode_tx::recycled;
 use crate::capture::outbox::{Outbox, Outgoing};
 use crate::capture::tables::CapturedTable;
@@ -68,6 +69,8 @@ pub struct RowWriter {
     pub batch: BatchId,
     /// Tables, as in chunks.
     pub tables: Vec<CopiedTable>,
+    /// How fast rows may be read.
+    pub throttle: Throttle,
 }
 
 /// Reads all rows of the tables, chunk by chunk, on all sessions of the snapshot.
@@ -177,6 +180,7 @@ impl Reader {
             .await
             .map_err(|error| classify(&error, doing))?
         {
+            self.writer.throttle.read(data.len()).await;
             self.writer.yield_to_stream().await;
             let mut data = &data[..];
             while let Some(end) = memchr::memchr(b'\n', data) {

@@ -237,6 +237,19 @@ pub(super) fn kept_for(
         })
 }
 
+/// The shortest that any of the tables' topics keeps records; none: for ever, or there are none yet.
+pub(super) fn shortest_kept(
+    topics: &Topics,
+    tables: &[CatalogTable],
+    found: &BTreeMap<String, TopicState>,
+) -> Option<Duration> {
+    let names = tables.iter().flat_map(|table| {
+        let table = &table.schema.table;
+        [topics.table(table), topics.copy(table)]
+    });
+    names.filter_map(|name| found.get(&name)?.retention()).min()
+}
+
 /// All topics as they must be; those that are there keep their number of partitions.
 fn topic_specs(
     context: &CaptureContext,

@@ -8,6 +8,8 @@ pub mod captured_set;
 pub mod copy;
 pub mod copy_choice;
 mod copy_rows;
+mod copy_throttle;
+mod copy_wishes;
 pub mod encode_tx;
 mod existing;
 pub mod feedback;
@@ -24,7 +26,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +70,8 @@ pub struct CaptureContext {
     pub traces: Traces,
     /// The leader's newest sample; see [`sample_leader`].
     pub samples: watch::Receiver<Option<LeaderSample>>,
+    /// Asks it to compare the captured set with the leader's catalog at once.
+    pub look: Arc<Notify>,
     /// What it says of itself.
     pub status: Arc<Shared<SourceView>>,
     /// Asks it to finish what is in flight, confirm, and return.

@@ -107,6 +107,12 @@ impl OwnLog {
                 })??;
             let verdict = judge(place, offset, &entry)?;
             self.points.judged(offset, &entry, verdict);
+            if let Entry::Batch(batch) = &entry
+                && verdict != Verdict::Void
+                && let Some(sample) = batch.sample
+            {
+                self.ledger.sampled(sample.clock_us);
+            }
             if verdict == Verdict::Valid {
                 self.ledger.valid(offset, &entry);
                 if let Entry::Epoch(epoch) = entry {

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::capture::CaptureContext;
-use crate::capture::existing::{Missing, Places, kept_for};
+use crate::capture::existing::{Missing, Places, kept_for, shortest_kept};
 use crate::capture::own_log::OwnLog;
 use crate::capture::tables::Labels;
+use crate::config::SourceSettings;
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
 use crate::log::commit_log::Captured;
@@ -126,6 +127,7 @@ pub async fn prepare(
         places.create_slot().await?;
         killpoint::pass(Point::SlotMade);
     }
+    warn_of_retention(source, shortest_kept(topics, &tables, &found.topics));
     let retention = kept_for(context.kafka.retention, topics, &tables, &found.topics);
     Ok(Prepared {
         tables,
@@ -141,6 +143,19 @@ pub async fn prepare(
         left_out,
         retention,
     })
+}
+
+/// Topics may keep records for a shorter time than the settings say: they were made with others.
+fn warn_of_retention(source: &SourceSettings, shortest: Option<Duration>) {
+    let lasts = source.copies_last(shortest);
+    if let (Some(every), Some(shortest), false) = (source.copy_every, shortest, lasts) {
+        tracing::warn!(
+            every = %humantime::format_duration(every),
+            retention = %humantime::format_duration(shortest),
+            remedy = "raise retention.ms of the pipeline's table topics and copy topics to twice copy.every",
+            "a copy may expire before the next one is complete: topics keep records for too short a time"
+        );
+    }
 }
 
 /// Takes refused tables out where that harms nobody: the set is walferry's to choose, the pipeline

@@ -1,10 +1,11 @@
 //! Kafka: reachable, enough brokers, and no setting that would lose or cut what is sent.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{LeaderFacts, Part, Verdict, failure, pass, warning};
 use crate::config::values::print_size;
-use crate::config::{Durability, KafkaSettings, Settings};
+use crate::config::{Durability, KafkaSettings, Settings, SourceSettings};
 use crate::error::Result;
 use crate::log::topics::{TopicAdmin, TopicState, Topics};
 
@@ -63,6 +64,19 @@ async fn look_at_all(settings: &Settings, facts: &LeaderFacts, part: &mut Part<'
     let names: Vec<String> = expected.iter().map(|(name, _)| name.clone()).collect();
     let found = admin.describe(&names).await?;
     judge_topics(&expected, &found, kafka, part);
+    let kept = expected
+        .iter()
+        .filter(|(_, keeps)| *keeps == Keeps::ForATime);
+    let kept = kept
+        .filter_map(|(name, _)| found.get(name)?.retention())
+        .min();
+    if let Some(verdict) = settings
+        .source
+        .as_ref()
+        .and_then(|source| judge_copies(source, kept))
+    {
+        part.add("copy.every", verdict);
+    }
     Ok(())
 }
 
@@ -112,6 +126,21 @@ fn judge_message_size(value: Option<&str>) -> Verdict {
         )),
         None => pass("not told by the broker"),
     }
+}
+
+/// Whether copies last until the next one is complete, where they are made by the clock.
+fn judge_copies(source: &SourceSettings, shortest: Option<Duration>) -> Option<Verdict> {
+    let every = humantime::format_duration(source.copy_every?);
+    if source.copies_last(shortest) {
+        return Some(pass(format!("{every}: there is a usable copy at any time")));
+    }
+    let shortest = humantime::format_duration(shortest?);
+    Some(failure(
+        format!(
+            "{every}, and topics keep records for {shortest}: a copy may expire before the next one is complete"
+        ),
+        "raise retention.ms of the pipeline's table topics and copy topics to twice copy.every, or lower copy.every",
+    ))
 }
 
 fn judge_topics(

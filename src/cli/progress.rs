@@ -51,11 +51,12 @@ pub(super) struct PartCopies {
 }
 
 fn look(status: &ProcessStatus) -> Vec<PartCopies> {
-    let source = status.source.iter().map(|(name, view)| PartCopies {
+    let shown = status.parts();
+    let source = shown.source.iter().map(|(name, view)| PartCopies {
         part: name.clone(),
         copies: view.get().copies,
     });
-    let sinks = status.sinks.iter().map(|sink| PartCopies {
+    let sinks = shown.sinks.iter().map(|sink| PartCopies {
         part: sink.name.clone(),
         copies: sink.view.get().copies,
     });

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::status::{self, count};
+use super::ask;
+use super::status::count;
 use super::{Failure, sink_names};
 use crate::apply::follow::{Standing, Terms};
 use crate::apply::moment::{Moment, Search};
@@ -287,7 +288,7 @@ impl Process {
     fn of(settings: &Settings, sink: &str) -> Self {
         let token = std::env::var(super::TOKEN).map(crate::config::Secret::new);
         Process {
-            address: status::local(settings.http.listen).to_string(),
+            address: ask::local(settings.http.listen).to_string(),
             sink: sink.to_owned(),
             token: token.ok().or_else(|| settings.http.token.clone()),
         }
@@ -295,7 +296,7 @@ impl Process {
 
     /// What it says of the sink; `None` when it does not run here.
     async fn halted(&self) -> Option<Error> {
-        let report = status::report(&self.address).await.ok()?;
+        let report = ask::report(&self.address).await.ok()?;
         let sink = report
             .sinks
             .into_iter()
@@ -313,7 +314,7 @@ impl Process {
         if self.halted().await.is_none() {
             return;
         }
-        if let Err(failure) = status::resume(&self.address, &self.sink, self.token.as_ref()).await {
+        if let Err(failure) = ask::resume(&self.address, &self.sink, self.token.as_ref()).await {
             eprintln!(
                 "{} has halted, and could not be resumed; walferry sink resume {0} tells why",
                 self.sink

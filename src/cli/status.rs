@@ -2,58 +2,20 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::Failure;
+use super::ask::{fetch, parse};
 use super::progress::{Paces, PartCopies};
-use crate::config::Secret;
 use crate::config::values::print_size;
-use crate::error::{Error, Result};
 use crate::http::{SinkReport, SourceReport, StatusReport, print_span};
 use crate::model::Lsn;
 use crate::status::{CopyProgress, LastError, State};
 
-/// Longest wait for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Answers larger than this are not walferry's.
-const ANSWER_MAX_BYTES: u64 = 16 << 20;
 /// Time between two pictures of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-
-/// `host:port` of an `http://` URL.
-///
-/// # Errors
-/// Halt for anything else.
-pub(super) fn address_of(url: &str) -> Result<String> {
-    let wrong = || {
-        Error::halt(
-            format!("--url {url}: not an address of walferry's"),
-            "write http://host:port, such as http://127.0.0.1:8642",
-        )
-    };
-    let rest = url.strip_prefix("http://").unwrap_or(url);
-    let authority = rest.split('/').next().unwrap_or_default();
-    let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
-    if host.is_empty() || port.parse::<u16>().is_err() || rest.contains("://") {
-        return Err(wrong());
-    }
-    Ok(authority.to_owned())
-}
-
-/// Where to ask a walferry on this machine that listens on `listen`.
-pub(super) fn local(mut listen: SocketAddr) -> SocketAddr {
-    match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
-        IpAddr::V4(_) | IpAddr::V6(_) => {}
-    }
-    listen
-}
 
 pub(super) async fn run(address: &str, watch: bool, json: bool) -> Result<(), Failure> {
     let mut before: Option<(Instant, StatusReport)> = None;
@@ -107,95 +69,6 @@ fn unwell(report: &StatusReport) -> bool {
     let bad = |state: State| matches!(state, State::Halted | State::Fenced);
     report.source.iter().any(|s| bad(s.view.state))
         || report.sinks.iter().any(|s| bad(s.view.state))
-}
-
-/// The body of `GET /v1/status`.
-async fn fetch(address: &str) -> Result<String> {
-    match ask(address, "GET /v1/status", None).await? {
-        (200, body) => Ok(body),
-        (_other, _body) => Err(not_walferry(address)),
-    }
-}
-
-/// What a running walferry says of itself.
-///
-/// # Errors
-/// Transient when nobody answers, or something else does.
-pub(super) async fn report(address: &str) -> Result<StatusReport> {
-    parse(address, &fetch(address).await?)
-}
-
-/// Lets a halted sink of a running walferry go on; what it answers.
-pub(super) async fn resume(
-    address: &str,
-    sink: &str,
-    token: Option<&Secret>,
-) -> Result<(), Failure> {
-    let asked = format!("POST /v1/sinks/{sink}/resume");
-    let answer = ask(address, &asked, token).await;
-    let (code, body) = answer.map_err(Failure::RunTime)?;
-    let body = body.trim_end();
-    match code {
-        202 => {
-            println!("{body}; walferry status tells how it gets on");
-            Ok(())
-        }
-        404 | 409 if !body.is_empty() => Err(Failure::Usage(Error::halt(
-            body,
-            "name a sink that walferry status shows as halted; --url asks another process",
-        ))),
-        401 => Err(Failure::Usage(Error::halt(
-            format!("walferry on {address} does not take the token, or wants one"),
-            "run this where walferry.toml has its http.token, or set WALFERRY_HTTP_TOKEN",
-        ))),
-        _ => Err(Failure::RunTime(not_walferry(address))),
-    }
-}
-
-/// Status code and body of an answer, by HTTP/1.0 so that it comes in one piece.
-async fn ask(
-    address: &str,
-    method_and_path: &str,
-    token: Option<&Secret>,
-) -> Result<(u16, String)> {
-    let bearer = token.map(|token| format!("Authorization: Bearer {}\r\n", token.reveal()));
-    let bearer = bearer.unwrap_or_default();
-    let request = format!("{method_and_path} HTTP/1.0\r\nHost: {address}\r\n{bearer}\r\n");
-    let asked = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream
-            .take(ANSWER_MAX_BYTES)
-            .read_to_end(&mut answer)
-            .await?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let unreachable = || {
-        Error::transient(format!(
-            "no walferry answers on {address}; is `walferry run` running, and is that its http.listen?"
-        ))
-    };
-    let answer = tokio::time::timeout(ANSWER_MAX, asked)
-        .await
-        .map_err(|_| unreachable())?
-        .map_err(|error| unreachable().caused_by(error))?;
-    let answer = String::from_utf8_lossy(&answer);
-    let parts = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
-        let code = head.split(' ').nth(1)?.parse().ok()?;
-        Some((code, body.to_owned()))
-    });
-    parts.ok_or_else(|| not_walferry(address))
-}
-
-fn parse(address: &str, body: &str) -> Result<StatusReport> {
-    serde_json::from_str(body).map_err(|error| not_walferry(address).caused_by(error))
-}
-
-fn not_walferry(address: &str) -> Error {
-    Error::transient(format!(
-        "what listens on {address} does not answer as this version of walferry does"
-    ))
 }
 
 /// What rates are counted from.
@@ -504,19 +377,5 @@ mod tests {
         let plain = picture(&report, None, None);
         let line = "leader: copying public.t: 2,000 of about 8,000 rows\n";
         assert!(plain.contains(line), "{plain}");
-    }
-
-    #[test]
-    fn addresses_are_http_only() {
-        assert_eq!(address_of("http://h:1/").unwrap(), "h:1");
-        assert_eq!(address_of("h:1").unwrap(), "h:1");
-        assert_eq!(address_of("http://[::1]:80").unwrap(), "[::1]:80");
-        for wrong in ["https://h:1", "http://h", "h", ":1", ""] {
-            assert!(address_of(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(
-            local("0.0.0.0:7".parse().unwrap()).to_string(),
-            "127.0.0.1:7"
-        );
     }
 }

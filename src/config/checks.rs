@@ -72,8 +72,17 @@ pub(super) fn size(
     value: Option<raw::Size>,
     default: usize,
 ) -> Result<usize> {
+    Ok(optional_size(document, key, value)?.unwrap_or(default))
+}
+
+/// A size that may be left out.
+pub(super) fn optional_size(
+    document: &Document,
+    key: &str,
+    value: Option<raw::Size>,
+) -> Result<Option<usize>> {
     let Some(raw::Size(text)) = value else {
-        return Ok(default);
+        return Ok(None);
     };
     let Some(bytes) = parse_size(&text) else {
         return Err(document.error(
@@ -83,7 +92,9 @@ pub(super) fn size(
         ));
     };
     match usize::try_from(bytes) {
-        Ok(bytes) if (defaults::LEAST_SIZE..=defaults::LARGEST_SIZE).contains(&bytes) => Ok(bytes),
+        Ok(bytes) if (defaults::LEAST_SIZE..=defaults::LARGEST_SIZE).contains(&bytes) => {
+            Ok(Some(bytes))
+        }
         Ok(_) | Err(_) => Err(document.error(
             key,
             format!("{} is out of bounds", document.written(key)),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checks::{choice, duration, number, optional_duration, required, size};
+use super::checks::{choice, duration, number, optional_duration, optional_size, required, size};
 use super::document::{Document, nearest};
 use super::values::{is_connector_name, is_slot_name, is_table_pattern, print_size};
 use super::{
@@ -66,7 +66,7 @@ pub(super) fn connector(settings: &mut Settings, name: &str, path: &Path) -> Res
                     "a pipeline has one leader: remove one of the two, or give it a pipeline of its own",
                 ));
             }
-            settings.source = Some(source(&document, name, &settings.pipeline)?);
+            settings.source = Some(source(&document, name, settings)?);
         }
         "postgres" => settings.sinks.push(postgres_sink(&document, name)?),
         "stdout" => settings.sinks.push(stdout_sink(&document, name)?),
@@ -82,9 +82,9 @@ pub(super) fn connector(settings: &mut Settings, name: &str, path: &Path) -> Res
     Ok(())
 }
 
-fn source(document: &Document, name: &str, pipeline: &str) -> Result<SourceSettings> {
+fn source(document: &Document, name: &str, main: &Settings) -> Result<SourceSettings> {
     let raw: raw::Source = document.parse()?;
-    let own_name = format!("walferry_{pipeline}");
+    let own_name = format!("walferry_{}", main.pipeline);
     let slot = raw.slot.unwrap_or_else(|| own_name.clone());
     if !is_slot_name(&slot) {
         return Err(document.error(
@@ -131,7 +131,7 @@ fn source(document: &Document, name: &str, pipeline: &str) -> Result<SourceSetti
             ),
         ));
     }
-    Ok(SourceSettings {
+    let source = SourceSettings {
         name: name.to_owned(),
         postgres: postgres(document, raw.url, raw.tls, raw.connect_timeout)?,
         slot,
@@ -162,6 +162,17 @@ fn source(document: &Document, name: &str, pipeline: &str) -> Result<SourceSetti
             raw.copy.group_max_bytes,
             defaults::COPY_GROUP,
         )?,
+        copy_every: optional_duration(
+            document,
+            "copy.every",
+            raw.copy.every,
+            (second, 365 * 86_400 * second),
+        )?,
+        copy_max_bytes_per_second: optional_size(
+            document,
+            "copy.max_bytes_per_second",
+            raw.copy.max_bytes_per_second,
+        )?,
         wal_sender_timeout: duration(
             document,
             "wal_sender_timeout",
@@ -178,7 +189,38 @@ fn source(document: &Document, name: &str, pipeline: &str) -> Result<SourceSetti
         )?,
         batch_max_bytes,
         queue_max_bytes,
-    })
+    };
+    check_schedule(document, &source, main.kafka.retention)?;
+    Ok(source)
+}
+
+/// Copies are made where they are wanted, and one is usable at any time.
+fn check_schedule(document: &Document, source: &SourceSettings, retention: Duration) -> Result<()> {
+    let Some(every) = source.copy_every else {
+        return Ok(());
+    };
+    if !source.copy {
+        return Err(document.error(
+            "copy.every",
+            "is set, but copy.enabled = false: this source makes no copies",
+            "remove one of the two",
+        ));
+    }
+    if source.copies_last(Some(retention)) {
+        return Ok(());
+    }
+    Err(document.error(
+        "copy.every",
+        format!(
+            "{} is more than half of kafka.retention ({}): a copy could expire before the next one is complete",
+            humantime::format_duration(every),
+            humantime::format_duration(retention)
+        ),
+        format!(
+            "write at most \"{}\", or raise kafka.retention in walferry.toml",
+            humantime::format_duration(retention / 2)
+        ),
+    ))
 }
 
 fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {

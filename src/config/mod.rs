@@ -38,7 +38,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// Everything a process needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Name of the pipeline: prefixes topics, slot and publication. `[a-z0-9_]{1,40}`.
     pub pipeline: String,
@@ -57,7 +57,7 @@ pub struct Settings {
 }
 
 /// How Kafka is reached and how its topics are made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaSettings {
     /// `bootstrap.servers`.
     pub brokers: String,
@@ -81,7 +81,7 @@ pub enum Durability {
 }
 
 /// Where the status page, `/metrics`, `/healthz`, `/readyz` and `/v1/` listen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpSettings {
     /// Address; loopback by default. Port 0 takes a free one.
     pub listen: SocketAddr,
@@ -92,7 +92,7 @@ pub struct HttpSettings {
 }
 
 /// Logging.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     /// A `tracing` filter such as `info` or `walferry=debug`.
     pub level: String,
@@ -121,7 +121,7 @@ pub enum LogFormat {
 }
 
 /// How a Postgres server is reached. Shared by source and Postgres sinks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresSettings {
     /// `postgres://user:password@host:port/database` or libpq's `key=value` form, without ssl keys.
     pub url: Secret,
@@ -132,7 +132,7 @@ pub struct PostgresSettings {
 }
 
 /// TLS of a Postgres connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// `sslmode`.
     pub mode: TlsMode,
@@ -160,7 +160,7 @@ pub enum TlsMode {
 }
 
 /// The source: reads the leader.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSettings {
     /// File stem: name in logs and labels.
     pub name: String,
@@ -184,6 +184,10 @@ pub struct SourceSettings {
     pub copy_readers: u32,
     /// Bytes on the leader of the tables that one copy holds; a larger table has a copy of its own.
     pub copy_group_max_bytes: usize,
+    /// A table whose newest copy is older gets a new one; none: when one is asked for.
+    pub copy_every: Option<Duration>,
+    /// How fast the readers of a copy may read, all together; none: as fast as they can.
+    pub copy_max_bytes_per_second: Option<usize>,
     /// `wal_sender_timeout` of the replication session.
     pub wal_sender_timeout: Duration,
     /// Age at which an epoch ends and the next one begins.
@@ -194,8 +198,23 @@ pub struct SourceSettings {
     pub queue_max_bytes: usize,
 }
 
+/// Whether a copy that is begun `every` so often lasts where records are kept for `retention`; none: for ever.
+fn lasts(every: Duration, retention: Option<Duration>) -> bool {
+    let least = every.checked_mul(2);
+    retention.is_none_or(|retention| least.is_some_and(|least| least <= retention))
+}
+
+impl SourceSettings {
+    /// Whether topics that keep records for `retention` (none: for ever) hold a usable copy at any time.
+    /// A copy is `copy.every` old when the next one is begun, and has to last until that one is complete
+    /// and whoever loads it meanwhile is through: as long again is given for both.
+    pub fn copies_last(&self, retention: Option<Duration>) -> bool {
+        self.copy_every.is_none_or(|every| lasts(every, retention))
+    }
+}
+
 /// A sink: feeds one follower.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkSettings {
     /// File stem: name in logs, labels and the checkpoint.
     pub name: String,
@@ -212,7 +231,7 @@ pub struct SinkSettings {
 }
 
 /// Settings of a store, by kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSettings {
     /// `kind = "postgres"`.
     Postgres(PostgresSinkSettings),
@@ -221,7 +240,7 @@ pub enum StoreSettings {
 }
 
 /// A Postgres follower.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresSinkSettings {
     /// The follower.
     pub postgres: PostgresSettings,
@@ -234,7 +253,7 @@ pub struct PostgresSinkSettings {
 }
 
 /// Change events as JSON lines on standard output.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StdoutSinkSettings {
     /// Where to begin: at the log's end, or at its first entry.
     pub from: StdoutFrom,
@@ -300,4 +319,18 @@ pub fn all_keys() -> Vec<(&'static str, String)> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_hold_a_usable_copy_when_they_keep_it_for_twice_the_time_between_two() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        assert!(lasts(hours(3), None), "kept for ever");
+        assert!(lasts(hours(3), Some(hours(6))));
+        assert!(!lasts(hours(3), Some(hours(5))));
+        assert!(!lasts(Duration::MAX, Some(Duration::MAX)));
+    }
 }

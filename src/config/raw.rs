@@ -81,6 +81,8 @@ pub(super) struct Copy {
     pub(super) enabled: Option<bool>,
     pub(super) readers: Option<u32>,
     pub(super) group_max_bytes: Option<Size>,
+    pub(super) every: Option<Span>,
+    pub(super) max_bytes_per_second: Option<Size>,
 }
 
 /// `kind = "postgres"`.

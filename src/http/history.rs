@@ -79,6 +79,11 @@ impl History {
             }
         }
         noted.looks += 1;
+        let sinks: Vec<(&str, Lag)> = sinks.collect();
+        // A reload may have removed some.
+        noted
+            .sinks
+            .retain(|name, _| sinks.iter().any(|(sink, _)| sink == name));
         let is_point = noted.looks.is_multiple_of(LOOKS_A_POINT);
         for (name, lag) in sinks {
             let sink = noted.sinks.entry(name.to_owned()).or_default();

@@ -12,16 +12,17 @@ use std::net::SocketAddr;
 
 use axum::extract::State as Asked;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{HttpSettings, Secret};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::lag::{HostClock, SharedTracker};
 use crate::metrics;
+use crate::reload::Handle;
 use crate::status::ProcessStatus;
 
 use history::{History, HistoryReport, LOOK_EVERY};
@@ -40,6 +41,8 @@ pub struct Served {
     pub lag: SharedTracker,
     /// The clock that the tracker is fed with.
     pub clock: HostClock,
+    /// Asks for the settings to be read again.
+    pub reload: Handle,
 }
 
 /// A server that is listening.
@@ -135,6 +138,7 @@ fn pages(context: &Context) -> Router<Context> {
     let guarded = middleware::from_fn_with_state(context.clone(), guard::guard);
     let changes = Router::new()
         .route("/v1/sinks/{name}/resume", post(sinks::resume))
+        .route("/v1/reload", post(reload))
         .route_layer(guarded);
     Router::new()
         .route("/", get(page::page))
@@ -173,8 +177,8 @@ async fn note_history(context: Context) {
 }
 
 async fn metrics_page(Asked(context): Asked<Context>) -> impl IntoResponse {
-    let Served { status, lag, clock } = &context.served;
-    let text = metrics::render(status, lag, clock);
+    let served = &context.served;
+    let text = metrics::render(&served.status, &served.lag, &served.clock);
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text)
 }
@@ -190,6 +194,22 @@ async fn readyz(Asked(context): Asked<Context>) -> (StatusCode, String) {
 
 async fn status(Asked(context): Asked<Context>) -> Json<StatusReport> {
     Json(context.report())
+}
+
+/// Reads the settings again: 200 with what has changed, 400 with what is wrong with them, 503 on the way out.
+async fn reload(Asked(context): Asked<Context>) -> Response {
+    match context.served.reload.reload().await {
+        Ok(reloaded) => Json(reloaded).into_response(),
+        Err(error) => {
+            let code = match error.class() {
+                Class::Halt => StatusCode::BAD_REQUEST,
+                Class::Transient | Class::Fenced => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            let remedy = error.remedy().map(|remedy| format!("remedy: {remedy}\n"));
+            let text = format!("{}\n{}", error.what(), remedy.unwrap_or_default());
+            (code, text).into_response()
+        }
+    }
 }
 
 async fn history(Asked(context): Asked<Context>) -> Json<HistoryReport> {

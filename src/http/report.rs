@@ -62,7 +62,8 @@ pub struct SinkReport {
 impl Served {
     /// Everything now.
     pub(super) fn report(&self, history: &History) -> StatusReport {
-        let source = self.status.source.as_ref().map(|(name, view)| {
+        let parts = self.status.parts();
+        let source = parts.source.as_ref().map(|(name, view)| {
             let view = view.get();
             SourceReport {
                 name: name.clone(),
@@ -75,8 +76,7 @@ impl Served {
                 view,
             }
         });
-        let sinks: Vec<SinkReport> = self
-            .status
+        let sinks: Vec<SinkReport> = parts
             .sinks
             .iter()
             .map(|sink| {

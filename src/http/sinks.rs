@@ -142,10 +142,10 @@ fn position(
 }
 
 /// The sink of that name, or what to answer.
-fn find<'a>(context: &'a Context, name: &str) -> Result<&'a SinkHandle, (StatusCode, String)> {
-    let sinks = &context.served.status.sinks;
-    sinks.iter().find(|sink| sink.name == name).ok_or_else(|| {
-        let names: Vec<&str> = sinks.iter().map(|sink| sink.name.as_str()).collect();
+fn find(context: &Context, name: &str) -> Result<SinkHandle, (StatusCode, String)> {
+    let parts = context.served.status.parts();
+    parts.sink(name).cloned().ok_or_else(|| {
+        let names: Vec<&str> = parts.sinks.iter().map(|sink| sink.name.as_str()).collect();
         let known = if names.is_empty() {
             "no sink".to_owned()
         } else {
@@ -162,7 +162,7 @@ pub(super) async fn where_it_is(
     Path(name): Path<String>,
 ) -> Response {
     match find(&context, &name) {
-        Ok(sink) => Json(position(&context, sink, &sink.view.get(), None)).into_response(),
+        Ok(sink) => Json(position(&context, &sink, &sink.view.get(), None)).into_response(),
         Err(unknown) => unknown.into_response(),
     }
 }
@@ -182,7 +182,7 @@ pub(super) async fn wait(
         Ok(wait) => wait,
         Err(what) => return (StatusCode::BAD_REQUEST, what + "\n").into_response(),
     };
-    let answered = timeout(wait.longest, until_known(sink, &wait)).await;
+    let answered = timeout(wait.longest, until_known(&sink, &wait)).await;
     let view = sink.view.get();
     let (code, error) = match answered.unwrap_or_else(|_| look(&view, &wait)) {
         Look::Shows => (StatusCode::OK, None),
@@ -205,7 +205,7 @@ pub(super) async fn wait(
             (StatusCode::GATEWAY_TIMEOUT, Some(error))
         }
     };
-    (code, Json(position(&context, sink, &view, error))).into_response()
+    (code, Json(position(&context, &sink, &view, error))).into_response()
 }
 
 async fn until_known(sink: &SinkHandle, wait: &Wait) -> Look {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::Lsn;
-use crate::status::{SinkHandle, State};
+use crate::reload::{Reloaded, channel};
+use crate::status::{Parts, SinkHandle, State};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -18,18 +19,13 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> String {
 }
 
 fn served() -> Served {
-    let sink = SinkHandle {
-        name: "dw".to_owned(),
-        view: Arc::default(),
-        resume: Arc::default(),
+    let parts = Parts {
+        source: Some(("leader".to_owned(), Arc::default())),
+        sinks: vec![SinkHandle::new("dw")],
     };
     Served {
-        status: ProcessStatus {
-            pipeline: "shop".to_owned(),
-            source: Some(("leader".to_owned(), Arc::default())),
-            sinks: vec![sink],
-            event_loop: Arc::default(),
-        },
+        status: ProcessStatus::new("shop", parts),
+        reload: channel().0,
         lag: SharedTracker::default(),
         clock: HostClock::start(),
     }
@@ -61,10 +57,9 @@ async fn every_page_answers_and_readiness_follows_the_states() {
         not_ready.contains("leader is starting\ndw is starting"),
         "{not_ready}"
     );
-    served.status.sinks[0]
-        .view
-        .update(|v| v.state = State::Streaming);
-    let (_, source) = served.status.source.as_ref().unwrap();
+    let parts = served.status.parts();
+    parts.sinks[0].view.update(|v| v.state = State::Streaming);
+    let (_, source) = parts.source.as_ref().unwrap();
     source.update(|v| v.state = State::Streaming);
     assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(
@@ -99,7 +94,7 @@ async fn only_a_halted_sink_of_this_process_is_resumed() {
         starting.starts_with("HTTP/1.1 409") && starting.contains("starting"),
         "{starting}"
     );
-    let view = &served.status.sinks[0].view;
+    let view = &served.status.parts().sinks[0].view;
     view.update(|v| v.state = State::Halted);
     assert!(
         post("/v1/sinks/dw/resume")
@@ -136,7 +131,7 @@ fn body<T: serde::de::DeserializeOwned>(answer: &str) -> T {
 #[tokio::test]
 async fn what_the_follower_shows_is_waited_for() {
     let (served, address, stop) = serving().await;
-    let view = served.status.sinks[0].view.clone();
+    let view = served.status.parts().sinks[0].view.clone();
     let wait = "/v1/sinks/dw/wait?timeout_ms=60000&lsn=0/C8";
     let waiting = tokio::spawn(async move { get(address, wait).await });
     view.update(|v| {
@@ -160,7 +155,7 @@ async fn what_the_follower_shows_is_waited_for() {
 #[tokio::test]
 async fn a_wait_that_cannot_end_well_ends_at_once_and_says_why() {
     let (served, address, stop) = serving().await;
-    let view = served.status.sinks[0].view.clone();
+    let view = served.status.parts().sinks[0].view.clone();
     view.update(|v| {
         v.state = State::Streaming;
         (v.applied, v.timeline) = (Some(Lsn(300)), Some(2));
@@ -206,7 +201,7 @@ async fn only_what_changes_something_needs_the_token_and_metrics_may_be_elsewher
         ..settings()
     };
     let served = served();
-    let view = served.status.sinks[0].view.clone();
+    let view = served.status.parts().sinks[0].view.clone();
     view.update(|v| v.state = State::Halted);
     let listening = serve(&guarded, served, stop.clone()).await.unwrap();
     let address = listening.address;
@@ -233,9 +228,49 @@ async fn only_what_changes_something_needs_the_token_and_metrics_may_be_elsewher
     let refused = ask(address, "POST", "/v1/sinks/dw/resume").await;
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
     assert_eq!(view.get().state, State::Halted);
+    let refused = ask(address, "POST", "/v1/reload").await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
     let with_token = "/v1/sinks/dw/resume HTTP/1.1\r\nAuthorization: Bearer s3cret\r\nX:";
     let resumed = ask(address, "POST", with_token).await;
     assert!(resumed.starts_with("HTTP/1.1 202"), "{resumed}");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_reload_answers_with_what_changed_or_what_is_wrong() {
+    let (handle, mut asked) = channel();
+    let served = Served {
+        reload: handle,
+        ..served()
+    };
+    let stop = CancellationToken::new();
+    let listening = serve(&settings(), served, stop.clone()).await.unwrap();
+    let address = listening.address;
+    let answering = async {
+        let changed = Reloaded {
+            added: vec!["dw".to_owned()],
+            ..Reloaded::default()
+        };
+        for answer in [Ok(changed), Err(Error::halt("a.toml: wrong", "right it"))] {
+            asked.recv().await.unwrap().answer(answer);
+        }
+        drop(asked);
+    };
+    let asking = async {
+        assert!(get(address, "/v1/reload").await.starts_with("HTTP/1.1 405"));
+        let done = ask(address, "POST", "/v1/reload").await;
+        assert!(done.starts_with("HTTP/1.1 200"), "{done}");
+        assert_eq!(body::<Reloaded>(&done).added, ["dw"]);
+        let wrong = ask(address, "POST", "/v1/reload").await;
+        assert!(wrong.starts_with("HTTP/1.1 400"), "{wrong}");
+        assert!(
+            wrong.ends_with("a.toml: wrong\nremedy: right it\n"),
+            "{wrong}"
+        );
+        let ending = ask(address, "POST", "/v1/reload").await;
+        assert!(ending.starts_with("HTTP/1.1 503"), "{ending}");
+    };
+    tokio::join!(answering, asking);
     stop.cancel();
 }
 

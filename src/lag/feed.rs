@@ -12,7 +12,7 @@ use crate::log::commit_log::{BatchEntry, Entry, Sample, Verdict, judge};
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::{TopicAdmin, Topics};
 use crate::model::checkpoint::LogPlace;
-use crate::status::{LeaderClock, Reading, SinkHandle};
+use crate::status::{LeaderClock, ProcessStatus, Reading};
 
 /// Longest wait before the log is opened again.
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -47,8 +47,8 @@ pub struct LagFeed {
     pub kafka: KafkaSettings,
     /// Names of topics.
     pub topics: Topics,
-    /// Sinks whose lag is asked for: the feed begins shortly before the furthest back of them.
-    pub sinks: Vec<SinkHandle>,
+    /// Has the sinks whose lag is asked for: the feed begins shortly before the furthest back of them.
+    pub status: ProcessStatus,
     /// What is fed.
     pub tracker: SharedTracker,
     /// What the leader's clock says, for all parts of the process.
@@ -174,7 +174,8 @@ impl LagFeed {
     /// The smallest commit-log offset among the sinks that know theirs and whose place is still in
     /// the log: trimming halts its sink, and lag of the others goes on.
     fn furthest_back(&self, low: i64) -> Option<i64> {
-        let offsets = self.sinks.iter().filter_map(|s| s.view.get().log_offset);
+        let parts = self.status.parts();
+        let offsets = parts.sinks.iter().filter_map(|s| s.view.get().log_offset);
         offsets.filter(|offset| *offset >= low).min()
     }
 }

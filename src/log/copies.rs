@@ -21,6 +21,9 @@ pub struct KnownCopy {
     pub captured: BTreeSet<TableName>,
     /// Changes of valid entries before it, from where its ledger began.
     pub changes_before: u64,
+    /// The leader's clock when it was begun, to within the distance of samples; none: the log has told
+    /// of none yet. Microseconds since 2000-01-01 UTC.
+    pub begun_us: Option<i64>,
 }
 
 impl KnownCopy {
@@ -45,6 +48,8 @@ pub struct CopyLedger {
     had_copies: BTreeSet<TableName>,
     /// Changes of valid entries so far.
     changes: u64,
+    /// The leader's clock at the newest sample.
+    clock_us: Option<i64>,
 }
 
 impl CopyLedger {
@@ -145,6 +150,21 @@ impl CopyLedger {
             .any(|(_, copy)| copy.tables.contains(table))
     }
 
+    /// The newest complete copy of the table.
+    pub fn newest_complete(&self, table: &TableName) -> Option<&KnownCopy> {
+        let mut newest_first = self.copies.values().rev();
+        newest_first.find(|copy| copy.end.is_some() && copy.tables.contains(table))
+    }
+
+    /// Notes what the leader's clock was at this place of the log.
+    pub fn sampled(&mut self, clock_us: i64) {
+        self.clock_us = self.clock_us.max(Some(clock_us));
+        // Where nothing was sampled before it the next sample tells.
+        for copy in self.copies.values_mut() {
+            copy.begun_us.get_or_insert(clock_us);
+        }
+    }
+
     /// Whether the table has not been copied since it was captured: a source then makes its first
     /// copy unasked. Later ones are made when a sink wants them.
     pub fn lacks_first(&self, table: &TableName) -> bool {
@@ -212,6 +232,7 @@ impl CopyLedger {
             tables: begin.tables.iter().cloned().collect(),
             captured: self.captured.keys().cloned().collect(),
             changes_before: self.changes,
+            begun_us: self.clock_us,
         };
         self.copies.insert(offset, copy);
     }

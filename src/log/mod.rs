@@ -1,13 +1,14 @@
 //! The event log in Kafka: records, the commit log, topics, producer and readers.
 //!
-//! The commit log's rules (`commit_log`, `takeover`, `confirm`, `copies`, `trim`) and the codec are pure;
-//! `producer`, `tail`, `records`, `held`, `schemas`, `topics` and `progress` talk to Kafka and decide nothing.
+//! The commit log's rules (`commit_log`, `takeover`, `confirm`, `copies`, `copy_request`, `trim`) and the codec are
+//! pure; `producer`, `tail`, `records`, `held`, `schemas`, `topics` and `progress` talk to Kafka and decide nothing.
 
 pub mod client;
 pub mod codec;
 pub mod commit_log;
 pub mod confirm;
 pub mod copies;
+pub mod copy_request;
 pub mod header;
 pub mod held;
 pub(crate) mod offsets;

@@ -1,4 +1,5 @@
-//! `P.progress`: each sink's last durable boundary, and what copies it asks for. Key = sink name.
+//! `P.progress`: each sink's last durable boundary, and what copies it asks for. Key = sink name. Beside
+//! them requests of `walferry copy`, under keys that no sink can have (`copy_request`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::task::spawn_blocking;
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::client::{QuietContext, client_config, refused};
+use crate::log::copy_request::{self, CopyRequest};
 use crate::log::partition::{ASK_TIMEOUT, FETCH_WAIT, PartitionReader, STOP_CHECK_INTERVAL};
 use crate::model::{Lsn, TableName};
 
@@ -109,28 +111,82 @@ impl Drop for ProgressWriter {
     }
 }
 
-/// Removes what a sink has said: its record becomes a tombstone.
+/// Removes what a sink has said, or a request: its record becomes a tombstone.
 ///
 /// # Errors
 /// Transient when Kafka does not acknowledge it in time; halt when librdkafka refuses the settings.
-pub async fn forget(kafka: &KafkaSettings, topic: &str, sink: &str) -> Result<()> {
+pub async fn forget(kafka: &KafkaSettings, topic: &str, key: &str) -> Result<()> {
+    put(kafka, topic, key, None).await
+}
+
+/// Asks the source for copies, wherever it runs. `key` is [`copy_request::key`].
+///
+/// # Errors
+/// As [`forget`].
+pub async fn ask(
+    kafka: &KafkaSettings,
+    topic: &str,
+    key: &str,
+    request: &CopyRequest,
+) -> Result<()> {
+    let value = serde_json::to_vec(request).expect("strings and numbers are JSON");
+    put(kafka, topic, key, Some(&value)).await
+}
+
+async fn put(kafka: &KafkaSettings, topic: &str, key: &str, value: Option<&[u8]>) -> Result<()> {
     let fixed = [("enable.idempotence", "true"), ("acks", "all")];
     let producer: FutureProducer<QuietContext> =
         client_config(kafka, &[("linger.ms", "0")], &fixed)
             .create_with_context(QuietContext::default())
             .map_err(|error| refused("Kafka producer", error))?;
-    let tombstone = FutureRecord::<str, [u8]>::to(topic).partition(0).key(sink);
+    let mut record = FutureRecord::<str, [u8]>::to(topic).partition(0).key(key);
+    record.payload = value;
     let failed = || Error::transient(format!("writing to {topic}"));
     producer
-        .send(tombstone, ASK_TIMEOUT)
+        .send(record, ASK_TIMEOUT)
         .await
         .map(|_delivered| ())
         .map_err(|(error, _record)| failed().caused_by(error))
 }
 
-/// Reads the newest progress of every sink.
+/// What the topic holds.
+#[derive(Clone, Debug, Default)]
+struct Newest {
+    sinks: BTreeMap<String, Progress>,
+    requests: BTreeMap<String, CopyRequest>,
+}
+
+impl Newest {
+    /// Notes a record; whether it is one of either kind.
+    fn note(&mut self, key: &str, value: Option<&[u8]>) -> bool {
+        match (copy_request::is_key(key), value) {
+            (false, Some(value)) => keep(&mut self.sinks, key, value),
+            (true, Some(value)) => keep(&mut self.requests, key, value),
+            // A tombstone: the sink was removed, the request fulfilled.
+            (is_request, None) => {
+                if is_request {
+                    self.requests.remove(key);
+                } else {
+                    self.sinks.remove(key);
+                }
+                true
+            }
+        }
+    }
+}
+
+fn keep<'a, T: Deserialize<'a>>(all: &mut BTreeMap<String, T>, key: &str, value: &'a [u8]) -> bool {
+    let parsed = serde_json::from_slice(value);
+    let is_one = parsed.is_ok();
+    if let Ok(parsed) = parsed {
+        all.insert(key.to_owned(), parsed);
+    }
+    is_one
+}
+
+/// Reads the newest progress of every sink, and requests.
 pub struct ProgressReader {
-    newest: watch::Receiver<BTreeMap<String, Progress>>,
+    newest: watch::Receiver<Newest>,
 }
 
 impl ProgressReader {
@@ -141,7 +197,7 @@ impl ProgressReader {
     pub async fn open(kafka: &KafkaSettings, topic: &str) -> Result<Self> {
         let (kafka, topic) = (kafka.clone(), topic.to_owned());
         let opened = spawn_blocking(move || {
-            let (sender, newest) = watch::channel(BTreeMap::new());
+            let (sender, newest) = watch::channel(Newest::default());
             let reader = catch_up(&kafka, &topic, &sender)?;
             std::thread::Builder::new()
                 .name("walferry-progress".to_owned())
@@ -158,7 +214,12 @@ impl ProgressReader {
 
     /// The newest progress of each sink seen so far.
     pub fn newest(&self) -> BTreeMap<String, Progress> {
-        self.newest.borrow().clone()
+        self.newest.borrow().sinks.clone()
+    }
+
+    /// Requests for copies that nobody has removed yet, by key.
+    pub fn requests(&self) -> BTreeMap<String, CopyRequest> {
+        self.newest.borrow().requests.clone()
     }
 
     /// Waits for a change since it was last waited for. Cancel-safe.
@@ -170,10 +231,12 @@ impl ProgressReader {
     }
 }
 
-type Newest = watch::Sender<BTreeMap<String, Progress>>;
-
 /// Reads the topic to its end, and begins to follow it.
-fn catch_up(kafka: &KafkaSettings, topic: &str, newest: &Newest) -> Result<PartitionReader> {
+fn catch_up(
+    kafka: &KafkaSettings,
+    topic: &str,
+    newest: &watch::Sender<Newest>,
+) -> Result<PartitionReader> {
     let reader = PartitionReader::open(kafka, topic, 0, FETCH_WAIT)?;
     let end = reader.read_to_end(None, |message| {
         note(message, topic, newest);
@@ -183,7 +246,12 @@ fn catch_up(kafka: &KafkaSettings, topic: &str, newest: &Newest) -> Result<Parti
     Ok(reader)
 }
 
-fn follow(first: PartitionReader, kafka: &KafkaSettings, topic: &str, newest: &Newest) {
+fn follow(
+    first: PartitionReader,
+    kafka: &KafkaSettings,
+    topic: &str,
+    newest: &watch::Sender<Newest>,
+) {
     let mut reader = Some(first);
     while !newest.is_closed() {
         let outcome = match &reader {
@@ -202,20 +270,41 @@ fn follow(first: PartitionReader, kafka: &KafkaSettings, topic: &str, newest: &N
     }
 }
 
-fn note(message: &BorrowedMessage<'_>, topic: &str, newest: &Newest) {
-    let sink = message.key().and_then(|key| std::str::from_utf8(key).ok());
-    match (sink, message.payload().map(serde_json::from_slice)) {
-        (Some(sink), Some(Ok(progress))) => newest.send_modify(|newest| {
-            newest.insert(sink.to_owned(), progress);
-        }),
-        // A tombstone: the sink was removed.
-        (Some(sink), None) => newest.send_modify(|newest| {
-            newest.remove(sink);
-        }),
-        (None, _) | (_, Some(Err(_))) => tracing::warn!(
+fn note(message: &BorrowedMessage<'_>, topic: &str, newest: &watch::Sender<Newest>) {
+    let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
+    let mut is_known = false;
+    if let Some(key) = key {
+        newest.send_modify(|newest| is_known = newest.note(key, message.payload()));
+    }
+    if !is_known {
+        tracing::warn!(
             topic,
             offset = message.offset(),
-            "a record is not a sink's progress and is left aside"
-        ),
+            "a record is neither a sink's progress nor a request for copies and is left aside"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_no_sinks_and_tombstones_remove_either() {
+        let mut newest = Newest::default();
+        let sink = br#"{"sink":"a","applied":"0/1","log_offset":4}"#;
+        let request = br#"{"wants":[{"schema":"public","name":"t","after":7}]}"#;
+        let key = copy_request::key("1");
+        assert!(newest.note("a", Some(sink)));
+        assert!(newest.note(&key, Some(request)));
+        let known: Vec<_> = newest.sinks.keys().chain(newest.requests.keys()).collect();
+        assert_eq!(known, ["a", key.as_str()]);
+        assert_eq!(newest.requests[&key].wants[0].after, 7);
+        for (key, wrong) in [("b", &request[..]), (key.as_str(), sink), ("a", b"{")] {
+            assert!(!newest.note(key, Some(wrong)), "{key}");
+        }
+        assert_eq!((newest.sinks.len(), newest.requests.len()), (1, 1));
+        assert!(newest.note(&key, None) && newest.note("a", None));
+        assert!(newest.sinks.is_empty() && newest.requests.is_empty());
     }
 }

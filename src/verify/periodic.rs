@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Pair, Report, run};
 use crate::config::{Settings, SinkSettings, SourceSettings, StoreSettings};
 use crate::model::Selection;
-use crate::status::{ProcessStatus, Shared, SinkView, Verified};
+use crate::status::{Shared, SinkView, Verified};
 
 /// Longest wait for a follower; when it is over the comparison is tried again.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -25,14 +25,18 @@ pub struct Periodic {
     stop: CancellationToken,
 }
 
-/// Those of the settings; one that wants it in a process without the source is told of in the log.
-pub fn of(settings: &Settings, status: &ProcessStatus, stop: &CancellationToken) -> Vec<Periodic> {
-    let wanted = settings.sinks.iter().zip(&status.sinks);
-    let wanted = wanted.filter_map(|(sink, handle)| match &sink.store {
-        StoreSettings::Postgres(store) => store.verify_every.map(|every| (sink, handle, every)),
-        StoreSettings::Stdout(_) => None,
-    });
-    let of = |(sink, handle, every): (&SinkSettings, &crate::status::SinkHandle, Duration)| {
+impl Periodic {
+    /// That of a sink, if it wants it; where the source does not run too, that is told in the log.
+    pub fn of(
+        settings: &Settings,
+        sink: &SinkSettings,
+        view: &Arc<Shared<SinkView>>,
+        stop: CancellationToken,
+    ) -> Option<Periodic> {
+        let every = match &sink.store {
+            StoreSettings::Postgres(store) => store.verify_every?,
+            StoreSettings::Stdout(_) => return None,
+        };
         let Some(source) = &settings.source else {
             tracing::warn!(
                 sink = sink.name,
@@ -45,14 +49,11 @@ pub fn of(settings: &Settings, status: &ProcessStatus, stop: &CancellationToken)
             source: source.clone(),
             sink: sink.clone(),
             every,
-            view: handle.view.clone(),
-            stop: stop.clone(),
+            view: view.clone(),
+            stop,
         })
-    };
-    wanted.filter_map(of).collect()
-}
+    }
 
-impl Periodic {
     /// Compares again and again until asked to stop, the first time after the time that is set.
     pub async fn keep_verifying(self) {
         tokio::select! {

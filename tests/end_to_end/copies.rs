@@ -9,9 +9,9 @@ use crate::support::{
     self, Pipeline, Postgres, assert_equal, kafka_settings, until, wait_caught_up,
 };
 
-const TABLES: &[&str] = &["items", "events"];
+pub const TABLES: &[&str] = &["items", "events"];
 
-async fn leader_with_rows() -> Postgres {
+pub async fn leader_with_rows() -> Postgres {
     let leader = Postgres::start("leader");
     leader
         .sql(
@@ -25,7 +25,7 @@ async fn leader_with_rows() -> Postgres {
 }
 
 /// Writes until told to stop; counts its transactions.
-async fn write_until(leader: &Postgres, stop: &std::sync::atomic::AtomicBool) -> u32 {
+pub async fn write_until(leader: &Postgres, stop: &std::sync::atomic::AtomicBool) -> u32 {
     let client = leader.client().await;
     let mut done = 0;
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -143,7 +143,7 @@ async fn a_follower_table_with_rows_of_its_own_is_never_emptied() {
 }
 
 /// How often the log has a finished copy of each of these tables.
-async fn copies_of(pipeline: &Pipeline, tables: &[&str]) -> Vec<usize> {
+pub async fn copies_of(pipeline: &Pipeline, tables: &[&str]) -> Vec<usize> {
     let commits = format!("{}.commits", pipeline.name);
     let mut tail = LogTail::open(&kafka_settings(), &commits, From::Low)
         .await
