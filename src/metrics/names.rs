@@ -123,7 +123,7 @@ pub const SINK_REBUILD_PROGRESS_RATIO: Metric = gauge_of(
     "walferry_sink_rebuild_progress_ratio",
     Unit::Count,
     SINK,
-    "While tables are copied or rebuilt: what is loaded and applied of the rows of their copies and the changes behind them, 0 to 1; absent when every table is in effect, and while no copy is there.",
+    "While tables are copied or rebuilt: what is loaded and applied of the rows of their copies and the changes behind them, 0 to 1. Absent when every table is in effect, and while no copy is there.",
 );
 /// Leader transactions applied.
 pub const SINK_TRANSACTIONS_TOTAL: Metric = counter_of(
