@@ -333,9 +333,15 @@ fn an_entry_larger_than_the_budget_comes_in_chunks_in_order() {
 #[test]
 fn tables_are_merged_too_where_every_change_is_shown_in_order() {
     let even = (0..10).map(|n| stored(7, 150, 2 * n)).collect();
-    let odd = (0..10).map(|n| stored(7, 150, 2 * n + 1)).collect();
+    let odd = (0..10).map(|n| of_version(3, 7, 150, 2 * n + 1)).collect();
     let mut source = Partitions::new(memory(&[even, odd]), CancellationToken::new());
-    let mut decoders = Decoders::new(Box::new(|version| Ok(schema(version.0 as usize))));
+    let mut decoders = Decoders::new(Box::new(|version| {
+        let name = if version.0 == 3 { "b" } else { "a" };
+        Ok(Arc::new(TableSchema {
+            table: TableName::new("public", name),
+            ..(*schema(version.0 as usize)).clone()
+        }))
+    }));
     let mut builder = ChunkBuilder::new(400);
     let of = |partition| BTreeMap::from([(partition, Extent { last: 9, count: 10 })]);
     let topics = ["p.public.a", "p.public.b"].map(str::to_owned);

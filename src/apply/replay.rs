@@ -170,11 +170,11 @@ impl<'a> Scout<'a> {
         let to = to.unwrap_or(ends);
         self.is_there(to)?;
         let place = self.start.place;
-        let reached = place.to;
+        let reached = place.to.or(self.begins).unwrap_or(Lsn::ZERO);
         // Inside of the entry that comes next.
-        let split = from.filter(|from| reached.is_none_or(|reached| *from > reached));
-        let first = split.or(reached).unwrap_or(Lsn::ZERO);
-        if from.is_some_and(|from| from >= to) || first >= to {
+        let split = from.filter(|from| *from > reached);
+        let first = split.unwrap_or(reached);
+        if first >= to {
             return Ok(None);
         }
         Ok(Some(Checkpoint {

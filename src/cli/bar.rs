@@ -65,27 +65,36 @@ impl Bar {
 }
 
 /// `[██████████░░░░░░░░░░░░░░░░░░░░]  33%  250,000/s  1m 5s left  (1,000,000 of 3,000,000 rows)`; none
-/// while nothing is known. So much had been done when the seconds began: `from`.
+/// while nothing is known. So much had been done when the seconds began: `from`. Where all that is known to be
+/// there is done, more is on its way: `1,000,000 rows so far  250,000/s`.
 fn line(Done { done, total }: Done, unit: &str, seconds: f64, from: u64) -> Option<String> {
     if total == 0 {
         return None;
     }
-    // All that is known to be there may be done while more is on its way.
-    let ratio = (done as f64 / total as f64).min(0.99);
+    let rate = done.saturating_sub(from) as f64 / seconds.max(0.001);
+    let is_known = seconds >= 1.0 && rate >= 1.0;
+    let pace = if is_known {
+        format!("  {}/s", count(rate as u64))
+    } else {
+        String::new()
+    };
+    if done >= total {
+        return Some(format!("{} {unit} so far{pace}", count(done)));
+    }
+    let left = if is_known {
+        let seconds = ((total - done) as f64 / rate).ceil();
+        let left = humantime::format_duration(Duration::from_secs(seconds as u64));
+        format!("  {left} left")
+    } else {
+        String::new()
+    };
+    let ratio = done as f64 / total as f64;
     let full = (ratio * CELLS as f64) as usize;
     let bar = "█".repeat(full) + &"░".repeat(CELLS - full);
-    let rate = done.saturating_sub(from) as f64 / seconds.max(0.001);
-    let pace = if seconds < 1.0 || rate < 1.0 {
-        String::new()
-    } else {
-        let left = total.saturating_sub(done) as f64 / rate;
-        let left = humantime::format_duration(Duration::from_secs(left.ceil() as u64));
-        format!("  {}/s  {left} left", count(rate as u64))
-    };
     let (done, total) = (count(done), count(total));
-    let percent = ratio * 100.0;
+    let percent = (ratio * 100.0).floor();
     Some(format!(
-        "[{bar}] {percent:>3.0}%{pace}  ({done} of {total} {unit})"
+        "[{bar}] {percent:>3.0}%{pace}{left}  ({done} of {total} {unit})"
     ))
 }
 
@@ -101,7 +110,11 @@ mod tests {
             "[███████░░░░░░░░░░░░░░░░░░░░░░░]  25%  500/s  6s left  (1,000 of 4,000 rows)"
         );
         assert_eq!(line(of(0, 0), "rows", 2.0, 0), None);
-        let over = line(of(5_000, 4_000), "rows", 0.5, 0).unwrap();
-        assert!(over.contains("99%  (5,000 of 4,000 rows)"), "{over}");
+        let more = line(of(5_000, 4_000), "rows", 0.5, 0).unwrap();
+        assert_eq!(more, "5,000 rows so far");
+        let more = line(of(5_000, 5_000), "rows", 2.0, 1_000).unwrap();
+        assert_eq!(more, "5,000 rows so far  2,000/s");
+        let nearly = line(of(9_999, 10_000), "rows", 0.5, 0).unwrap();
+        assert!(nearly.contains(" 99%  (9,999 of 10,000 rows)"), "{nearly}");
     }
 }
