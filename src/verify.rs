@@ -6,27 +6,37 @@
 //! and the follower must hold it. One that was touched is looked at again. `rounds` has the rule.
 //!
 //! Tables are read once, as sums of hashes by bucket of the key, computed in the databases; only where buckets
-//! differ rows are looked at, by key. Reads only, takes no lock but those of reading, needs no slot.
+//! differ rows are looked at, by key. Reads only, takes no lock but those of reading, needs no slot. Tables are
+//! read part by part (`scan`), so that it is known how far it is and can be done slowly (`pace`).
 
+mod course;
+mod pace;
 pub mod periodic;
+mod report;
 mod rounds;
+mod scan;
 mod snapshot;
 mod sql;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::config::{PostgresSettings, PostgresSinkSettings, SourceSettings};
 use crate::error::{Error, Result};
-use crate::model::{Lsn, Selection, TableName};
+use crate::model::{Lsn, Selection};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable};
 use crate::source::published;
 
+pub use course::Progress;
+use course::{Course, Read};
+pub use report::{Differences, Report, TableReport};
 use rounds::{Candidates, Looked};
+use scan::Scan;
 use snapshot::{Place, Rows, Snapshot, Sum};
 use sql::TableSql;
 
@@ -45,8 +55,6 @@ const ROUNDS_MAX: u32 = 30;
 const SEEN_MAX: usize = 200_000;
 /// Between two looks, so that a commit that is in the WAL becomes visible on the leader too.
 const ROUND_EVERY: Duration = Duration::from_millis(250);
-/// Keys that are named of each kind.
-const KEYS_NAMED: usize = 20;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug)]
@@ -65,76 +73,16 @@ pub struct Pair<'a> {
     pub tables: &'a Selection,
     /// Longest wait for the follower to show what the leader has.
     pub patience: Duration,
+    /// So many rows are read of each server a second at most; none: as fast as they can.
+    pub max_rows_per_second: Option<NonZeroU64>,
 }
 
-/// What was found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// The sink.
-    pub sink: String,
-    /// Tables, by name.
-    pub tables: Vec<TableReport>,
-}
-
-/// What was found of one table.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct TableReport {
-    /// Schema and name.
-    pub table: String,
-    /// Rows on the leader at the first look.
-    pub rows: u64,
-    /// Rows of the leader that the follower lacks.
-    pub missing: Differences,
-    /// Rows of the follower that the leader has not.
-    pub extra: Differences,
-    /// Rows that are not the same.
-    pub different: Differences,
-    /// Rows that changed at every look, so that nothing can be said of them.
-    pub undecided: u64,
-    /// Why the table could not be compared, or what is to be known of the result.
-    pub note: Option<String>,
-    /// Whether it was compared at all.
-    pub compared: bool,
-}
-
-/// Rows that differ in one way.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Differences {
-    /// How many.
-    pub count: u64,
-    /// Keys of some of them, column by column in the order of the table; none for tables without a key.
-    pub keys: Vec<Vec<String>>,
-}
-
-impl Differences {
-    fn add(&mut self, key: Vec<String>) {
-        self.count += 1;
-        if self.keys.len() < KEYS_NAMED {
-            self.keys.push(key);
-        }
-    }
-}
-
-impl TableReport {
-    /// Whether every row is known to be equal.
-    pub fn is_equal(&self) -> bool {
-        let differ = self.missing.count + self.extra.count + self.different.count;
-        self.compared && differ == 0 && self.undecided == 0
-    }
-}
-
-impl Report {
-    /// Whether every row of every table is known to be equal.
-    pub fn is_equal(&self) -> bool {
-        self.tables.iter().all(TableReport::is_equal)
-    }
-}
-
-/// Compares, table by table; `told` hears of each table before it is read.
+/// Compares, table by table; `told` hears how far it is.
 ///
 /// # Errors
-/// Those of the two servers; transient when the follower does not show what the leader has within the time.
-pub async fn run(pair: Pair<'_>, mut told: impl FnMut(&TableName)) -> Result<Report> {
+/// Those of the two servers; transient when the follower does not show what the leader has within the time;
+/// halt when it was ordered to stop at a position.
+pub async fn run(pair: Pair<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Report> {
     let name = |part: &str| format!("walferry verify {part}");
     let leader = open(&pair.source.postgres, &name("leader")).await;
     let leader = leader.map_err(|error| error.at("the leader"))?;
@@ -149,19 +97,32 @@ pub async fn run(pair: Pair<'_>, mut told: impl FnMut(&TableName)) -> Result<Rep
         })
         .collect();
     tables.sort_by(|a, b| a.schema.table.cmp(&b.schema.table));
-    let mut between = Between {
+    let estimated = tables.iter().map(|table| {
+        let rows = table.rows_estimate.unwrap_or_default();
+        (table.schema.table.clone(), rows)
+    });
+    let mut course = Course {
+        tables: estimated.collect(),
+        at: 0,
+        rows_before: 0,
+        told,
+    };
+    let between = Between {
         pair,
         leader,
         follower,
     };
     let mut reports = Vec::new();
     for table in &tables {
-        told(&table.schema.table);
-        reports.push(between.table(table).await?);
+        course.tell(&Read::default());
+        let report = between.table(table, &course).await?;
+        course.next(report.rows);
+        reports.push(report);
     }
     Ok(Report {
         sink: pair.sink.to_owned(),
         tables: reports,
+        before_repair: Vec::new(),
     })
 }
 
@@ -182,11 +143,8 @@ struct Between<'a> {
 }
 
 impl Between<'_> {
-    async fn table(&mut self, table: &CatalogTable) -> Result<TableReport> {
-        let mut report = TableReport {
-            table: table.schema.table.to_string(),
-            ..TableReport::default()
-        };
+    async fn table(&self, table: &CatalogTable, course: &Course<'_>) -> Result<TableReport> {
+        let mut report = TableReport::of(&table.schema.table);
         let sql = match TableSql::of(table, &self.follower).await? {
             Ok(sql) => sql,
             Err(note) => {
@@ -201,25 +159,17 @@ impl Between<'_> {
             report.note = Some("its copy has not come into effect on this follower yet".to_owned());
             return Ok(report);
         }
-        let (here, there) = tokio::try_join!(
-            leader.sums(&sql.leader, buckets),
-            follower.sums(&sql.follower, buckets)
-        )?;
+        let rate = self.pair.max_rows_per_second;
+        let mut leader = Scan::new(leader, &sql.leader, buckets, rate);
+        let mut follower = Scan::new(follower, &sql.follower, buckets, rate);
+        let (here, there) = sums(&mut leader, &mut follower, course).await?;
         report.compared = true;
-        report.rows = here.values().map(|sum| sum.rows).sum();
-        let all: BTreeSet<i32> = here.keys().chain(there.keys()).copied().collect();
-        let unequal: Vec<i32> = all
-            .into_iter()
-            .filter(|bucket| here.get(bucket) != there.get(bucket))
-            .collect();
+        report.rows = snapshot::rows(&here);
+        let unequal = unequal(&here, &there);
         if unequal.is_empty() {
             return Ok(report);
         }
-        let rows_in = |sums: &BTreeMap<i32, Sum>| -> u64 {
-            let sums = unequal.iter().filter_map(|bucket| sums.get(bucket));
-            sums.map(|sum| sum.rows).sum()
-        };
-        if rows_in(&here) + rows_in(&there) > ROWS_MAX {
+        if rows_in(&here, &unequal) + rows_in(&there, &unequal) > ROWS_MAX {
             report.note = Some(format!(
                 "{} of {buckets} parts differ, too many to be looked at row by row; counted as one row each",
                 unequal.len()
@@ -227,15 +177,13 @@ impl Between<'_> {
             report.different.count = unequal.len() as u64;
             return Ok(report);
         }
-        let (here, there) = tokio::try_join!(
-            leader.rows_of(&sql.leader, buckets, &unequal),
-            follower.rows_of(&sql.follower, buckets, &unequal)
-        )?;
-        drop((leader, follower));
         if !table.schema.has_key() {
+            drop((leader, follower));
             self.without_key(&sql, &mut report).await?;
             return Ok(report);
         }
+        let (here, there) = tokio::try_join!(leader.rows_of(&unequal), follower.rows_of(&unequal))?;
+        drop((leader, follower));
         let differing = differing(&here, &there);
         if differing.len() > CANDIDATES_MAX {
             report.note = Some(format!(
@@ -352,8 +300,10 @@ impl Between<'_> {
         let (mut last, mut same) = (None, 0);
         for _ in 0..ROUNDS_MAX {
             let (leader, follower) = self.look().await?;
-            let (here, there) =
-                tokio::try_join!(leader.counts(&sql.leader), follower.counts(&sql.follower))?;
+            let rate = self.pair.max_rows_per_second;
+            let leader = Scan::new(leader, &sql.leader, 1, rate);
+            let follower = Scan::new(follower, &sql.follower, 1, rate);
+            let (here, there) = tokio::try_join!(leader.counts(), follower.counts())?;
             leader.end().await?;
             follower.end().await?;
             let (mut missing, mut extra) = (0, 0);
@@ -382,6 +332,37 @@ impl Between<'_> {
         report.undecided = last.map_or(0, |(missing, extra)| missing + extra);
         Ok(())
     }
+}
+
+/// Sums of a table's buckets on both sides, read at the same time.
+async fn sums(
+    leader: &mut Scan<'_>,
+    follower: &mut Scan<'_>,
+    course: &Course<'_>,
+) -> Result<(BTreeMap<i32, Sum>, BTreeMap<i32, Sum>)> {
+    let read = Read::default();
+    let tell = |side: &AtomicU64, rows| {
+        side.fetch_add(rows, Ordering::Relaxed);
+        course.tell(&read);
+    };
+    let (here, there) = (
+        |rows| tell(&read.leader, rows),
+        |rows| tell(&read.follower, rows),
+    );
+    tokio::try_join!(leader.sums(&here), follower.sums(&there))
+}
+
+/// Buckets that are not the same on both sides.
+fn unequal(here: &BTreeMap<i32, Sum>, there: &BTreeMap<i32, Sum>) -> Vec<i32> {
+    let all: BTreeSet<i32> = here.keys().chain(there.keys()).copied().collect();
+    let all = all.into_iter();
+    all.filter(|bucket| here.get(bucket) != there.get(bucket))
+        .collect()
+}
+
+fn rows_in(sums: &BTreeMap<i32, Sum>, buckets: &[i32]) -> u64 {
+    let sums = buckets.iter().filter_map(|bucket| sums.get(bucket));
+    sums.map(|sum| sum.rows).sum()
 }
 
 /// Keys whose rows are not the same on both sides.

@@ -74,6 +74,7 @@ fn defaults_are_what_production_wants() {
     assert!(store.create_tables);
     assert_eq!(store.statement_timeout, Duration::from_secs(300));
     assert_eq!(store.verify_every, None);
+    assert_eq!(store.verify_max_rows_per_second, None);
     assert_eq!(store.postgres.connect_timeout, Duration::from_secs(10));
 }
 
@@ -493,6 +494,11 @@ fn each_wrong_connector_gives_one_clear_error() {
             "statement timeout",
             sink("verify_every = \"10ms\""),
             vec!["c.toml:3", "verify_every", "from 1s"],
+        ),
+        (
+            "rows a second",
+            sink("verify_max_rows_per_second = 0"),
+            vec!["c.toml:3", "verify_max_rows_per_second", "from 1 to"],
         ),
         (
             "statement timeout",

@@ -21,6 +21,7 @@ pub mod plan; // the net change of a table
 pub mod pull; // the records of one entry
 pub mod reader; // the main reader's thread
 pub mod rebuilding; // how far tables are
+pub mod replay; // where a range of transactions begins
 mod session; // the applier
 mod session_join; // the applier's side of joins
 mod session_prepare; // the applier's side of schema versions

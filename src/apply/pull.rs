@@ -1,5 +1,6 @@
 //! Reading the records of one entry: from each partition what the entry counts, merged by position
-//! within a table. Blocking; can be left and resumed when a chunk is full.
+//! within a table, or within the entry for a store that shows every change. Blocking; can be left and
+//! resumed when a chunk is full.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,7 +10,7 @@ use super::partitions::{AHEAD, Cut, Partitions, Records, lost_records};
 use super::take::{Taken, Taker};
 use crate::error::Result;
 use crate::log::commit_log::BatchEntry;
-use crate::model::{Cursors, Lsn, TableName};
+use crate::model::{Cursors, Lsn, Position, TableName};
 
 struct PartitionPull {
     partition: i32,
@@ -41,6 +42,8 @@ pub struct EntryPull {
     /// Only records with these commit LSNs are wanted; the others are only counted.
     wanted: Range<Lsn>,
     leftovers: u64,
+    /// Tables are merged too, not read one after the other.
+    in_order: bool,
 }
 
 impl EntryPull {
@@ -99,7 +102,16 @@ impl EntryPull {
             tables: pulls,
             wanted,
             leftovers: 0,
+            in_order: false,
         })
+    }
+
+    /// With records in the leader's order across all tables of the entry, if that is so. All of its partitions
+    /// are read at once then.
+    #[must_use]
+    pub fn in_order(mut self, is_so: bool) -> Self {
+        self.in_order = is_so;
+        self
     }
 
     /// Reads on until the entry is done or the chunk is full. Moves the cursors of tables done.
@@ -110,8 +122,11 @@ impl EntryPull {
         decoders: &mut Decoders,
         cursors: &mut Cursors,
     ) -> Result<Filled, Cut> {
+        if self.in_order {
+            return self.fill_in_order(source, builder, decoders, cursors);
+        }
         loop {
-            self.stand_ahead(source)?;
+            self.stand_ahead(source, AHEAD)?;
             let Some(table) = self.tables.last_mut() else {
                 return Ok(Filled::Done);
             };
@@ -121,18 +136,66 @@ impl EntryPull {
             if filled == Filled::Full {
                 return Ok(Filled::Full);
             }
-            let table = self.tables.pop().expect("the last one, looked at above");
-            source.rest(&table.topic)?;
-            let places = cursors.entry(table.topic).or_default();
-            for partition in table.partitions {
-                self.leftovers += partition.taker.skipped();
-                places.insert(partition.partition, partition.taker.next_offset());
-            }
+            self.finish_last(source, cursors)?;
         }
     }
 
+    fn fill_in_order<R: Records>(
+        &mut self,
+        source: &mut Partitions<R>,
+        builder: &mut ChunkBuilder,
+        decoders: &mut Decoders,
+        cursors: &mut Cursors,
+    ) -> Result<Filled, Cut> {
+        self.stand_ahead(source, usize::MAX)?;
+        loop {
+            let mut first: Option<(Position, usize, &mut TablePull)> = None;
+            for table in &mut self.tables {
+                let next = table.next(source);
+                let next = next.map_err(|cut| of_table(cut, &table.table))?;
+                first = match (first, next) {
+                    (Some(first), Some((position, _))) if first.0 < position => Some(first),
+                    (first, None) => first,
+                    (_, Some((position, at))) => Some((position, at, table)),
+                };
+            }
+            let Some((position, at, table)) = first else {
+                break;
+            };
+            let wanted = self.wanted.contains(&position.commit);
+            table.hand_on(at, wanted, builder, decoders)?;
+            if builder.is_full() {
+                return Ok(Filled::Full);
+            }
+        }
+        while !self.tables.is_empty() {
+            self.finish_last(source, cursors)?;
+        }
+        Ok(Filled::Done)
+    }
+
+    /// Moves the cursors of the table that is read last, which is done.
+    fn finish_last<R: Records>(
+        &mut self,
+        source: &mut Partitions<R>,
+        cursors: &mut Cursors,
+    ) -> Result<(), Cut> {
+        let table = self.tables.pop().expect("a table is done");
+        source.rest(&table.topic)?;
+        let places = cursors.entry(table.topic).or_default();
+        for partition in table.partitions {
+            self.leftovers += partition.taker.skipped();
+            places.insert(partition.partition, partition.taker.next_offset());
+        }
+        Ok(())
+    }
+
     /// Assigns the table whose turn it is, and some more.
-    fn stand_ahead<R: Records>(&mut self, source: &mut Partitions<R>) -> Result<(), Cut> {
+    fn stand_ahead<R: Records>(
+        &mut self,
+        source: &mut Partitions<R>,
+        partitions: usize,
+    ) -> Result<(), Cut> {
         let mut ahead = 0;
         for table in self.tables.iter_mut().rev() {
             if !table.stands {
@@ -143,7 +206,7 @@ impl EntryPull {
                 table.stands = true;
             }
             ahead += table.partitions.len();
-            if ahead >= AHEAD {
+            if ahead >= partitions {
                 break;
             }
         }
@@ -164,27 +227,45 @@ impl TablePull {
         decoders: &mut Decoders,
         wanted: &Range<Lsn>,
     ) -> Result<Filled, Cut> {
-        loop {
-            for partition in &mut self.partitions {
-                partition.refill(source, &self.topic)?;
-            }
-            let heads = self.partitions.iter_mut().filter_map(|partition| {
-                let position = partition.head.whole()?.position;
-                Some((position, partition))
-            });
-            let Some((position, first)) = heads.min_by_key(|(position, _)| *position) else {
-                return Ok(Filled::Done);
-            };
-            if wanted.contains(&position.commit) {
-                builder
-                    .append(self.slot, &first.head, decoders)
-                    .map_err(|error| error.at(&self.table))?;
-            }
-            first.head.clear();
+        while let Some((position, at)) = self.next(source)? {
+            self.hand_on(at, wanted.contains(&position.commit), builder, decoders)?;
             if builder.is_full() {
                 return Ok(Filled::Full);
             }
         }
+        Ok(Filled::Done)
+    }
+
+    /// The record that comes next in the table, and in which of its partitions; none when it is done.
+    fn next<R: Records>(
+        &mut self,
+        source: &mut Partitions<R>,
+    ) -> Result<Option<(Position, usize)>, Cut> {
+        for partition in &mut self.partitions {
+            partition.refill(source, &self.topic)?;
+        }
+        let heads = self.partitions.iter_mut().enumerate();
+        let heads =
+            heads.filter_map(|(at, partition)| Some((partition.head.whole()?.position, at)));
+        Ok(heads.min())
+    }
+
+    /// Puts that record into the chunk, if it is wanted, and makes room for the next.
+    fn hand_on(
+        &mut self,
+        at: usize,
+        is_wanted: bool,
+        builder: &mut ChunkBuilder,
+        decoders: &mut Decoders,
+    ) -> Result<(), Cut> {
+        let head = &mut self.partitions[at].head;
+        if is_wanted {
+            builder
+                .append(self.slot, head, decoders)
+                .map_err(|error| error.at(&self.table))?;
+        }
+        head.clear();
+        Ok(())
     }
 }
 

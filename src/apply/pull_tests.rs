@@ -331,6 +331,61 @@ fn an_entry_larger_than_the_budget_comes_in_chunks_in_order() {
 }
 
 #[test]
+fn tables_are_merged_too_where_every_change_is_shown_in_order() {
+    let even = (0..10).map(|n| stored(7, 150, 2 * n)).collect();
+    let odd = (0..10).map(|n| of_version(3, 7, 150, 2 * n + 1)).collect();
+    let mut source = Partitions::new(memory(&[even, odd]), CancellationToken::new());
+    let mut decoders = Decoders::new(Box::new(|version| {
+        let name = if version.0 == 3 { "b" } else { "a" };
+        Ok(Arc::new(TableSchema {
+            table: TableName::new("public", name),
+            ..(*schema(version.0 as usize)).clone()
+        }))
+    }));
+    let mut builder = ChunkBuilder::new(400);
+    let of = |partition| BTreeMap::from([(partition, Extent { last: 9, count: 10 })]);
+    let topics = ["p.public.a", "p.public.b"].map(str::to_owned);
+    let batch = BatchEntry {
+        bytes: 0,
+        epoch: Epoch(7),
+        from: Lsn(100),
+        to: Lsn(200),
+        last_commit: None,
+        transactions: 0,
+        changes: 0,
+        offsets: topics.clone().into_iter().zip([of(0), of(1)]).collect(),
+        sample: None,
+    };
+    let names = ["a", "b"].map(|name| TableName::new("public", name));
+    let tables = topics.clone().into_iter().zip(names).collect();
+    let begin = |partition| BTreeMap::from([(partition, 0)]);
+    let mut cursors: Cursors = topics.into_iter().zip([begin(0), begin(1)]).collect();
+    let pull = EntryPull::new(
+        &batch,
+        &tables,
+        Lsn::ZERO..Lsn(200),
+        &cursors,
+        (&mut source, &mut builder),
+    );
+    let mut pull = pull.expect("all is there").in_order(true);
+    let (mut chunks, mut filled) = (Vec::new(), Filled::Full);
+    while filled == Filled::Full {
+        filled = pull
+            .fill(&mut source, &mut builder, &mut decoders, &mut cursors)
+            .expect("whole");
+        let tables = builder.take();
+        let changes = tables.iter().flat_map(|table| &table.changes);
+        let mut ordinals: Vec<u32> = changes.map(|change| change.position.ordinal).collect();
+        ordinals.sort_unstable();
+        chunks.push(ordinals);
+    }
+    assert!(chunks.len() > 3, "{} chunks", chunks.len());
+    assert_eq!(chunks.concat(), (0..20).collect::<Vec<_>>());
+    let ends: Vec<_> = cursors.into_values().collect();
+    assert_eq!(ends, [[(0, 10)].into(), [(1, 10)].into()]);
+}
+
+#[test]
 fn the_halves_of_a_move_stay_in_one_chunk_and_its_tombstone_leaves_nothing() {
     let delete = moved_away(7, 150, 1);
     let first = vec![stored(7, 150, 0), delete.clone(), tombstone(&delete, 2)];

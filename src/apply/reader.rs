@@ -471,7 +471,8 @@ impl Reader {
             wanted,
             &self.standing.cursors,
             (&mut self.source, &mut self.builder),
-        )?;
+        )?
+        .in_order(self.wants == Wants::Changes);
         // An entry that is cut comes alone, so nothing is in the chunk yet.
         let mut handed_on = 0;
         loop {

@@ -459,9 +459,10 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Says the durable boundary and the copies wanted, not too often. When to say it, if not now.
+    /// Says the durable boundary and the copies wanted, not too often. When to say it, if not now. A store
+    /// that keeps no checkpoint never comes back to its place, so the log is not to be kept for it.
     fn say_progress(&mut self) -> Option<Instant> {
-        if !self.is_stored {
+        if !self.is_stored || !self.terms.takes_copies {
             return None;
         }
         let progress = Progress {

@@ -1,5 +1,6 @@
 //! What can be asked of walferry on the command line, with the help that explains it.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ Examples:
   walferry run --only leader         run the source here, the sinks elsewhere
   walferry status --watch            lag, rates and errors, every second
   walferry tail public.orders        show changes of a table as they come
+  walferry replay                    show all changes that are still there, and end
   walferry verify                    do followers hold what the leader holds?
   walferry history                   how far back can a follower be rebuilt?
 
@@ -115,13 +117,36 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = TailFrom::Now)]
         from: TailFrom,
     },
+    /// Print the changes of a range of transactions from Kafka, and end
+    ///
+    /// All transactions with from <= commit LSN < to, whole and in commit order, as tail prints them; the
+    /// same range prints the same. Ends with an error, and prints nothing, when changes of the range are no
+    /// longer in Kafka. Reads only; no follower and no other reader is affected.
+    #[command(
+        after_help = "Examples:\n  walferry replay --from-lsn 16/B374D848 --to-lsn 16/B37B0000\n  walferry replay --tables public.orders --json | jq .after\n  walferry replay --from-lsn 16/B374D848    # up to now"
+    )]
+    Replay {
+        /// Tables to print: schema.table with * and ?, or a bare table name [default: all]
+        #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
+        tables: Vec<String>,
+        /// Transactions that committed at or behind this LSN [default: from where the log begins]
+        #[arg(long, value_name = "LSN")]
+        from_lsn: Option<Lsn>,
+        /// Transactions that committed before this LSN [default: up to where the log ends now]
+        #[arg(long, value_name = "LSN")]
+        to_lsn: Option<Lsn>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Compare followers with the leader, row by row, while both are live
     ///
     /// Reads both; changes nothing, and stops nothing. Hashes are computed in the databases; only keys
-    /// are shown. A row that is being changed is looked at again. Exits with 3 when a row is not the
-    /// same, or a table could not be compared.
+    /// are shown. A row that is being changed is looked at again. With --repair tables that differ are
+    /// copied anew from the leader, while the others go on, and compared again. Exits with 3 when in the
+    /// end a row is not the same, or a table could not be compared.
     #[command(
-        after_help = "Examples:\n  walferry verify\n  walferry verify warehouse --tables 'public.*'\n  walferry verify --json | jq '.[].tables[] | select(.different.count > 0)'"
+        after_help = "Examples:\n  walferry verify\n  walferry verify warehouse --tables 'public.*'\n  walferry verify warehouse --repair\n  walferry verify --max-rows-per-second 50000\n  walferry verify --json | jq '.[].tables[] | select(.different.count > 0)'"
     )]
     Verify {
         /// Sinks [default: all with a Postgres follower]
@@ -133,6 +158,12 @@ pub enum Command {
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
+        /// Have the source copy tables that differ, and compare those again
+        #[arg(long)]
+        repair: bool,
+        /// Read no more rows of each server a second [default: verify_max_rows_per_second of the sink]
+        #[arg(long, value_name = "N")]
+        max_rows_per_second: Option<NonZeroU64>,
         /// Longest wait for a follower to show what the leader has
         #[arg(long, value_name = "TIME", default_value = "5min", value_parser = parse_patience)]
         patience: Duration,

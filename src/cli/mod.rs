@@ -2,11 +2,13 @@
 
 mod arguments;
 mod ask;
+mod bar;
 mod copy;
 mod history;
 mod logging;
 mod progress;
 mod rebuild;
+mod replay;
 mod sink;
 mod status;
 mod tail;
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::rebuild::Target;
 use crate::apply::moment::Moment;
+use crate::apply::replay::Range;
 use crate::check;
 use crate::config::{self, Secret, Settings, StoreSettings};
 use crate::error::{Class, Error};
@@ -101,10 +104,31 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             logging::init_quiet();
             tail::run(settings, &tables, json, from).await
         }
+        Command::Replay {
+            tables,
+            from_lsn,
+            to_lsn,
+            json,
+        } => {
+            let settings = settings()?;
+            logging::init_quiet();
+            let range = Range {
+                from: from_lsn,
+                to: to_lsn,
+            };
+            let asked = replay::Asked {
+                tables,
+                range,
+                json,
+            };
+            replay::run(settings, asked).await
+        }
         Command::Verify {
             sinks,
             tables,
             json,
+            repair,
+            max_rows_per_second,
             patience,
         } => {
             logging::init_quiet();
@@ -112,6 +136,8 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                 sinks,
                 tables,
                 json,
+                repair,
+                max_rows_per_second,
                 patience,
             };
             verify::run(&settings()?, &asked).await
@@ -136,7 +162,7 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                 fresh: false,
                 detach,
             };
-            rebuild::run(&settings()?, asked).await
+            rebuild::run(&settings()?, asked).await.map(say)
         }
         Command::Resync {
             name,
@@ -153,7 +179,7 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                 fresh,
                 detach,
             };
-            rebuild::run(&settings()?, asked).await
+            rebuild::run(&settings()?, asked).await.map(say)
         }
         Command::History { tables, json } => {
             logging::init_quiet();
@@ -199,6 +225,13 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             print!("{}", String::from_utf8_lossy(&out));
             Ok(())
         }
+    }
+}
+
+/// Prints what a command has to say at its end.
+fn say(done: Option<String>) {
+    if let Some(done) = done {
+        println!("{done}");
     }
 }
 

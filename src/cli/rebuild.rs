@@ -4,14 +4,13 @@
 //! follower's checkpoint, so the one who watches may go away and come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::ask;
-use super::status::count;
+use super::bar::{Bar, Done};
 use super::{Failure, sink_names};
 use crate::apply::follow::{Standing, Terms};
 use crate::apply::moment::{Moment, Search};
@@ -32,10 +31,6 @@ use crate::status::{RebuildProgress, State};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A follower whose checkpoint does not move for so long has no sink at work.
 const NOBODY_AFTER: Duration = Duration::from_secs(10);
-/// How often a line says how far it is, where no bar is drawn.
-const SAY_EVERY: Duration = Duration::from_secs(10);
-/// Cells of the bar.
-const BAR_CELLS: usize = 30;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -44,7 +39,7 @@ pub(super) struct Asked {
     pub sink: String,
     /// Where to stop; none: the present, and on.
     pub target: Option<Target>,
-    /// Patterns of tables that are copied anew while the others go on; none: the whole follower.
+    /// Tables that are copied anew while the others go on; none: the whole follower.
     pub tables: Option<Selection>,
     /// No copy that is there by now is used: the source makes another one.
     pub fresh: bool,
@@ -167,8 +162,9 @@ impl Log {
     }
 }
 
-/// Writes the order, and watches until it is carried out.
-pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<(), Failure> {
+/// Writes the order, and watches until it is carried out. What is to be said of the follower then; none where
+/// nobody watches.
+pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<String>, Failure> {
     let sink = find(settings, &asked.sink)?;
     let terms = Terms {
         topics: Topics::new(settings.pipeline.as_str()),
@@ -196,7 +192,7 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<(), Failure
     let process = Process::of(settings, &sink.name);
     process.wake().await;
     if asked.detach {
-        return Ok(());
+        return Ok(None);
     }
     let mut watch = Watch {
         settings,
@@ -205,9 +201,10 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<(), Failure
         process: &process,
         terms: &terms,
         tables,
+        is_whole: asked.tables.is_none(),
         target,
     };
-    watch.until_done(&mut log).await
+    watch.until_done(&mut log).await.map(Some)
 }
 
 fn find<'a>(settings: &'a Settings, name: &str) -> Result<&'a SinkSettings, Failure> {
@@ -232,14 +229,14 @@ async fn write(
         .filter(|table| terms.selection.takes(table))
         .cloned()
         .collect();
-    let Some(patterns) = &asked.tables else {
+    let Some(chosen) = &asked.tables else {
         log.reaches_target()?;
         follower
             .replace(|version| orders::rebuilt(version, log.then.target))
             .await?;
         return Ok(all);
     };
-    let tables: BTreeSet<TableName> = all.iter().filter(|t| patterns.takes(t)).cloned().collect();
+    let tables: BTreeSet<TableName> = all.iter().filter(|t| chosen.takes(t)).cloned().collect();
     if tables.is_empty() {
         let names: Vec<String> = all.iter().map(TableName::to_string).collect();
         return Err(Error::halt(
@@ -332,12 +329,14 @@ struct Watch<'a> {
     process: &'a Process,
     terms: &'a Terms,
     tables: BTreeSet<TableName>,
+    /// The follower is built anew, with whatever is captured by then.
+    is_whole: bool,
     target: Option<Lsn>,
 }
 
 impl Watch<'_> {
-    async fn until_done(&mut self, log: &mut Log) -> Result<(), Failure> {
-        let mut shown = Shown::default();
+    async fn until_done(&mut self, log: &mut Log) -> Result<String, Failure> {
+        let mut shown = Shown::new();
         let mut before: Option<(i64, Instant)> = None;
         loop {
             let looked = self.look(log).await;
@@ -357,8 +356,7 @@ impl Watch<'_> {
             };
             if self.is_done(&checkpoint) {
                 shown.clear();
-                println!("{}", self.done(&checkpoint));
-                return Ok(());
+                return Ok(self.done(&checkpoint));
             }
             let now = Instant::now();
             let since = match before {
@@ -366,7 +364,7 @@ impl Watch<'_> {
                 Some(_) | None => now,
             };
             before = Some((checkpoint.version, since));
-            shown.show(&self.process.sink, progress, now);
+            shown.show(&self.process.sink, progress);
             if now - since >= NOBODY_AFTER {
                 if let Some(error) = self.process.halted().await {
                     shown.clear();
@@ -401,9 +399,10 @@ impl Watch<'_> {
     }
 
     fn is_done(&self, checkpoint: &Checkpoint) -> bool {
-        let lacking = checkpoint.lacking(&self.terms.selection);
-        checkpoint.is_complete(&self.terms.selection)
-            && lacking.is_disjoint(&self.tables)
+        let selection = &self.terms.selection;
+        checkpoint.log.epoch.is_some()
+            && checkpoint.lacking(selection).is_disjoint(&self.tables)
+            && (!self.is_whole || checkpoint.is_complete(selection))
             && (self.target.is_none() || checkpoint.is_at_target())
     }
 
@@ -420,32 +419,28 @@ impl Watch<'_> {
 }
 
 /// What stands on the terminal.
-#[derive(Default)]
 struct Shown {
-    line: bool,
-    said_at: Option<Instant>,
-    begun: Option<(Instant, u64)>,
+    bar: Bar,
     nobody: bool,
     lost: bool,
 }
 
 impl Shown {
-    fn show(&mut self, sink: &str, progress: RebuildProgress, now: Instant) {
-        let (begun, from) = *self.begun.get_or_insert((now, progress.done));
-        let line = line(sink, progress, (now - begun).as_secs_f64(), from);
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[2K{line}");
-            self.line = true;
-        } else if self.said_at.is_none_or(|at| now - at >= SAY_EVERY) {
-            eprintln!("{line}");
-            self.said_at = Some(now);
+    fn new() -> Self {
+        Shown {
+            bar: Bar::new("rows and changes"),
+            nobody: false,
+            lost: false,
         }
     }
 
+    fn show(&mut self, sink: &str, RebuildProgress { done, total }: RebuildProgress) {
+        let done = Done { done, total };
+        self.bar.show(sink, done, "waiting for its sink to begin");
+    }
+
     fn clear(&mut self) {
-        if std::mem::take(&mut self.line) {
-            eprint!("\r\x1b[2K");
-        }
+        self.bar.clear();
     }
 
     fn lost(&mut self, error: &Error) {
@@ -467,28 +462,6 @@ impl Shown {
             );
         }
     }
-}
-
-/// `warehouse [██████████░░░░░░░░░░░░░░░░░░░░]  33%  250,000/s  1m 5s left  (1,000,000 of 3,000,000 rows and changes)`
-fn line(sink: &str, progress: RebuildProgress, seconds: f64, from: u64) -> String {
-    let Some(ratio) = progress.ratio() else {
-        return format!("{sink}: waiting for its sink to begin");
-    };
-    // All that is known to be there may be done while more is on its way.
-    let ratio = ratio.min(0.99);
-    let full = (ratio * BAR_CELLS as f64) as usize;
-    let bar = "█".repeat(full) + &"░".repeat(BAR_CELLS - full);
-    let rate = progress.done.saturating_sub(from) as f64 / seconds.max(0.001);
-    let pace = if seconds < 1.0 || rate < 1.0 {
-        String::new()
-    } else {
-        let left = progress.total.saturating_sub(progress.done) as f64 / rate;
-        let left = humantime::format_duration(Duration::from_secs(left.ceil() as u64));
-        format!("  {}/s  {left} left", count(rate as u64))
-    };
-    let (done, total) = (count(progress.done), count(progress.total));
-    let percent = ratio * 100.0;
-    format!("{sink} [{bar}] {percent:>3.0}%{pace}  ({done} of {total} rows and changes)")
 }
 
 /// Lets a follower that was to stop at a position follow again; `false` when it was not, or cannot be asked.
@@ -514,23 +487,4 @@ pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool> {
     });
     revised.await?;
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bar_tells_rate_and_time_left() {
-        let progress = RebuildProgress {
-            done: 1_000,
-            total: 4_000,
-        };
-        assert_eq!(
-            line("w", progress, 2.0, 0),
-            "w [███████░░░░░░░░░░░░░░░░░░░░░░░]  25%  500/s  6s left  (1,000 of 4,000 rows and changes)"
-        );
-        let line = line("w", RebuildProgress::default(), 2.0, 0);
-        assert_eq!(line, "w: waiting for its sink to begin");
-    }
 }

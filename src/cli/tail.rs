@@ -25,36 +25,12 @@ pub(super) async fn run(
     json: bool,
     from: TailFrom,
 ) -> Result<(), Failure> {
-    let stop = CancellationToken::new();
-    shutdown::listen(stop.clone()).map_err(Failure::RunTime)?;
-    let instance = supervisor::instance_token();
     let from = match from {
         TailFrom::Earliest => StdoutFrom::Earliest,
         TailFrom::Now => StdoutFrom::Now,
     };
-    let form = if json {
-        StdoutForm::Json
-    } else {
-        StdoutForm::Readable
-    };
-    let context = SinkContext {
-        pipeline: settings.pipeline,
-        sink: SinkSettings {
-            name: format!("tail-{instance}"),
-            store: StoreSettings::Stdout(StdoutSinkSettings { from, form }),
-            include: patterns(tables).map_err(Failure::Usage)?,
-            exclude: Vec::new(),
-            batch_max_bytes: defaults::SINK_BATCH,
-            fetch_max_bytes: defaults::FETCH,
-        },
-        instance,
-        kafka: settings.kafka,
-        status: Arc::default(),
-        traces: Traces::default(),
-        shown: Arc::default(),
-        leader_clock: Arc::default(),
-        stop: stop.clone(),
-    };
+    let context = context(settings, "tail", tables, json, from)?;
+    let stop = context.stop.clone();
     let mut said = None;
     while !stop.is_cancelled() {
         let Err(error) = apply::run_session(&context).await else {
@@ -79,6 +55,43 @@ pub(super) async fn run(
         }
     }
     Ok(())
+}
+
+/// A worker that prints changes; it ends at SIGTERM and SIGINT.
+pub(super) fn context(
+    settings: Settings,
+    command: &str,
+    tables: &[String],
+    json: bool,
+    from: StdoutFrom,
+) -> Result<SinkContext, Failure> {
+    let form = if json {
+        StdoutForm::Json
+    } else {
+        StdoutForm::Readable
+    };
+    let include = patterns(tables).map_err(Failure::Usage)?;
+    let stop = CancellationToken::new();
+    shutdown::listen(stop.clone()).map_err(Failure::RunTime)?;
+    let instance = supervisor::instance_token();
+    Ok(SinkContext {
+        pipeline: settings.pipeline,
+        sink: SinkSettings {
+            name: format!("{command}-{instance}"),
+            store: StoreSettings::Stdout(StdoutSinkSettings { from, form }),
+            include,
+            exclude: Vec::new(),
+            batch_max_bytes: defaults::SINK_BATCH,
+            fetch_max_bytes: defaults::FETCH,
+        },
+        instance,
+        kafka: settings.kafka,
+        status: Arc::default(),
+        traces: Traces::default(),
+        shown: Arc::default(),
+        leader_clock: Arc::default(),
+        stop,
+    })
 }
 
 /// Table arguments as patterns; a bare name means that table in any schema.

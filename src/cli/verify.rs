@@ -1,18 +1,24 @@
 //! `walferry verify`: asks both servers, prints what was found.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use super::bar::{Bar, Done};
+use super::rebuild;
 use super::status::{count, table};
 use super::tail::patterns;
 use super::{Failure, sink_names};
 use crate::config::{Settings, SinkSettings, StoreSettings};
 use crate::error::Error;
-use crate::model::Selection;
-use crate::verify::{self, Differences, Pair, Report, TableReport};
+use crate::model::{Selection, TableName};
+use crate::verify::{self, Differences, Pair, Progress, Report, TableReport};
 
 /// Keys on a line of the report.
 const KEYS_SHOWN: usize = 5;
+/// How often the bar is drawn, at most.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -23,6 +29,10 @@ pub(super) struct Asked {
     pub tables: Vec<String>,
     /// Print JSON.
     pub json: bool,
+    /// Have tables that differ copied anew.
+    pub repair: bool,
+    /// Rows of each server that are read a second, at most; none: what the sink's settings say.
+    pub max_rows_per_second: Option<NonZeroU64>,
     /// Longest wait for a follower.
     pub patience: Duration,
 }
@@ -34,13 +44,22 @@ pub(super) async fn run(settings: &Settings, asked: &Asked) -> Result<(), Failur
             "name the directory that has it with --connectors: verify reads the leader",
         )));
     };
-    let sinks = chosen(settings, &asked.sinks)?;
+    if asked.repair && !source.copy {
+        return Err(Failure::Usage(Error::halt(
+            format!(
+                "the source {} makes no copies (copy.enabled = false), and --repair needs one",
+                source.name
+            ),
+            "let it make copies, or use walferry resync, which takes the newest copy that is there",
+        )));
+    }
     let tables = Selection::new(&patterns(&asked.tables).map_err(Failure::Usage)?, &[]);
     let mut reports = Vec::new();
-    for sink in sinks {
+    for sink in chosen(settings, &asked.sinks)? {
         let StoreSettings::Postgres(follower) = &sink.store else {
             continue;
         };
+        let rate = asked.max_rows_per_second;
         let pair = Pair {
             pipeline: &settings.pipeline,
             source,
@@ -49,19 +68,11 @@ pub(super) async fn run(settings: &Settings, asked: &Asked) -> Result<(), Failur
             follower,
             tables: &tables,
             patience: asked.patience,
+            max_rows_per_second: rate.or(follower.verify_max_rows_per_second),
         };
-        let told = |table: &_| {
-            if std::io::stderr().is_terminal() {
-                eprint!("\r\x1b[2K{}: comparing {table}", sink.name);
-            }
-        };
-        let compared = verify::run(pair, told).await;
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[2K");
-        }
-        let report = compared.map_err(Failure::of)?;
-        if !asked.json {
-            print!("{}", picture(&report));
+        let mut report = compare(pair, asked).await?;
+        if asked.repair {
+            report = repair(settings, pair, asked, report).await?;
         }
         reports.push(report);
     }
@@ -76,6 +87,88 @@ pub(super) async fn run(settings: &Settings, asked: &Asked) -> Result<(), Failur
     } else {
         Err(Failure::Unhealthy)
     }
+}
+
+/// Compares, with a bar on a terminal, and prints what was found.
+async fn compare(pair: Pair<'_>, asked: &Asked) -> Result<Report, Failure> {
+    let bar = Mutex::new((Bar::new("rows"), None::<Instant>));
+    let told = |progress: Progress<'_>| {
+        let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bar, drawn_at) = &mut *bar;
+        let now = Instant::now();
+        if !std::io::stderr().is_terminal() || drawn_at.is_some_and(|at| now - at < DRAW_EVERY) {
+            return;
+        }
+        *drawn_at = Some(now);
+        let done = Done {
+            done: progress.rows,
+            total: progress.rows_estimate,
+        };
+        bar.show(&under_way(pair.sink, progress), done, "comparing");
+    };
+    let compared = verify::run(pair, &told).await;
+    bar.into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .0
+        .clear();
+    let report = compared.map_err(Failure::of)?;
+    if !asked.json {
+        print!("{}", picture(&report));
+    }
+    Ok(report)
+}
+
+/// Has tables that differ copied anew, and compares those again.
+///
+/// The source makes the copy now. One that is in Kafka already would do where somebody has written to the
+/// follower. It would not where the leader's rows changed without a change in the log, as by an ALTER TABLE
+/// that rewrites them, nor where the log itself is wrong; and a comparison has just read the table as a whole,
+/// so the leader can bear that once more.
+async fn repair(
+    settings: &Settings,
+    pair: Pair<'_>,
+    asked: &Asked,
+    report: Report,
+) -> Result<Report, Failure> {
+    for of in report.left_alone() {
+        eprintln!("{}: {} is not repaired: {}", pair.sink, of.table, why(of));
+    }
+    let tables = report.repairable();
+    if tables.is_empty() {
+        return Ok(report);
+    }
+    let order = rebuild::Asked {
+        sink: pair.sink.to_owned(),
+        target: None,
+        tables: Some(Selection::of(tables.clone())),
+        fresh: true,
+        detach: false,
+    };
+    rebuild::run(settings, order).await?;
+    let again = Pair {
+        tables: &Selection::of(tables),
+        ..pair
+    };
+    Ok(report.repaired(compare(again, asked).await?))
+}
+
+fn why(of: &TableReport) -> &'static str {
+    if of.compared {
+        "nothing is known to be wrong with it"
+    } else {
+        "it could not be compared"
+    }
+}
+
+/// `warehouse: public.items (3 of 12 tables)`
+fn under_way(sink: &str, progress: Progress<'_>) -> String {
+    let Progress {
+        table,
+        tables_done,
+        tables,
+        ..
+    } = progress;
+    format!("{sink}: {table} ({} of {tables} tables)", tables_done + 1)
 }
 
 fn chosen<'a>(settings: &'a Settings, names: &[String]) -> Result<Vec<&'a SinkSettings>, Failure> {
@@ -122,7 +215,7 @@ fn picture(report: &Report) -> String {
         });
         let [rows, missing, extra, different, undecided] = counts;
         let row = [
-            of.table.clone(),
+            of.table.to_string(),
             rows,
             missing,
             extra,
@@ -160,12 +253,12 @@ fn verdict(of: &TableReport) -> &'static str {
     match of {
         _ if !of.compared => "not compared",
         _ if of.is_equal() => "equal",
-        _ if of.missing.count + of.extra.count + of.different.count == 0 => "not known",
+        _ if of.differing() == 0 => "not known",
         _ => "NOT EQUAL",
     }
 }
 
-fn keys(table: &str, what: &str, rows: &Differences) -> String {
+fn keys(table: &TableName, what: &str, rows: &Differences) -> String {
     if rows.keys.is_empty() {
         return String::new();
     }
@@ -182,12 +275,15 @@ fn keys(table: &str, what: &str, rows: &Differences) -> String {
 mod tests {
     use super::*;
 
+    fn of(table: &str) -> TableReport {
+        TableReport::of(&TableName::new("public", table))
+    }
+
     fn report() -> Report {
         let equal = TableReport {
-            table: "public.a".to_owned(),
             rows: 1_234,
             compared: true,
-            ..TableReport::default()
+            ..of("a")
         };
         let different = Differences {
             count: 7,
@@ -196,21 +292,33 @@ mod tests {
                 .collect(),
         };
         let unequal = TableReport {
-            table: "public.b".to_owned(),
             rows: 9,
             compared: true,
             different,
-            ..TableReport::default()
+            ..of("b")
         };
         let not_there = TableReport {
-            table: "public.c".to_owned(),
             note: Some("the follower has no table of this name".to_owned()),
-            ..TableReport::default()
+            ..of("c")
         };
         Report {
             sink: "dw".to_owned(),
             tables: vec![equal, unequal, not_there],
+            before_repair: Vec::new(),
         }
+    }
+
+    #[test]
+    fn the_bar_says_which_table_of_how_many() {
+        let progress = Progress {
+            table: &TableName::new("public", "items"),
+            tables_done: 2,
+            tables: 12,
+            rows: 0,
+            rows_estimate: 0,
+        };
+        let text = under_way("dw", progress);
+        assert_eq!(text, "dw: public.items (3 of 12 tables)");
     }
 
     #[test]

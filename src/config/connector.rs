@@ -1,5 +1,6 @@
 //! `connectors/*.toml`: the source and the sinks.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -236,11 +237,18 @@ fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
     let second = Duration::from_secs(1);
     let bounds = (second, 365 * 86_400 * second);
     let verify_every = optional_duration(document, "verify_every", raw.verify_every, bounds)?;
+    let rate = raw.verify_max_rows_per_second.map(|rows| {
+        let key = "verify_max_rows_per_second";
+        number(document, key, Some(rows), rows, 1, 1_000_000_000)
+    });
+    let rate = rate.transpose()?.map(u64::from);
+    let verify_max_rows_per_second = rate.and_then(NonZeroU64::new);
     let store = PostgresSinkSettings {
         postgres: postgres(document, raw.url, raw.tls, raw.connect_timeout)?,
         create_tables: raw.create_tables.unwrap_or(true),
         statement_timeout,
         verify_every,
+        verify_max_rows_per_second,
     };
     Ok(SinkSettings {
         name: name.to_owned(),

@@ -13,6 +13,7 @@ pub use load::{MAIN_FILE, load};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -250,6 +251,8 @@ pub struct PostgresSinkSettings {
     pub statement_timeout: Duration,
     /// How often it is compared with the leader; none: never.
     pub verify_every: Option<Duration>,
+    /// How many rows of each server a comparison reads a second at most; none: as fast as they can.
+    pub verify_max_rows_per_second: Option<NonZeroU64>,
 }
 
 /// Change events as JSON lines on standard output.

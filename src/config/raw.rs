@@ -98,6 +98,7 @@ pub(super) struct PostgresSink {
     pub(super) create_tables: Option<bool>,
     pub(super) statement_timeout: Option<Span>,
     pub(super) verify_every: Option<Span>,
+    pub(super) verify_max_rows_per_second: Option<u32>,
     #[serde(default)]
     pub(super) tables: Tables,
     pub(super) batch_max_bytes: Option<Size>,

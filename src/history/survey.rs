@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::milestones::Milestones;
 use super::{Boundary, CopyInfo, EntryAt, Gone, History, TableHistory, Work};
 use crate::error::Result;
-use crate::log::commit_log::{BatchEntry, CopyEnd, Entry, Extent, Verdict, judge};
+use crate::log::commit_log::{BatchEntry, CopyEnd, Entry, Verdict, judge};
 use crate::log::copies::CopyLedger;
 use crate::log::held::Watermarks;
 use crate::log::topics::Topics;
@@ -116,7 +116,7 @@ impl<'a> Survey<'a> {
                     to: batch.to,
                     last: extent.last,
                 };
-                self.note(topic, partition, names, expired(low, *extent));
+                self.note(topic, partition, names, extent.has_expired(low));
             }
         }
     }
@@ -213,7 +213,7 @@ impl<'a> Survey<'a> {
         let lacks_rows = extents().find(|(partition, extent)| {
             let low = watermark(self.lows, copies, **partition);
             let high = watermark(highs, copies, **partition);
-            expired(low, **extent) || (extent.count > 0 && extent.last >= high)
+            extent.has_expired(low) || (extent.count > 0 && extent.last >= high)
         });
         let needed = |(_, names): &&(i32, Names)| names.offset > id && names.to > end.point;
         let lacks_changes = incomplete.iter().filter(needed);
@@ -238,14 +238,6 @@ impl<'a> Survey<'a> {
             gone,
         }
     }
-}
-
-/// Whether the low watermark says that records of this extent are gone.
-fn expired(low: i64, extent: Extent) -> bool {
-    let Ok(count) = i64::try_from(extent.count) else {
-        return true;
-    };
-    count > 0 && low > extent.last - count + 1
 }
 
 /// Of a partition that is not there: 0, as if it were empty.

@@ -3,7 +3,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::commit_log::{Captured, CopyBegin, EpochEntry, Extents, LastCommit, Sample};
+use crate::log::commit_log::{
+    Captured, CopyBegin, EpochEntry, Extent, Extents, LastCommit, Sample,
+};
 use crate::model::{Epoch, Limits, Oid};
 
 fn name(table: &str) -> TableName {

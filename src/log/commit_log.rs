@@ -70,6 +70,17 @@ pub struct Extent {
     pub count: u64,
 }
 
+impl Extent {
+    /// Whether records of it are surely gone from a partition that now begins at offset `low`: they lie at
+    /// different offsets, so the first one at `last - count + 1` or before.
+    pub fn has_expired(&self, low: i64) -> bool {
+        let Ok(count) = i64::try_from(self.count) else {
+            return true;
+        };
+        count > 0 && low > self.last - count + 1
+    }
+}
+
 /// Extents by topic and partition.
 pub type Extents = BTreeMap<String, BTreeMap<i32, Extent>>;
 

@@ -1,13 +1,16 @@
 //! Which tables: `schema.table` patterns with `*` (any characters) and `?` (one character).
 
+use std::collections::BTreeSet;
+
 use super::TableName;
 
-/// A choice of tables by patterns: one of `include` must match and none of `exclude`.
+/// A choice of tables by patterns: one of `include` must match and none of `exclude`. Or of exactly some tables.
 ///
 /// A pattern is split at its first dot; each half is matched against schema or table name alone, so
 /// a dot in a name is matched by `?` or `*`. Matching is exact in case, as names are in `pg_class`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
+    only: Option<BTreeSet<TableName>>,
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
 }
@@ -38,13 +41,26 @@ impl Selection {
     pub fn new(include: &[String], exclude: &[String]) -> Self {
         let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
         Selection {
+            only: None,
             include: patterns(include),
             exclude: patterns(exclude),
         }
     }
 
+    /// Exactly these, whatever characters their names have.
+    pub fn of(tables: BTreeSet<TableName>) -> Self {
+        Selection {
+            only: Some(tables),
+            include: Vec::new(),
+            exclude: Vec::new(),
+        }
+    }
+
     /// Whether the table is chosen.
     pub fn takes(&self, table: &TableName) -> bool {
+        if let Some(only) = &self.only {
+            return only.contains(table);
+        }
         self.include.iter().any(|pattern| pattern.matches(table))
             && !self.exclude.iter().any(|pattern| pattern.matches(table))
     }

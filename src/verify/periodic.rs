@@ -91,8 +91,9 @@ impl Periodic {
             follower,
             tables: &Selection::new(&["*.*".to_owned()], &[]),
             patience: PATIENCE,
+            max_rows_per_second: follower.verify_max_rows_per_second,
         };
-        run(pair, |_table| {}).await
+        run(pair, &|_progress| {}).await
     }
 
     fn note(&self, report: &Report) {
@@ -102,7 +103,7 @@ impl Periodic {
             ..Verified::default()
         };
         for table in &report.tables {
-            let differing = table.missing.count + table.extra.count + table.different.count;
+            let differing = table.differing();
             verified.rows += table.rows;
             verified.differing += differing;
             verified.undecided += table.undecided;
@@ -110,11 +111,11 @@ impl Periodic {
             if differing > 0 {
                 tracing::error!(
                     sink = self.sink.name,
-                    table = table.table,
+                    table = %table.table,
                     missing = table.missing.count,
                     extra = table.extra.count,
                     different = table.different.count,
-                    remedy = "walferry verify names the keys; repair the rows, or copy the follower anew",
+                    remedy = "walferry verify names the keys; walferry verify --repair has such tables copied anew",
                     "the follower differs from the leader"
                 );
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row as SqlRow};
 
+use super::pace::Blocks;
 use super::sql::SideSql;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, TableName};
@@ -43,12 +44,26 @@ pub(super) struct Row {
 pub(super) type Rows = BTreeMap<Vec<String>, Row>;
 
 /// What is in a bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sum {
     /// Rows.
     pub rows: u64,
-    /// Sum of the hashes of their contents.
-    hashes: String,
+    /// Sum of the hashes of their contents: 60 bits a row.
+    hashes: i128,
+}
+
+/// Adds the buckets of a part.
+pub(super) fn add(sums: &mut BTreeMap<i32, Sum>, part: BTreeMap<i32, Sum>) {
+    for (bucket, more) in part {
+        let sum = sums.entry(bucket).or_default();
+        sum.rows += more.rows;
+        sum.hashes += more.hashes;
+    }
+}
+
+/// Rows of some buckets.
+pub(super) fn rows(sums: &BTreeMap<i32, Sum>) -> u64 {
+    sums.values().map(|sum| sum.rows).sum()
 }
 
 impl<'a> Snapshot<'a> {
@@ -72,7 +87,8 @@ impl<'a> Snapshot<'a> {
         begin(client).await?;
         let row = client
             .query_opt(
-                "SELECT applied::text, (state -> 'in_effect')::text FROM walferry.checkpoint
+                "SELECT applied::text, (state -> 'in_effect')::text, state ->> 'target'
+                 FROM walferry.checkpoint
                  WHERE pipeline = $1 AND sink = $2",
                 &[&place.pipeline, &place.sink],
             )
@@ -87,6 +103,9 @@ impl<'a> Snapshot<'a> {
                 "run the sink first; or correct its url, if that is another database",
             ));
         };
+        if let Some(target) = row.get::<_, Option<&str>>(2) {
+            return Err(stays(place.sink, target));
+        }
         let in_effect = row.get::<_, Option<&str>>(1).unwrap_or("[]");
         let in_effect = serde_json::from_str(in_effect).map_err(|error| {
             Error::halt(
@@ -108,23 +127,50 @@ impl<'a> Snapshot<'a> {
         ended.map_err(|error| classify(&error, "ending a snapshot"))
     }
 
-    /// Sums of a table's buckets.
-    pub(super) async fn sums(&self, sql: &SideSql, buckets: u64) -> Result<BTreeMap<i32, Sum>> {
-        let rows = self.query(&sql.sums(buckets), &[]).await?;
-        let sums = rows.iter().map(|row| {
-            let rows: i64 = row.get(1);
-            let sum = Sum {
-                rows: rows.unsigned_abs(),
-                hashes: row.get(2),
-            };
-            (row.get(0), sum)
-        });
-        Ok(sums.collect())
+    /// Blocks of a table's largest relation, and its relations.
+    pub(super) async fn size(&self, sql: &SideSql) -> Result<(u64, u64)> {
+        const SIZE: &str = "WITH relations AS (
+                SELECT relid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)) WHERE isleaf
+                UNION SELECT pg_catalog.to_regclass($1)
+            )
+            SELECT coalesce(max(pg_catalog.pg_relation_size(relid)), 0)
+                / pg_catalog.current_setting('block_size')::int8, count(*)
+            FROM relations";
+        let found = self.query(SIZE, &[&sql.name()]).await?;
+        let number = |at| found.first().map_or(0, |row| row.get::<_, i64>(at));
+        Ok((number(0).unsigned_abs(), number(1).unsigned_abs()))
     }
 
-    /// Rows of some buckets, by key.
-    pub(super) async fn rows_of(&self, sql: &SideSql, buckets: u64, of: &[i32]) -> Result<Rows> {
-        by_key(&self.query(&sql.rows_of(buckets), &[&of]).await?)
+    /// Sums of the buckets in a part of a table.
+    pub(super) async fn sums(
+        &self,
+        sql: &SideSql,
+        buckets: u64,
+        part: Blocks,
+    ) -> Result<BTreeMap<i32, Sum>> {
+        let rows = self.query(&sql.sums(buckets, part), &[]).await?;
+        let sums = rows.iter().map(|row| {
+            let (rows, hashes): (i64, &str) = (row.get(1), row.get(2));
+            let hashes = hashes
+                .parse()
+                .map_err(|_| Error::transient(format!("{hashes} is not a sum of hashes")))?;
+            let sum = Sum {
+                rows: rows.unsigned_abs(),
+                hashes,
+            };
+            Ok((row.get(0), sum))
+        });
+        sums.collect()
+    }
+
+    /// Rows of some buckets in a part, by key.
+    pub(super) async fn rows_of(
+        &self,
+        sql: &SideSql,
+        (buckets, of): (u64, &[i32]),
+        part: Blocks,
+    ) -> Result<Rows> {
+        by_key(&self.query(&sql.rows_of(buckets, part), &[&of]).await?)
     }
 
     /// Rows with these keys.
@@ -139,9 +185,13 @@ impl<'a> Snapshot<'a> {
         by_key(&self.query(&sql.rows_with(), &params).await?)
     }
 
-    /// How often each row is there, by its content.
-    pub(super) async fn counts(&self, sql: &SideSql) -> Result<BTreeMap<String, i64>> {
-        let rows = self.query(&sql.counts(), &[]).await?;
+    /// How often each row of a part is there, by its content.
+    pub(super) async fn counts(
+        &self,
+        sql: &SideSql,
+        part: Blocks,
+    ) -> Result<BTreeMap<String, i64>> {
+        let rows = self.query(&sql.counts(part), &[]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
@@ -167,6 +217,16 @@ pub(super) async fn rows_now(
 async fn query(client: &Client, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<SqlRow>> {
     let rows = client.query(sql, params).await;
     rows.map_err(|error| classify(&error, "reading rows to compare"))
+}
+
+/// Of a follower that does not come to what the leader has, however long it is waited for.
+fn stays(sink: &str, target: &str) -> Error {
+    Error::halt(
+        format!(
+            "follower {sink} was ordered to stop at {target}, so it does not follow the leader"
+        ),
+        format!("let it follow again with walferry sink resume {sink}, or verify another follower"),
+    )
 }
 
 async fn begin(client: &Client) -> Result<()> {
@@ -195,4 +255,20 @@ fn by_key(rows: &[SqlRow]) -> Result<Rows> {
         found.insert(key.collect(), content);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_parts_are_the_sum_of_the_whole() {
+        let sum = |rows, hashes| Sum { rows, hashes };
+        let mut sums = BTreeMap::from([(1, sum(2, 30)), (2, sum(1, 5))]);
+        let part = BTreeMap::from([(1, sum(1, i128::from(i64::MAX))), (7, sum(3, 9))]);
+        add(&mut sums, part);
+        assert_eq!(sums[&1], sum(3, 30 + i128::from(i64::MAX)));
+        assert_eq!((sums[&2], sums[&7]), (sum(1, 5), sum(3, 9)));
+        assert_eq!(rows(&sums), 7);
+    }
 }

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use super::pace::Blocks;
 use crate::error::Result;
 use crate::model::TableSchema;
 use crate::model::relation::quote_identifier;
@@ -19,10 +20,12 @@ pub(super) struct TableSql {
 /// The statements for one table on one server. All columns are cast to text, as both sessions print them
 /// alike; a row's content is the text of the row of those.
 pub(super) struct SideSql {
+    /// The table's name, quoted.
+    name: String,
     /// `table` in FROM, without what inherits from it.
     from: String,
-    /// `WHERE …`, or nothing.
-    filter: String,
+    /// The publication's row filter.
+    filter: Option<String>,
     /// `md5` of the row.
     content: String,
     /// Key columns as text; the whole row's hash where there is no key.
@@ -94,8 +97,9 @@ impl SideSql {
             (quote_identifier(&column.name), column.type_name.clone())
         });
         SideSql {
+            name: schema.table.quoted(),
             from: format!("{only}{}", schema.table.quoted()),
-            filter: filter.map_or_else(String::new, |filter| format!(" WHERE ({filter})")),
+            filter: filter.map(|filter| format!("({filter})")),
             content,
             key,
             typed: typed.collect(),
@@ -112,14 +116,31 @@ impl SideSql {
         format!("{}::int4 % {buckets}", Self::number(&hash, 7, 28))
     }
 
+    /// The table's name, quoted.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `WHERE …` for the rows of a part that fulfil one more condition, or nothing.
+    fn rows_in(&self, part: Blocks, condition: Option<String>) -> String {
+        let from = (part.from > 0).then(|| format!("ctid >= '({},0)'::tid", part.from));
+        let to = part.to.map(|to| format!("ctid < '({to},0)'::tid"));
+        let all = [self.filter.clone(), from, to, condition];
+        let all: Vec<String> = all.into_iter().flatten().collect();
+        match all.is_empty() {
+            true => String::new(),
+            false => format!(" WHERE {}", all.join(" AND ")),
+        }
+    }
+
     /// Bucket, rows, sum of hashes.
-    pub(super) fn sums(&self, buckets: u64) -> String {
+    pub(super) fn sums(&self, buckets: u64, part: Blocks) -> String {
         let hash = Self::number(&self.content, 15, 60);
         format!(
             "SELECT {} AS bucket, count(*), pg_catalog.sum({hash}::int8)::text FROM {}{} GROUP BY 1",
             self.bucket(buckets),
             self.from,
-            self.filter
+            self.rows_in(part, None)
         )
     }
 
@@ -132,18 +153,13 @@ impl SideSql {
     }
 
     /// Key, content and version of the rows in the buckets `$1`.
-    pub(super) fn rows_of(&self, buckets: u64) -> String {
-        let joined = if self.filter.is_empty() {
-            " WHERE"
-        } else {
-            " AND"
-        };
+    pub(super) fn rows_of(&self, buckets: u64, part: Blocks) -> String {
+        let wanted = format!("{} = ANY($1::int4[])", self.bucket(buckets));
         format!(
-            "SELECT {} FROM {}{}{joined} {} = ANY($1::int4[])",
+            "SELECT {} FROM {}{}",
             self.selected(),
             self.from,
-            self.filter,
-            self.bucket(buckets)
+            self.rows_in(part, Some(wanted))
         )
     }
 
@@ -157,6 +173,7 @@ impl SideSql {
         let equal: Vec<String> = equal
             .map(|((column, type_name), name)| format!("t.{column} = wanted.{name}::{type_name}"))
             .collect();
+        let filter = self.filter.as_ref();
         format!(
             "SELECT {} FROM (SELECT t.*, t.ctid, t.xmin FROM ROWS FROM ({}) AS wanted({}) JOIN {} t ON {}) t{}",
             self.selected(),
@@ -164,15 +181,17 @@ impl SideSql {
             names.join(", "),
             self.from,
             equal.join(" AND "),
-            self.filter
+            filter.map_or_else(String::new, |filter| format!(" WHERE {filter}"))
         )
     }
 
     /// How often each row is there.
-    pub(super) fn counts(&self) -> String {
+    pub(super) fn counts(&self, part: Blocks) -> String {
         format!(
             "SELECT {} AS content, count(*) FROM {}{} GROUP BY 1",
-            self.content, self.from, self.filter
+            self.content,
+            self.from,
+            self.rows_in(part, None)
         )
     }
 

@@ -21,6 +21,7 @@ mod read_after_write;
 mod reader_rules;
 mod rebuild;
 mod reload;
+mod replay;
 mod restarts;
 mod secured;
 mod shapes;

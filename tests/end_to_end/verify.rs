@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::support::http::{get, metric, part};
-use crate::support::{Pipeline, Postgres, until, wait_caught_up};
+use crate::support::{Pipeline, Postgres, assert_equal, until, wait_caught_up};
 
 const TABLES: &str = r#"
     CREATE TABLE big (id int PRIMARY KEY, v text, n numeric, at timestamptz DEFAULT now());
@@ -132,6 +132,141 @@ async fn equal_is_said_under_load_and_every_difference_is_found() {
 
     stop.store(true, Ordering::Relaxed);
     assert!(writer.await.unwrap() > 10, "there was load");
+    assert_eq!(walferry.terminate(), 0);
+}
+
+/// Versions of the follower's rows in tables that nobody touches.
+async fn versions(follower: &Client) -> String {
+    let versions = "SELECT string_agg(xmin::text || ctid::text, ',' ORDER BY xmin::text, ctid)
+        FROM (SELECT xmin, ctid FROM kinds UNION ALL SELECT xmin, ctid FROM heap) t";
+    follower.query_one(versions, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_copies_what_differs_and_leaves_the_rest_alone() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLES).await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    // Not in the log: no copy from before would bring it.
+    from.batch_execute("ALTER TABLE parts ADD COLUMN made timestamptz DEFAULT clock_timestamp()")
+        .await
+        .unwrap();
+    to.batch_execute("ALTER TABLE parts ADD COLUMN made timestamptz DEFAULT clock_timestamp()")
+        .await
+        .unwrap();
+    from.batch_execute("INSERT INTO parts VALUES (1000, '2026-03-03')")
+        .await
+        .unwrap();
+    wait_caught_up(&from, &to, "a").await;
+    to.batch_execute(
+        "UPDATE big SET v = v || '!' WHERE id = 17000; DELETE FROM big WHERE id = 18000;
+         INSERT INTO big (id, v) VALUES (-5, 'nobody''s')",
+    )
+    .await
+    .unwrap();
+    let before = versions(&to).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(load(leader.client().await, stop.clone()));
+    let (code, text) = verify(&pipeline, &["a", "--repair"]).await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(writer.await.unwrap() > 10, "there was load");
+    assert_eq!(code, Some(0), "{text}");
+    for said in [
+        "public.big: not the same (17000)",
+        "public.big: only the follower has (-5)",
+        "2 tables are copied anew; the others go on",
+        "EQUAL: a holds what the leader holds",
+    ] {
+        assert!(text.contains(said), "{said}:\n{text}");
+    }
+    assert_eq!(versions(&to).await, before, "other tables were rewritten");
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, &["big", "parts", "heap", "kinds"]).await;
+    let (code, text) = verify(&pipeline, &["a", "--json"]).await;
+    assert_eq!(code, Some(0), "{text}");
+
+    // What cannot be compared is not repaired, and what was found first is in the report.
+    to.batch_execute("ALTER TABLE kinds RENAME COLUMN f TO g; DELETE FROM heap WHERE a = 7")
+        .await
+        .unwrap();
+    let mut command = pipeline.command(&["verify", "--repair", "--json"]);
+    let output = command.output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{report} {said}");
+    assert!(
+        said.contains("public.kinds is not repaired: it could not be compared"),
+        "{said}"
+    );
+    assert_eq!(report[0]["before_repair"][0]["table"], "public.heap");
+    assert_eq!(of(&report, "public.heap")["missing"]["count"], 0);
+    assert_equal(&from, &to, &["heap"]).await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_is_to_stay_in_the_past_is_not_waited_for() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader
+        .sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+        .await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let shown = "SELECT applied::text FROM walferry.checkpoint";
+    let lsn: String = to.query_one(shown, &[]).await.unwrap().get(0);
+    let rebuilt = pipeline
+        .command(&["rebuild", "a", "--to-lsn", &lsn])
+        .output();
+    let rebuilt = rebuilt.unwrap();
+    assert!(rebuilt.status.success(), "{rebuilt:?}");
+    for arguments in [&["a"][..], &["a", "--repair"]] {
+        let (code, text) = verify(&pipeline, arguments).await;
+        assert_eq!(code, Some(2), "{text}");
+        for said in [
+            &format!("follower a was ordered to stop at {lsn}"),
+            "walferry sink resume a",
+        ] {
+            assert!(text.contains(said), "{said}:\n{text}");
+        }
+    }
+    let mut command = pipeline.command(&["sink", "resume", "a"]);
+    assert!(command.output().unwrap().status.success());
+    let (code, text) = verify(&pipeline, &["a"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_slowly_is_read_in_many_parts_and_all_of_it() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLES).await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let slowly = ["a", "--max-rows-per-second", "20000"];
+    let (code, text) = verify(&pipeline, &slowly).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("20,000"), "{text}");
+    // Rows move to blocks behind all others, on one side only.
+    to.batch_execute(
+        "UPDATE big SET v = v || '!' WHERE id % 5000 = 0; UPDATE parts SET day = day;
+         DELETE FROM heap WHERE ctid = (SELECT max(ctid) FROM heap)",
+    )
+    .await
+    .unwrap();
+    let (code, text) = verify(&pipeline, &["a", "--max-rows-per-second", "50000"]).await;
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("public.big: not the same (10000) (15000) (20000) (5000)\n"),
+        "{text}"
+    );
+    assert!(text.contains("2 of 5 tables"), "{text}");
     assert_eq!(walferry.terminate(), 0);
 }
 

@@ -111,6 +111,7 @@ pub fn sink_settings(user: &str, database: &str) -> PostgresSinkSettings {
         create_tables: true,
         statement_timeout: Duration::from_secs(60),
         verify_every: None,
+        verify_max_rows_per_second: None,
     }
 }
 
