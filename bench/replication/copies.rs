@@ -132,7 +132,7 @@ async fn fill(leader: &Client, rows: u64) -> anyhow::Result<()> {
     // Hexadecimal digits that do not repeat: about as compressible as ordinary text.
     leader
         .batch_execute(&format!(
-            "INSERT INTO large SELECT i, (i * 7919) % 100000, left(md5(i::text) || md5((i + 1)::text) || \
+            "INSERT INTO large SELECT i, (i::bigint * 7919) % 100000, left(md5(i::text) || md5((i + 1)::text) || \
                 md5((i + 2)::text) || md5((i + 3)::text) || md5((i + 4)::text), {NOTE_BYTES}) \
              FROM generate_series(1, {rows}) i; ANALYZE large; CHECKPOINT"
         ))
