@@ -217,6 +217,10 @@ async fn a_follower_that_is_to_stay_in_the_past_is_not_waited_for() {
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
+    from.batch_execute("INSERT INTO t VALUES (2)")
+        .await
+        .unwrap();
+    wait_caught_up(&from, &to, "a").await;
     let shown = "SELECT applied::text FROM walferry.checkpoint";
     let lsn: String = to.query_one(shown, &[]).await.unwrap().get(0);
     let rebuilt = pipeline
