@@ -48,7 +48,7 @@ pub(super) type Rows = BTreeMap<Vec<String>, Row>;
 pub(super) struct Sum {
     /// Rows.
     pub rows: u64,
-    /// Sum of the hashes of their contents: 60 bits a row.
+    /// Sum of the hashes of their contents: 64 bits a row.
     hashes: i128,
 }
 
