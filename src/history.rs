@@ -60,6 +60,9 @@ pub struct CopyInfo {
     pub copy: i64,
     /// Its point: the rows are what all transactions with a commit LSN below it left.
     pub point: Boundary,
+    /// The first boundary to which a follower can be rebuilt with it: tables come into effect between two
+    /// entries of the log, so it is the end of the entry that the point lies in.
+    pub from: Boundary,
     /// Records of the table's rows; a row that is too large for one is several.
     pub rows: u64,
     /// None: it is usable, with all changes from its point to the log's end.
@@ -87,17 +90,6 @@ impl TableHistory {
     }
 }
 
-/// A valid batch entry of the commit log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryAt {
-    /// Its offset.
-    pub offset: i64,
-    /// Its first boundary: all transactions of the entries before lie below it.
-    pub from: Lsn,
-    /// Its last boundary.
-    pub to: Lsn,
-}
-
 /// Transactions and changes between two boundaries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -113,25 +105,19 @@ pub struct History {
     /// The captured tables, by name.
     pub tables: BTreeMap<TableName, TableHistory>,
     latest: Option<Boundary>,
-    first_later: Option<EntryAt>,
     milestones: Milestones,
 }
 
 impl History {
-    /// Reads the commit log from its low end to its end as it is now. `later_than_us`: the time that
-    /// [`History::boundary_at_time`] is to be asked for, microseconds since 2000-01-01 UTC.
+    /// Reads the commit log from its low end to its end as it is now.
     ///
     /// # Errors
     /// Transient for Kafka's; halt when the log is not there, has a hole, or holds what is no entry.
-    pub async fn read(
-        kafka: &KafkaSettings,
-        topics: &Topics,
-        later_than_us: Option<i64>,
-    ) -> Result<History> {
+    pub async fn read(kafka: &KafkaSettings, topics: &Topics) -> Result<History> {
         // What expires while the log is read is not seen; entries that come meanwhile are not read.
         let lows = watermarks_of(kafka, topics, End::Low).await?;
         let mut tail = LogTail::open(kafka, &topics.commits(), From::Low).await?;
-        let mut survey = Survey::at_low_end(tail.low(), &lows, later_than_us);
+        let mut survey = Survey::at_low_end(tail.low(), &lows);
         while tail.next_offset() < tail.high() {
             let (offset, entry) = tail.next().await?;
             survey.see(offset, &entry)?;
@@ -141,19 +127,13 @@ impl History {
         Ok(survey.finish(topics, &highs))
     }
 
-    /// The newest usable copy of a table; `at_or_before`: of those whose point is not beyond this boundary.
-    pub fn newest_usable(&self, table: &TableName, at_or_before: Option<Lsn>) -> Option<&CopyInfo> {
-        let fits = |copy: &&CopyInfo| at_or_before.is_none_or(|limit| copy.point.lsn <= limit);
-        self.tables.get(table)?.usable().rev().find(fits)
-    }
-
     /// The earliest boundary to which all of these tables can be rebuilt. None: one of them has no usable
     /// copy, or there are none.
     pub fn earliest(&self, tables: &BTreeSet<TableName>) -> Option<Boundary> {
         let mut earliest: Option<Boundary> = None;
         for table in tables {
-            let points = self.tables.get(table)?.usable().map(|copy| copy.point);
-            let first = points.min_by_key(|point| point.lsn)?;
+            let copies = self.tables.get(table)?.usable().map(|copy| copy.from);
+            let first = copies.min_by_key(|from| from.lsn)?;
             if earliest.is_none_or(|so_far| so_far.lsn < first.lsn) {
                 earliest = Some(first);
             }
@@ -164,13 +144,6 @@ impl History {
     /// The log's end: the latest boundary to which anything can be rebuilt now. None: the log has none yet.
     pub fn latest(&self) -> Option<Boundary> {
         self.latest
-    }
-
-    /// The first valid batch entry that ends with a commit later than the time given to [`History::read`]. None: all
-    /// of the log is earlier, or no time was given. What was committed up to that time lies in the
-    /// entries before this one, and some of it may lie in this one.
-    pub fn boundary_at_time(&self) -> Option<EntryAt> {
-        self.first_later
     }
 
     /// What lies between a boundary and the log's end; about, for logs of more than

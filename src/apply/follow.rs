@@ -101,10 +101,11 @@ impl Standing {
         Ok(!stays)
     }
 
-    /// Tables that cannot be loaded for where the reader stands: no copy of them is complete there.
-    pub fn without_copy(&self, terms: &Terms) -> Vec<TableName> {
+    /// Tables that cannot be loaded for where the reader stands, as no copy from before is among the ones known.
+    pub fn without_copy(&self, known: &CopyLedger, terms: &Terms) -> Vec<TableName> {
         let lacking = self.place.lacks(&self.in_effect, &terms.selection);
-        let copy = |table: &&TableName| self.ledger.choose(table, None, self.target);
+        let limit = Some(self.place.to.unwrap_or(Lsn::ZERO));
+        let copy = |table: &&TableName| known.choose(table, None, limit);
         lacking
             .filter(|table| copy(table).is_none())
             .cloned()

@@ -11,7 +11,7 @@ use super::follow::{Terms, next_version};
 use crate::log::copies::{CopyLedger, KnownCopy};
 use crate::log::progress::Want;
 use crate::model::checkpoint::LogPlace;
-use crate::model::{Checkpoint, Cursors, Join, JoinRows, TableName};
+use crate::model::{Checkpoint, Cursors, Join, JoinRows, Lsn, TableName};
 
 /// The main reader waits for a join that is at most this many entries behind it.
 const HOLD_MAX_ENTRIES: i64 = 64;
@@ -92,7 +92,7 @@ fn choose(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> JoinSt
     let mut copies: BTreeMap<i64, (&KnownCopy, BTreeSet<TableName>)> = BTreeMap::new();
     for table in lacking {
         let refused = refused(checkpoint, &table);
-        if let Some((id, copy)) = ledger.choose(&table, refused, checkpoint.target) {
+        if let Some((id, copy)) = ledger.choose(&table, refused, choice_limit(checkpoint)) {
             copies
                 .entry(id)
                 .or_insert_with(|| (copy, BTreeSet::new()))
@@ -109,6 +109,13 @@ fn choose(checkpoint: &Checkpoint, ledger: &CopyLedger, terms: &Terms) -> JoinSt
         None => JoinStep::Ask,
         Some((id, (copy, tables))) => JoinStep::Begin(begin(id, copy, tables, terms)),
     }
+}
+
+/// How far the point of a copy may lie for a follower that is to stop: before the entry where it stops, as
+/// tables come into effect between two entries.
+pub fn choice_limit(checkpoint: &Checkpoint) -> Option<Lsn> {
+    let reached = checkpoint.log.to.unwrap_or(Lsn::ZERO);
+    checkpoint.target.map(|target| target.min(reached))
 }
 
 fn begin(id: i64, copy: &KnownCopy, tables: BTreeSet<TableName>, terms: &Terms) -> Join {

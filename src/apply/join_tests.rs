@@ -348,6 +348,7 @@ fn a_follower_that_is_to_stop_takes_complete_copies_from_before_and_asks_for_non
         begin(0, None, &["a"]),
     ];
     let (mut checkpoint, ledger) = behind(&entries);
+    checkpoint.log.to = Some(Lsn(60));
     checkpoint.refused.insert(table("a").quoted(), [1].into());
     assert_eq!(begun(&checkpoint, &ledger).copy, 3, "one that is running");
     checkpoint.target = Some(Lsn(50));
@@ -358,9 +359,14 @@ fn a_follower_that_is_to_stop_takes_complete_copies_from_before_and_asks_for_non
     assert!(wants(&checkpoint, &ledger, &terms()).is_empty());
     checkpoint.refused.clear();
     assert_eq!(begun(&checkpoint, &ledger).copy, 1);
-    checkpoint.target = Some(Lsn(49));
-    assert_eq!(
-        next_join_step(&checkpoint, &ledger, &terms()),
-        JoinStep::Ask
-    );
+    // The point must not lie inside of the entry in which the follower stops.
+    checkpoint.target = Some(Lsn(70));
+    for (reached, expected) in [(50, Some(1)), (49, None)] {
+        checkpoint.log.to = Some(Lsn(reached));
+        let copy = match next_join_step(&checkpoint, &ledger, &terms()) {
+            JoinStep::Begin(join) => Some(join.copy),
+            _asks => None,
+        };
+        assert_eq!(copy, expected);
+    }
 }

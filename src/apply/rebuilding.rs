@@ -3,22 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::follow::Terms;
-use super::join::rows_loaded;
+use super::join::{choice_limit, rows_loaded};
 use crate::log::copies::CopyLedger;
 use crate::model::{Checkpoint, TableName};
 use crate::status::RebuildProgress;
 
 /// How far these tables are, of which some may be in effect by now. A copy that is still running counts
-/// with the rows that are loaded of it; a table without a copy with nothing.
+/// with the rows that are loaded of it; a table without a copy with nothing. `changes`: those of the log up to
+/// where the follower goes.
 pub fn progress(
     tables: &BTreeSet<TableName>,
     checkpoint: &Checkpoint,
-    ledger: &CopyLedger,
+    (ledger, changes): (&CopyLedger, u64),
     terms: &Terms,
 ) -> RebuildProgress {
     let mut sum = RebuildProgress::default();
     // Changes are read once a copy, for all its tables.
-    let mut changes: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
+    let mut of_copies: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
     for table in tables {
         let mut joins = checkpoint.joins.iter();
         let join = joins.find(|join| join.tables.contains(table));
@@ -26,7 +27,7 @@ pub fn progress(
         let refused = checkpoint.refused.get(&table.quoted());
         let copy = match join {
             Some(join) => ledger.get(join.copy).map(|copy| (join.copy, copy)),
-            None => ledger.choose(table, refused, checkpoint.target),
+            None => ledger.choose(table, refused, choice_limit(checkpoint)),
         };
         let Some((id, copy)) = copy else {
             continue;
@@ -35,16 +36,16 @@ pub fn progress(
         let rows = copy.rows(&terms.topics.copy(table)).unwrap_or(loaded);
         sum.total += rows;
         sum.done += if in_effect { rows } else { loaded };
-        let behind = ledger.changes_behind(copy);
+        let behind = changes.saturating_sub(copy.changes_before);
         let passed = match (in_effect, join) {
             (true, _) => behind,
             (false, Some(join)) => join.changes.min(behind),
             (false, None) => 0,
         };
-        let of_copy = changes.entry(id).or_insert((passed, behind));
+        let of_copy = of_copies.entry(id).or_insert((passed, behind));
         of_copy.0 = of_copy.0.min(passed);
     }
-    for (passed, behind) in changes.into_values() {
+    for (passed, behind) in of_copies.into_values() {
         sum.done += passed;
         sum.total += behind;
     }

@@ -99,6 +99,8 @@ pub(super) struct Session<'a> {
     is_stored: bool,
     /// Copies in the log before the checkpoint.
     pub(super) ledger: CopyLedger,
+    /// Copies in all of the log, for a follower that is to stop before its end.
+    known: Option<CopyLedger>,
     pub(super) main: MainReader,
     /// How many entries go into a batch.
     careful: Careful,
@@ -154,6 +156,10 @@ impl<'a> Session<'a> {
             tokio::try_join!(found, start::schemas(context, &terms))?;
         note_shown(&context.shown, &terms, &checkpoint);
         let log_end = tail.high();
+        let known = match checkpoint.target {
+            Some(_) => Some(start::ledger_of(context, &terms, log_end).await?),
+            None => None,
+        };
         let main = start_reader(
             context,
             &terms,
@@ -178,6 +184,7 @@ impl<'a> Session<'a> {
             checkpoint,
             is_stored,
             ledger,
+            known,
             main,
             careful,
             batch_end: None,
@@ -415,6 +422,11 @@ impl<'a> Session<'a> {
         self.commit_end(end).await
     }
 
+    /// Copies that can be chosen: one that is complete further on in the log has its rows all the same.
+    pub(super) fn copies_known(&self) -> &CopyLedger {
+        self.known.as_ref().unwrap_or(&self.ledger)
+    }
+
     /// Whether the follower shows the boundary at which it is to stop.
     pub(super) fn is_paused(&self) -> bool {
         let complete = self.checkpoint.is_complete(&self.terms.selection);
@@ -469,7 +481,7 @@ impl<'a> Session<'a> {
             sink: self.context.sink.name.clone(),
             applied: self.checkpoint.applied,
             log_offset: oldest_needed(&self.checkpoint),
-            wants: wants(&self.checkpoint, &self.ledger, &self.terms),
+            wants: wants(&self.checkpoint, self.copies_known(), &self.terms),
         };
         let due = self.said_at + say_after(self.said.as_ref(), &progress)?;
         if Instant::now() < due {

@@ -116,7 +116,7 @@ impl Session<'_> {
     /// Takes the steps of joins that can be taken now.
     pub(super) async fn advance_join(&mut self) -> Result<()> {
         loop {
-            let step = next_join_step(&self.checkpoint, &self.ledger, &self.terms);
+            let step = next_join_step(&self.checkpoint, self.copies_known(), &self.terms);
             if step != JoinStep::Ask {
                 self.join.asking_since = None;
                 if std::mem::take(&mut self.join.explained) {
@@ -226,7 +226,7 @@ impl Session<'_> {
             .checkpoint
             .joins
             .first()
-            .and_then(|join| self.ledger.get(join.copy));
+            .and_then(|join| self.copies_known().get(join.copy));
         let end = copy.and_then(|copy| copy.end.clone());
         self.join
             .start(loader, end, self.checkpoint.log.next_offset);
@@ -450,7 +450,7 @@ impl Session<'_> {
         Some(rebuilding::progress(
             &tables,
             &self.checkpoint,
-            &self.ledger,
+            (self.copies_known(), self.ledger.changes()),
             &self.terms,
         ))
     }
@@ -462,7 +462,7 @@ impl Session<'_> {
             .joins
             .iter()
             .find(|join| join.tables.contains(table));
-        let copy = join.and_then(|join| self.ledger.get(join.copy));
+        let copy = join.and_then(|join| self.copies_known().get(join.copy));
         CopyProgress {
             table: table.to_string(),
             rows: join.map_or(0, |join| rows_loaded(&self.terms, join, table)),

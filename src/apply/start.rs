@@ -264,7 +264,20 @@ async fn ledger_at(
         }
         return Ok(ledger);
     }
-    let mut tail = LogTail::open(&context.kafka, &commits, From::Low).await?;
+    ledger_of(context, terms, end).await
+}
+
+/// The copies that the log before the offset `end` shows.
+///
+/// # Errors
+/// Those of the log.
+pub(super) async fn ledger_of(
+    context: &SinkContext,
+    terms: &Terms,
+    end: i64,
+) -> Result<CopyLedger> {
+    let mut ledger = CopyLedger::new();
+    let mut tail = LogTail::open(&context.kafka, &terms.topics.commits(), From::Low).await?;
     let mut place = LogPlace::at_low_end(tail.low());
     while place.next_offset < end {
         let (offset, entry) = tail.next().await?;

@@ -26,7 +26,7 @@ const YEAR_10000_UNIX_SECONDS: u64 = 253_402_300_800;
 pub(super) async fn run(settings: &Settings, tables: &[String], json: bool) -> Result<(), Failure> {
     let chosen = patterns(tables).map_err(Failure::Usage)?;
     let topics = Topics::new(settings.pipeline.as_str());
-    let read = History::read(&settings.kafka, &topics, None).await;
+    let read = History::read(&settings.kafka, &topics).await;
     let history = read.map_err(Failure::of)?;
     let report = Report::of(&settings.pipeline, &history, &Selection::new(&chosen, &[]));
     if !tables.is_empty() && report.tables.is_empty() {

@@ -147,7 +147,7 @@ impl Log {
                 "name a position at or before that one; walferry history tells how far back one can go",
             ));
         }
-        let missing = self.then.without_copy(&self.terms);
+        let missing = self.then.without_copy(&self.now.ledger, &self.terms);
         if missing.is_empty() {
             return Ok(());
         }
@@ -394,7 +394,13 @@ impl Watch<'_> {
                 "order it again",
             )
         })?;
-        let progress = rebuilding::progress(&self.tables, &checkpoint, &log.now.ledger, self.terms);
+        let until = if self.target.is_some() {
+            &log.then
+        } else {
+            &log.now
+        };
+        let known = (&log.now.ledger, until.ledger.changes());
+        let progress = rebuilding::progress(&self.tables, &checkpoint, known, self.terms);
         Ok((checkpoint, progress))
     }
 

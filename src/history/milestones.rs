@@ -76,6 +76,17 @@ impl Milestones {
         Boundary { lsn, time_us }
     }
 
+    /// The log's first boundary at or behind `lsn`; of a log of which not all are kept, perhaps a later one.
+    pub(super) fn next(&self, lsn: Lsn) -> Boundary {
+        self.at(lsn).map_or_else(
+            || self.reached(lsn),
+            |milestone| Boundary {
+                lsn: milestone.to,
+                time_us: milestone.time_us,
+            },
+        )
+    }
+
     /// What the log covers behind the boundary `from`.
     pub(super) fn since(&self, from: Lsn) -> Work {
         let (Some(last), Some(at)) = (self.last, self.at(from)) else {
@@ -122,6 +133,8 @@ mod tests {
         assert_eq!(milestones.reached(Lsn(20)).time_us, Some(2));
         assert_eq!(milestones.reached(Lsn(21)).time_us, Some(3));
         assert_eq!(milestones.reached(Lsn(51)).time_us, None, "not reached");
+        assert_eq!(milestones.next(Lsn(21)).lsn, Lsn(30));
+        assert_eq!(milestones.next(Lsn(30)).lsn, Lsn(30));
         assert_eq!(milestones.since(Lsn(20)).transactions, 3);
         assert_eq!(milestones.since(Lsn(50)), Work::default());
         assert_eq!(Milestones::default().since(Lsn(1)), Work::default());

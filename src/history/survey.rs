@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::milestones::Milestones;
-use super::{Boundary, CopyInfo, EntryAt, Gone, History, TableHistory, Work};
+use super::{Boundary, CopyInfo, Gone, History, TableHistory, Work};
 use crate::error::Result;
 use crate::log::commit_log::{BatchEntry, CopyEnd, Entry, Verdict, judge};
 use crate::log::copies::CopyLedger;
@@ -44,14 +44,12 @@ pub struct Survey<'a> {
     begins: Option<Lsn>,
     /// The latest time at which the leader is known to have had no more than the log.
     time_us: Option<i64>,
-    later_than_us: Option<i64>,
-    first_later: Option<EntryAt>,
 }
 
 impl<'a> Survey<'a> {
     /// Before the oldest entry that is left of the log, at offset `low`. `lows`: low watermarks of the table and
     /// copy topics.
-    pub fn at_low_end(low: i64, lows: &'a Watermarks, later_than_us: Option<i64>) -> Self {
+    pub fn at_low_end(low: i64, lows: &'a Watermarks) -> Self {
         Survey {
             lows,
             place: LogPlace::at_low_end(low),
@@ -60,8 +58,6 @@ impl<'a> Survey<'a> {
             milestones: Milestones::default(),
             begins: None,
             time_us: None,
-            later_than_us,
-            first_later: None,
         }
     }
 
@@ -72,7 +68,7 @@ impl<'a> Survey<'a> {
     pub fn see(&mut self, offset: i64, entry: &Entry) -> Result<()> {
         if offset > self.place.next_offset {
             // Trimmed while it is read, for it has no other gaps.
-            *self = Survey::at_low_end(offset, self.lows, self.later_than_us);
+            *self = Survey::at_low_end(offset, self.lows);
         }
         let verdict = judge(&mut self.place, offset, entry)?;
         if let Entry::Batch(batch) = entry {
@@ -97,17 +93,6 @@ impl<'a> Survey<'a> {
             changes: batch.changes,
         };
         self.milestones.pass(batch.to, self.time_us, covers);
-        let is_later = batch
-            .last_commit
-            .zip(self.later_than_us)
-            .is_some_and(|(commit, than_us)| commit.time_us > than_us);
-        if is_later {
-            self.first_later.get_or_insert(EntryAt {
-                offset,
-                from: batch.from,
-                to: batch.to,
-            });
-        }
         for (topic, extents) in &batch.offsets {
             for (&partition, extent) in extents.iter().filter(|(_, extent)| extent.count > 0) {
                 let low = watermark(self.lows, topic, partition);
@@ -161,7 +146,6 @@ impl<'a> Survey<'a> {
         History {
             tables,
             latest,
-            first_later: self.first_later,
             milestones: self.milestones,
         }
     }
@@ -234,6 +218,7 @@ impl<'a> Survey<'a> {
         CopyInfo {
             copy: id,
             point: self.milestones.reached(end.point),
+            from: self.milestones.next(end.point),
             rows: extents().map(|(_, extent)| extent.count).sum(),
             gone,
         }

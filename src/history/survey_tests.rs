@@ -84,17 +84,8 @@ fn marks(of: &[(&str, i64)]) -> Watermarks {
 }
 
 fn history(entries: &[Entry], lows: &[(&str, i64)], highs: &[(&str, i64)]) -> History {
-    history_at(entries, lows, highs, None)
-}
-
-fn history_at(
-    entries: &[Entry],
-    lows: &[(&str, i64)],
-    highs: &[(&str, i64)],
-    later_than_us: Option<i64>,
-) -> History {
     let lows = marks(lows);
-    let mut survey = Survey::at_low_end(0, &lows, later_than_us);
+    let mut survey = Survey::at_low_end(0, &lows);
     for (offset, entry) in (0..).zip(entries) {
         survey.see(offset, entry).unwrap();
     }
@@ -136,17 +127,8 @@ fn all_is_usable_while_nothing_has_expired() {
     assert_eq!(usable(&history, "b"), [2]);
     let rows = |table: &str| history.tables[&name(table)].copies[0].rows;
     assert_eq!((rows("a"), rows("b")), (10, 2));
-    let newest = |limit: Option<u64>| {
-        let found = history.newest_usable(&name("a"), limit.map(Lsn));
-        found.map(|copy| copy.copy)
-    };
-    assert_eq!(newest(None), Some(6));
-    assert_eq!((newest(Some(135)), newest(Some(134))), (Some(6), Some(2)));
-    assert_eq!(newest(Some(114)), None);
-    assert!(history.newest_usable(&name("nobody's"), None).is_none());
-
     let earliest = history.earliest(&names(&["a", "b"])).unwrap();
-    assert_eq!((earliest.lsn, earliest.time_us), (Lsn(115), Some(119)));
+    assert_eq!((earliest.lsn, earliest.time_us), (Lsn(120), Some(119)));
     let latest = history.latest().unwrap();
     assert_eq!((latest.lsn, latest.time_us), (Lsn(150), Some(149)));
     let work = history.work_since(earliest.lsn);
@@ -165,7 +147,7 @@ fn a_copy_whose_rows_have_expired_is_gone_and_later_ones_are_not() {
     let gone = history.tables[&name("a")].copies[0].gone.clone();
     assert!(matches!(gone, Some(Gone::Rows { topic, .. }) if topic == "p.copy.s.a"));
     let earliest = history.earliest(&names(&["a", "b"])).unwrap();
-    assert_eq!(earliest.lsn, Lsn(135), "the later one of the two");
+    assert_eq!(earliest.lsn, Lsn(140), "the later one of the two");
 }
 
 #[test]
@@ -232,14 +214,14 @@ fn a_table_that_left_has_no_copies_and_a_running_one_is_told() {
     assert_eq!(usable(&history, "b"), [2]);
     assert_eq!(history.earliest(&names(&["a", "b"])), None);
     entries.push(epoch(12, &[("b", 2)]));
-    let only_b = history_at(&entries, &[], HIGHS, None);
+    let only_b = self::history(&entries, &[], HIGHS);
     assert_eq!(only_b.tables.keys().collect::<Vec<_>>(), [&name("b")]);
 }
 
 #[test]
 fn a_hole_in_the_log_halts() {
     let lows = Watermarks::new();
-    let mut survey = Survey::at_low_end(0, &lows, None);
+    let mut survey = Survey::at_low_end(0, &lows);
     survey.see(0, &epoch(0, &[("a", 1)])).unwrap();
     survey.see(1, &batch(0, 100, 110, &[])).unwrap();
     assert!(survey.see(2, &batch(0, 120, 130, &[])).is_err());
@@ -248,7 +230,7 @@ fn a_hole_in_the_log_halts() {
 #[test]
 fn a_log_that_is_trimmed_while_it_is_read_begins_anew() {
     let (lows, entries) = (Watermarks::new(), log());
-    let mut survey = Survey::at_low_end(0, &lows, None);
+    let mut survey = Survey::at_low_end(0, &lows);
     for (offset, entry) in (0..).zip(&entries[..5]) {
         survey.see(offset, entry).unwrap();
     }
@@ -257,19 +239,6 @@ fn a_log_that_is_trimmed_while_it_is_read_begins_anew() {
     let history = survey.finish(&Topics::new("p"), &marks(HIGHS));
     assert_eq!(usable(&history, "a"), [0; 0]);
     assert_eq!(history.latest().unwrap().lsn, Lsn(310));
-}
-
-#[test]
-fn the_entry_for_a_time_is_the_first_with_a_later_commit() {
-    let at = |time_us| history_at(&log(), &[], HIGHS, Some(time_us)).boundary_at_time();
-    let entry = at(119).unwrap();
-    assert_eq!(
-        (entry.offset, entry.from, entry.to),
-        (5, Lsn(120), Lsn(130))
-    );
-    assert_eq!(at(118).unwrap().offset, 3);
-    assert_eq!(at(149), None);
-    assert_eq!(history(&log(), &[], HIGHS).boundary_at_time(), None);
 }
 
 #[test]

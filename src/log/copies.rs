@@ -88,9 +88,9 @@ impl CopyLedger {
         self.changes += changes;
     }
 
-    /// Changes of valid entries behind a copy's first one.
-    pub fn changes_behind(&self, copy: &KnownCopy) -> u64 {
-        self.changes.saturating_sub(copy.changes_before)
+    /// Changes of valid entries so far.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The current epoch's captured set by name; empty before the first epoch entry.

@@ -1,10 +1,9 @@
 //! `walferry history`: what it calls usable a new follower can be made of, and what has expired it says.
 
 use serde_json::Value;
-use walferry::history::History;
 use walferry::log::held::{End, watermarks_of};
 use walferry::log::topics::{TopicAdmin, Topics};
-use walferry::model::{Lsn, TableName};
+use walferry::model::Lsn;
 
 use crate::support::{Pipeline, Postgres, assert_equal, kafka_settings, wait_caught_up};
 
@@ -92,7 +91,6 @@ async fn what_is_usable_is_told_from_what_has_expired() {
     );
     let (code, text) = asked(&pipeline, &["--tables", "nobody"]).await;
     assert_eq!(code, Some(2), "{text}");
-    a_time_leads_to_an_entry(&pipeline, &from).await;
 
     // Retention takes the changes behind the copy: it is no longer one.
     assert_eq!(walferry.terminate(), 0);
@@ -128,40 +126,12 @@ async fn what_is_usable_is_told_from_what_has_expired() {
     );
     assert_eq!(copies(&again, "spent")[0]["usable"], false, "{again}");
     let earliest = lsn(&again["earliest"]);
-    assert_eq!(
-        earliest,
-        lsn(&copies(&again, "spent")[1]["point"]),
-        "{again}"
-    );
+    let point = lsn(&copies(&again, "spent")[1]["point"]);
+    assert!(earliest >= point, "{again}");
     assert_eq!(walferry.terminate(), 0);
 
     spend(&format!("{}.copy.public.kept", pipeline.name)).await;
     let without_rows = report(&pipeline, 3).await;
     let gone = copies(&without_rows, "kept")[0]["gone"].as_str().unwrap();
     assert!(gone.contains("its rows"), "{without_rows}");
-}
-
-/// The library's own view: copies by boundary, and where a time lies.
-async fn a_time_leads_to_an_entry(pipeline: &Pipeline, leader: &tokio_postgres::Client) {
-    let topics = Topics::new(pipeline.name.as_str());
-    let kept = TableName::new("public", "kept");
-    let read = async |time_us| {
-        History::read(&kafka_settings(), &topics, time_us)
-            .await
-            .unwrap()
-    };
-    let now = "SELECT (extract(epoch FROM clock_timestamp() - '2000-01-01'::timestamptz) * 1000000)::bigint";
-    let now_us: i64 = leader.query_one(now, &[]).await.unwrap().get(0);
-    assert_eq!(read(Some(now_us)).await.boundary_at_time(), None);
-    let history = read(Some(0)).await;
-    let first = history
-        .boundary_at_time()
-        .expect("the first entry with a commit");
-    let copy = history.newest_usable(&kept, None).expect("a copy");
-    let point = copy.point.lsn;
-    assert!(
-        first.offset > copy.copy && first.from >= point,
-        "{first:?} {copy:?}"
-    );
-    assert_eq!(history.newest_usable(&kept, Some(Lsn(point.0 - 1))), None);
 }

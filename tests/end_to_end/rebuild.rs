@@ -286,6 +286,13 @@ async fn a_position_that_kafka_does_not_reach_is_refused_before_anything_changes
     write(&from, 21).await;
     wait_caught_up(&from, &to, "a").await;
     assert_eq!(shows(&to).await, exactly(21));
+    // What is told to be the earliest can be had.
+    let history: serde_json::Value =
+        serde_json::from_str(&do_it(&pipeline, &["history", "--json"])).unwrap();
+    let earliest = history["earliest"]["lsn"].as_str().unwrap();
+    do_it(&pipeline, &["rebuild", "a", "--to-lsn", earliest]);
+    assert_eq!(shows(&to).await, exactly(0));
+    assert_eq!(position(&to).await.as_deref(), Some(earliest));
     assert_eq!(walferry.terminate(), 0);
 }
 
