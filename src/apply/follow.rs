@@ -282,21 +282,12 @@ mod tests {
         let mut place = LogPlace::at_low_end(0);
         place.captured = [a.clone(), b.clone()].into();
         let checkpoint = Checkpoint {
-            version: 4,
             applied: Lsn(7),
-            commit_time_us: None,
-            log: place,
             cursors: [&a, &b]
                 .map(|table| (all.topics.table(table), [(0, 5)].into()))
                 .into(),
             in_effect: [a.clone(), b.clone()].into(),
-            joins: Vec::new(),
-            refused: BTreeMap::new(),
-            system_id: None,
-            timeline: None,
-            cluster_id: None,
-            target: None,
-            split: None,
+            ..Checkpoint::beginning(4, place)
         };
         assert_eq!(only_taken(checkpoint.clone(), &all), checkpoint);
 
@@ -318,12 +309,7 @@ mod tests {
     fn a_checkpoint_that_promises_nothing_begins_again_behind_a_trim() {
         let a = TableName::new("public", "a");
         let mut checkpoint = Checkpoint {
-            version: 4,
             applied: Lsn(7),
-            commit_time_us: None,
-            log: LogPlace::at_low_end(0),
-            cursors: Cursors::new(),
-            in_effect: BTreeSet::new(),
             joins: vec![Join {
                 copy: 3,
                 tables: [a.clone()].into(),
@@ -334,12 +320,7 @@ mod tests {
                 cursors: Cursors::new(),
                 changes: 0,
             }],
-            refused: BTreeMap::new(),
-            system_id: None,
-            timeline: None,
-            cluster_id: None,
-            target: None,
-            split: None,
+            ..Checkpoint::beginning(4, LogPlace::at_low_end(0))
         };
         checkpoint.log.next_offset = 5;
         assert_eq!(begun_again(checkpoint.clone(), 5), checkpoint);

@@ -70,22 +70,7 @@ fn behind(entries: &[Entry]) -> (Checkpoint, CopyLedger) {
             ledger.valid(offset, entry);
         }
     }
-    let checkpoint = Checkpoint {
-        version: 4,
-        applied: Lsn::ZERO,
-        commit_time_us: None,
-        log: place,
-        cursors: Cursors::new(),
-        in_effect: BTreeSet::new(),
-        joins: Vec::new(),
-        refused: BTreeMap::new(),
-        system_id: None,
-        timeline: None,
-        cluster_id: None,
-        target: None,
-        split: None,
-    };
-    (checkpoint, ledger)
+    (Checkpoint::beginning(4, place), ledger)
 }
 
 fn begun(checkpoint: &Checkpoint, ledger: &CopyLedger) -> Join {

@@ -25,6 +25,7 @@ pub mod replay; // where a range of transactions begins
 mod session; // the applier
 mod session_join; // the applier's side of joins
 mod session_prepare; // the applier's side of schema versions
+mod session_says; // what the applier says of itself
 mod session_skip; // the applier's side of changes to be passed over
 mod start; // from the checkpoint to where to go on
 pub mod take; // which records belong to an entry

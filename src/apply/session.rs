@@ -3,9 +3,9 @@
 //! What was read ahead is void once a durable step has been taken that the reader did not know of:
 //! then the reader begins anew at the checkpoint.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::SinkContext;
 use super::careful::{Attempt, Careful};
 use super::follow::{Standing, Terms, advanced, next_version};
-use super::join::{holds_main, oldest_needed, wants};
+use super::join::holds_main;
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas, note_shown, shown};
@@ -24,19 +24,16 @@ use crate::log::progress::{Progress, ProgressWriter};
 use crate::log::records::RecordReader;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
-use crate::model::clock::unix_us;
 use crate::model::selection::Selection;
 use crate::model::{Checkpoint, Position, Skips, TableSchema};
 use crate::sink::{self, Sink, Wants, Work};
-use crate::status::{RowCounts, State};
+use crate::status::RowCounts;
 use crate::trace;
 
 /// How long progress without records may wait for company before it is committed.
 const IDLE_COMMIT_AFTER: Duration = Duration::from_secs(1);
 /// How often progress is said in `P.progress` at most.
-const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-/// How often a wish for a copy is said again: a record of progress may be lost.
-const WANTS_EVERY: Duration = Duration::from_secs(10);
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// How long the main reader stands still at most for a join's last steps, and goes on at least after it.
 const HOLD_MAX: Duration = Duration::from_secs(5);
 
@@ -96,7 +93,7 @@ pub(super) struct Session<'a> {
     pub(super) schemas: SharedSchemas,
     /// What is durable; before the first commit of all: what it begins with.
     pub(super) checkpoint: Checkpoint,
-    is_stored: bool,
+    pub(super) is_stored: bool,
     /// Copies in the log before the checkpoint.
     pub(super) ledger: CopyLedger,
     /// Copies in all of the log, for a follower that is to stop before its end.
@@ -124,9 +121,9 @@ pub(super) struct Session<'a> {
     pub(super) join: JoinWork,
     /// Schema versions made to fit, by address: hashing one costs more than a small batch.
     pub(super) prepared: HashMap<usize, Arc<TableSchema>>,
-    progress: ProgressWriter,
-    said: Option<Progress>,
-    said_at: Instant,
+    pub(super) progress: ProgressWriter,
+    pub(super) said: Option<Progress>,
+    pub(super) said_at: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -469,77 +466,6 @@ impl<'a> Session<'a> {
             (tail, self.skips.clone()),
         )?;
         Ok(())
-    }
-
-    /// Says the durable boundary and the copies wanted, not too often. When to say it, if not now. A store
-    /// that keeps no checkpoint never comes back to its place, so the log is not to be kept for it.
-    fn say_progress(&mut self) -> Option<Instant> {
-        if !self.is_stored || !self.terms.takes_copies {
-            return None;
-        }
-        let progress = Progress {
-            sink: self.context.sink.name.clone(),
-            applied: self.checkpoint.applied,
-            log_offset: oldest_needed(&self.checkpoint),
-            wants: wants(&self.checkpoint, self.copies_known(), &self.terms),
-        };
-        let due = self.said_at + say_after(self.said.as_ref(), &progress)?;
-        if Instant::now() < due {
-            return Some(due);
-        }
-        killpoint::pass(Point::BeforeProgress);
-        self.progress.write(&progress);
-        self.said = Some(progress);
-        self.said_at = Instant::now();
-        None
-    }
-
-    /// Updates the status view.
-    fn show(&mut self) {
-        let selection = &self.terms.selection;
-        let complete = self.checkpoint.is_complete(selection);
-        let lacking = if complete {
-            BTreeSet::new()
-        } else {
-            self.checkpoint.lacking(selection)
-        };
-        let copies = self.copies(&lacking);
-        let paused = self.is_paused();
-        let rebuild = self.rebuild_progress(&lacking);
-        let checkpoint = &self.checkpoint;
-        self.context.status.update(|view| {
-            view.copying = !complete && self.terms.takes_copies;
-            view.state = match (view.copying, paused) {
-                (true, _) => State::Copying,
-                (false, true) => State::Paused,
-                (false, false) => State::Streaming,
-            };
-            view.target = checkpoint.target;
-            view.rebuild = rebuild;
-            let applied = self.is_stored.then_some(checkpoint.applied);
-            if view.applied != applied {
-                view.progress_at_us = Some(unix_us(SystemTime::now()));
-            }
-            view.applied = applied;
-            view.timeline = checkpoint.timeline;
-            view.system_id.clone_from(&checkpoint.system_id);
-            view.log_offset = Some(checkpoint.log.next_offset);
-            view.commit_time_us = checkpoint.commit_time_us;
-            if let Some(copies) = copies {
-                view.copies = copies;
-            }
-        });
-    }
-}
-
-/// How long after what was `said` the progress is to be said; `None`: not as it is.
-fn say_after(said: Option<&Progress>, progress: &Progress) -> Option<Duration> {
-    if said != Some(progress) {
-        Some(PROGRESS_EVERY)
-    } else if progress.wants.is_empty() {
-        None
-    } else {
-        Some(WANTS_EVERY)
     }
 }
 

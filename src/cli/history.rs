@@ -17,8 +17,7 @@ use crate::model::clock::POSTGRES_EPOCH_US;
 use crate::model::{Lsn, Selection, TableName};
 
 /// What to do about a table that nothing can be rebuilt of.
-const REMEDY: &str = "to have the past from now on, get a copy made: a sink that lacks the table asks for \
-     one, so add a follower, or copy one anew (docs/operations.md, Beginning anew)";
+const REMEDY: &str = "to have the past from now on, have a copy made: walferry copy";
 
 /// RFC 3339 has four digits for the year.
 const YEAR_10000_UNIX_SECONDS: u64 = 253_402_300_800;

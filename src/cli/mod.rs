@@ -12,6 +12,7 @@ mod replay;
 mod sink;
 mod status;
 mod tail;
+mod target;
 mod verify;
 
 use std::io::IsTerminal;
@@ -19,7 +20,7 @@ use std::io::IsTerminal;
 use clap::CommandFactory;
 use tokio_util::sync::CancellationToken;
 
-use self::rebuild::Target;
+use self::target::Target;
 use crate::apply::moment::Moment;
 use crate::apply::replay::Range;
 use crate::check;

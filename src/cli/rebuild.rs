@@ -6,20 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
-
 use super::ask;
 use super::bar::{Bar, Done};
+use super::target::{Target, resolve};
 use super::{Failure, sink_names};
 use crate::apply::follow::{Standing, Terms};
-use crate::apply::moment::{Moment, Search};
 use crate::apply::{orders, rebuilding};
 use crate::config::{Settings, SinkSettings, StoreSettings};
 use crate::error::{Class, Error, Result};
 use crate::log::commit_log::Entry;
 use crate::log::copies::CopyLedger;
-use crate::log::records::RecordReader;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
 use crate::model::checkpoint::LogPlace;
@@ -45,42 +41,6 @@ pub(super) struct Asked {
     pub fresh: bool,
     /// Order it, and do not watch.
     pub detach: bool,
-}
-
-/// Where a follower is to stop.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Target {
-    /// At this boundary.
-    Lsn(Lsn),
-    /// At the one that is found in Kafka.
-    Moment(Moment),
-}
-
-/// Bytes read ahead while a moment is looked for.
-const SEARCH_BUDGET_BYTES: usize = 16 << 20;
-
-/// The boundary that is meant.
-async fn resolve(settings: &Settings, terms: &Terms, target: Target) -> Result<Lsn> {
-    let moment = match target {
-        Target::Lsn(lsn) => return Ok(lsn),
-        Target::Moment(moment) => moment,
-    };
-    let mut tail = LogTail::open(&settings.kafka, &terms.topics.commits(), From::Low).await?;
-    let records = RecordReader::open(&settings.kafka, SEARCH_BUDGET_BYTES)?;
-    let runtime = Handle::current();
-    let searched = tokio::task::spawn_blocking(move || {
-        let mut search = Search::new(moment, tail.low(), records, CancellationToken::new());
-        while tail.next_offset() < tail.high() {
-            let (offset, entry) = runtime.block_on(tail.next())?;
-            if search.see(offset, &entry)? {
-                break;
-            }
-        }
-        search.boundary()
-    });
-    searched
-        .await
-        .map_err(|error| Error::transient("looking for the position").caused_by(error))?
 }
 
 /// The commit log as far as it has been read.
@@ -338,6 +298,8 @@ impl Watch<'_> {
     async fn until_done(&mut self, log: &mut Log) -> Result<String, Failure> {
         let mut shown = Shown::new();
         let mut before: Option<(i64, Instant)> = None;
+        // Whether the sink has done a step since it was ordered, and whether it was let go on.
+        let (mut begun, mut woken) = (false, false);
         loop {
             let looked = self.look(log).await;
             let (checkpoint, progress) = match looked {
@@ -361,16 +323,26 @@ impl Watch<'_> {
             let now = Instant::now();
             let since = match before {
                 Some((version, since)) if version == checkpoint.version => since,
-                Some(_) | None => now,
+                Some(_) => {
+                    begun = true;
+                    now
+                }
+                None => now,
             };
             before = Some((checkpoint.version, since));
             shown.show(&self.process.sink, progress);
             if now - since >= NOBODY_AFTER {
-                if let Some(error) = self.process.halted().await {
-                    shown.clear();
-                    return Err(Failure::Usage(error));
+                match self.process.halted().await {
+                    None => shown.nobody(&self.process.sink),
+                    // It halted over what it was at, and has not looked at the order yet.
+                    Some(_) if !begun && !std::mem::replace(&mut woken, true) => {
+                        self.process.wake().await;
+                    }
+                    Some(error) => {
+                        shown.clear();
+                        return Err(Failure::Usage(error));
+                    }
                 }
-                shown.nobody(&self.process.sink);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
