@@ -42,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     for table in &place.captured {
         assert_eq!(ledger.lacks_first(table), !ledger.has(table, -1));
-        if let Some((_, copy)) = ledger.choose(table, None) {
+        if let Some((_, copy)) = ledger.choose(table, None, None) {
             assert!(copy.tables.contains(table));
         }
     }
