@@ -118,8 +118,7 @@ impl History {
         let lows = watermarks_of(kafka, topics, End::Low).await?;
         let mut tail = LogTail::open(kafka, &topics.commits(), From::Low).await?;
         let mut survey = Survey::at_low_end(tail.low(), &lows);
-        while tail.next_offset() < tail.high() {
-            let (offset, entry) = tail.next().await?;
+        while let Some((offset, entry)) = tail.next_there().await? {
             survey.see(offset, &entry)?;
         }
         // Not before: what the entries name must lie below.

@@ -225,6 +225,14 @@ pub fn advanced(
     next
 }
 
+/// That a position is asked for which the log, that has reached a boundary, does not have yet.
+pub fn is_beyond(reached: Lsn, asked: Lsn) -> Error {
+    Error::halt(
+        format!("Kafka has the leader's changes up to {reached}, and {asked} is beyond"),
+        "name a position at or before that one; walferry history tells how far back one can go",
+    )
+}
+
 /// The same checkpoint as the next durable step will write it.
 pub fn next_version(checkpoint: &Checkpoint) -> Checkpoint {
     Checkpoint {

@@ -1,14 +1,16 @@
 //! The boundary that a person means who names a time or a transaction: found by reading records. Blocking.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::Vacant;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::chunk::Held;
-use super::partitions::{Cut, Partitions, Records};
+use super::partitions::{Cut, Partitions, Records, lost_records};
 use super::take::{Taken, Taker};
-use crate::error::{Error, Result};
+use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{BatchEntry, Entry, Verdict, judge};
 use crate::model::Lsn;
 use crate::model::checkpoint::LogPlace;
@@ -110,7 +112,7 @@ impl<R: Records> Search<R> {
         {
             return Ok(false);
         }
-        let transactions = self.read(batch)?;
+        let transactions = self.read(batch).map_err(given_up)?;
         let mut later = transactions
             .iter()
             .filter(|(_, told)| told.commit_ms > until_ms);
@@ -120,17 +122,13 @@ impl<R: Records> Search<R> {
     }
 
     fn see_transaction(&mut self, batch: &BatchEntry, xid: u32) -> Result<()> {
-        let transactions = match self.read_if_there(batch)? {
-            Some(transactions) => transactions,
-            None => return Ok(()),
+        let Some(transactions) = self.read_if_there(batch)? else {
+            return Ok(());
         };
         let Some((commit, _)) = transactions.iter().find(|(_, told)| told.xid == xid) else {
             return Ok(());
         };
-        let mut behind = transactions.range((
-            std::ops::Bound::Excluded(*commit),
-            std::ops::Bound::Unbounded,
-        ));
+        let mut behind = transactions.range((Excluded(*commit), Unbounded));
         self.found = Some(match self.moment {
             Moment::Before(_) => *commit,
             Moment::Behind(_) | Moment::Time(_) => {
@@ -142,7 +140,7 @@ impl<R: Records> Search<R> {
 
     /// As [`Search::read`]; none when retention has passed some of its records.
     fn read_if_there(&mut self, batch: &BatchEntry) -> Result<Option<BTreeMap<Lsn, Told>>> {
-        match self.records_of(batch) {
+        match self.read(batch) {
             Ok(transactions) => Ok(Some(transactions)),
             Err(Cut::Lost { .. }) => {
                 // The consumer may have gone beyond the entry.
@@ -156,11 +154,7 @@ impl<R: Records> Search<R> {
     }
 
     /// Transactions of an entry by commit LSN: those with changes of captured tables.
-    fn read(&mut self, batch: &BatchEntry) -> Result<BTreeMap<Lsn, Told>> {
-        self.records_of(batch).map_err(given_up)
-    }
-
-    fn records_of(&mut self, batch: &BatchEntry) -> Result<BTreeMap<Lsn, Told>, Cut> {
+    fn read(&mut self, batch: &BatchEntry) -> Result<BTreeMap<Lsn, Told>, Cut> {
         let mut transactions = BTreeMap::new();
         for (topic, extents) in &batch.offsets {
             for (&partition, &extent) in extents.iter().filter(|(_, extent)| extent.count > 0) {
@@ -190,35 +184,36 @@ impl<R: Records> Search<R> {
         let mut taker = taker.restarted(start);
         let mut held = Held::default();
         while !taker.done() {
-            let mut told = Ok(());
             let taken = self
                 .source
                 .offer(topic, partition, &mut taker, |header, record| {
                     held.absorb(header, record)?;
                     // One record of a transaction tells for all.
-                    let commit = header.position.commit;
-                    if held.whole().is_some() && !transactions.contains_key(&commit) {
-                        told = tell(held.value()).map(|told| {
-                            transactions.insert(commit, told);
-                        });
+                    if held.whole().is_some()
+                        && let Vacant(first) = transactions.entry(header.position.commit)
+                    {
+                        let told = tell(held.value());
+                        first.insert(told.map_err(|error| no_event(topic, partition, error))?);
                     }
                     Ok(())
                 })?;
-            told.map_err(|error: serde_json::Error| {
-                let what = format!(
-                    "topic {topic} partition {partition}: a record that is no change event"
-                );
-                Error::halt(what, crate::error::NEW_PIPELINE).caused_by(error)
-            })?;
             if held.whole().is_some() {
                 held.clear();
             }
             if taken == Taken::Lost {
-                return Err(super::partitions::lost_records(topic, partition, &taker));
+                return Err(lost_records(topic, partition, &taker));
             }
         }
         Ok(())
     }
+}
+
+fn no_event(topic: &str, partition: i32, error: serde_json::Error) -> Error {
+    Error::halt(
+        format!("topic {topic} partition {partition}: a record that is no change event"),
+        NEW_PIPELINE,
+    )
+    .caused_by(error)
 }
 
 fn tell(value: &[u8]) -> Result<Told, serde_json::Error> {

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::follow::{Standing, Terms};
+use super::follow::{Standing, Terms, is_beyond};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::commit_log::{BatchEntry, Entry};
 use crate::log::copies::CopyLedger;
-use crate::log::held::{End, Watermarks, watermarks_of};
+use crate::log::held::{End, Watermarks, watermark, watermarks_of};
 use crate::log::tail::{From, LogTail};
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Checkpoint, Lsn, TableName};
@@ -40,8 +40,7 @@ pub async fn beginning(
     let lows = watermarks_of(kafka, &terms.topics, End::Low).await?;
     let mut tail = LogTail::open(kafka, &terms.topics.commits(), From::Low).await?;
     let mut scout = Scout::at_low_end(tail.low(), range, terms, &lows);
-    while tail.next_offset() < tail.high() {
-        let (offset, entry) = tail.next().await?;
+    while let Some((offset, entry)) = tail.next_there().await? {
         scout.see(offset, &entry)?;
     }
     scout.finish()
@@ -130,16 +129,10 @@ impl<'a> Scout<'a> {
             let Some(table) = self.topics.get(topic) else {
                 continue;
             };
-            let low = |partition| {
-                self.lows
-                    .get(topic)
-                    .and_then(|of| of.get(partition))
-                    .copied()
-            };
-            let gone = extents.iter();
-            let mut gone =
-                gone.filter(|(partition, extent)| extent.has_expired(low(partition).unwrap_or(0)));
-            if let Some((partition, _)) = gone.next() {
+            let gone = extents.iter().find(|(partition, extent)| {
+                extent.has_expired(watermark(self.lows, topic, **partition))
+            });
+            if let Some((partition, _)) = gone {
                 self.expired = Some(Expired {
                     table: table.clone(),
                     topic: topic.clone(),
@@ -162,10 +155,7 @@ impl<'a> Scout<'a> {
             ));
         }
         if let Some(beyond) = [from, to].into_iter().flatten().find(|lsn| *lsn > ends) {
-            return Err(Error::halt(
-                format!("Kafka has the leader's changes up to {ends}, and {beyond} is beyond"),
-                "name a position at or before that one",
-            ));
+            return Err(is_beyond(ends, beyond));
         }
         let to = to.unwrap_or(ends);
         self.is_there(to)?;

@@ -153,7 +153,8 @@ impl<'a> Session<'a> {
             tokio::try_join!(found, start::schemas(context, &terms))?;
         note_shown(&context.shown, &terms, &checkpoint);
         let log_end = tail.high();
-        let known = match checkpoint.target {
+        let chooses = terms.takes_copies && !checkpoint.is_paused(&terms.selection);
+        let known = match checkpoint.target.filter(|_| chooses) {
             Some(_) => Some(start::ledger_of(context, &terms, log_end).await?),
             None => None,
         };
@@ -426,8 +427,7 @@ impl<'a> Session<'a> {
 
     /// Whether the follower shows the boundary at which it is to stop.
     pub(super) fn is_paused(&self) -> bool {
-        let complete = self.checkpoint.is_complete(&self.terms.selection);
-        complete && self.checkpoint.is_at_target()
+        self.checkpoint.is_paused(&self.terms.selection)
     }
 
     /// Commits the checkpoint as it is. An order that was written into the follower meanwhile is found so,

@@ -223,11 +223,7 @@ pub(super) fn kept_for(
     tables: &[CatalogTable],
     found: &BTreeMap<String, TopicState>,
 ) -> Option<Duration> {
-    let names = tables.iter().flat_map(|table| {
-        let table = &table.schema.table;
-        [topics.table(table), topics.copy(table)]
-    });
-    names
+    names_of(topics, tables)
         .map(|name| found.get(&name))
         .try_fold(set, |longest, state| {
             let Some(state) = state else {
@@ -243,11 +239,17 @@ pub(super) fn shortest_kept(
     tables: &[CatalogTable],
     found: &BTreeMap<String, TopicState>,
 ) -> Option<Duration> {
-    let names = tables.iter().flat_map(|table| {
+    names_of(topics, tables)
+        .filter_map(|name| found.get(&name)?.retention())
+        .min()
+}
+
+/// The topics of tables: of their changes and of their copies.
+fn names_of(topics: &Topics, tables: &[CatalogTable]) -> impl Iterator<Item = String> {
+    tables.iter().flat_map(|table| {
         let table = &table.schema.table;
         [topics.table(table), topics.copy(table)]
-    });
-    names.filter_map(|name| found.get(&name)?.retention()).min()
+    })
 }
 
 /// All topics as they must be; those that are there keep their number of partitions.

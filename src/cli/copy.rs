@@ -1,14 +1,13 @@
 //! `walferry copy`: asks the source, wherever it runs, for new copies of tables, and waits until the log
 //! has them.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::status::count;
-use super::tail::patterns;
+use super::tables::chosen;
 use super::{Failure, shutdown, supervisor};
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
@@ -18,8 +17,8 @@ use crate::log::copy_request::{self, Awaited, CopyRequest, Step};
 use crate::log::progress;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::{TopicAdmin, Topics};
+use crate::model::TableName;
 use crate::model::checkpoint::LogPlace;
-use crate::model::{Selection, TableName};
 
 /// After so long without an entry of the log there is no source: one that is idle writes each second.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -27,8 +26,6 @@ const SILENCE: Duration = Duration::from_secs(5);
 const BEGIN: Duration = Duration::from_secs(30);
 /// Wait before the log is opened again after an error that may pass.
 const RETRY: Duration = Duration::from_secs(1);
-/// Captured tables that an error names.
-const NAMED_MAX: usize = 20;
 
 /// Asks for copies of the captured tables that the patterns name, and waits for them.
 pub(super) async fn run(settings: &Settings, tables: &[String]) -> Result<(), Failure> {
@@ -70,43 +67,6 @@ pub(super) async fn run(settings: &Settings, tables: &[String]) -> Result<(), Fa
     .await
 }
 
-/// The captured tables that the patterns name; each must name one.
-fn chosen(captured: &[&TableName], given: &[String]) -> Result<Vec<TableName>> {
-    let mut all = BTreeSet::new();
-    for pattern in patterns(given)? {
-        let selection = Selection::new(std::slice::from_ref(&pattern), &[]);
-        let named = captured.iter().filter(|table| selection.takes(table));
-        let named: Vec<TableName> = named.map(|table| (*table).clone()).collect();
-        if named.is_empty() {
-            return Err(Error::halt(
-                format!("no captured table is named by {pattern}"),
-                format!(
-                    "name some of those that the source captures: {}",
-                    listed(captured)
-                ),
-            ));
-        }
-        all.extend(named);
-    }
-    Ok(all.into_iter().collect())
-}
-
-fn listed(captured: &[&TableName]) -> String {
-    let mut names: Vec<String> = captured
-        .iter()
-        .take(NAMED_MAX)
-        .map(ToString::to_string)
-        .collect();
-    match captured.len().saturating_sub(NAMED_MAX) {
-        _ if captured.is_empty() => "none yet, as no source of this pipeline has begun".to_owned(),
-        0 => names.join(", "),
-        more => {
-            names.push(format!("and {more} more"));
-            names.join(", ")
-        }
-    }
-}
-
 /// The commit log as it is followed.
 struct Log {
     settings: Settings,
@@ -133,13 +93,12 @@ impl Log {
         let mut tail = LogTail::open(&settings.kafka, &commits, From::Low).await?;
         let mut ledger = CopyLedger::at_low_end(tail.low());
         let mut place = LogPlace::at_low_end(tail.low());
-        let (entries, end) = tail.read_to_end().await?;
-        for (offset, entry) in entries {
+        while let Some((offset, entry)) = tail.next_there().await? {
             if judge(&mut place, offset, &entry)? == Verdict::Valid {
                 ledger.valid(offset, &entry);
             }
         }
-        place.next_offset = place.next_offset.max(end);
+        place.next_offset = place.next_offset.max(tail.high());
         let log = Log {
             settings: settings.clone(),
             commits,
@@ -314,28 +273,5 @@ fn told(step: &Step) -> String {
         ),
         Step::Void => "the source has begun anew, and so will the copy".to_owned(),
         Step::Left(table) => format!("{table}: not captured any more, so it is not copied"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_pattern_names_captured_tables_and_an_error_says_which_there_are() {
-        let tables = ["a", "b"].map(|name| TableName::new("public", name));
-        let captured: Vec<&TableName> = tables.iter().collect();
-        let chosen = |given: &[&str]| {
-            let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
-            super::chosen(&captured, &given)
-        };
-        assert_eq!(chosen(&[]).unwrap(), tables);
-        assert_eq!(chosen(&["a", "public.a"]).unwrap(), tables[..1]);
-        let error = chosen(&["a", "c"]).unwrap_err();
-        assert!(error.what().contains("*.c"), "{error}");
-        assert!(error.remedy().unwrap().contains("public.a, public.b"));
-        assert!(listed(&[]).contains("no source"));
-        let many = vec![&tables[0]; NAMED_MAX + 3];
-        assert!(listed(&many).ends_with("public.a, and 3 more"));
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::status::{count, table};
-use super::tail::patterns;
+use super::tables::patterns;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::history::{Boundary, CopyInfo, Gone, History, TableHistory, Work};

@@ -11,6 +11,7 @@ mod rebuild;
 mod replay;
 mod sink;
 mod status;
+mod tables;
 mod tail;
 mod target;
 mod verify;
@@ -20,13 +21,13 @@ use std::io::IsTerminal;
 use clap::CommandFactory;
 use tokio_util::sync::CancellationToken;
 
+use self::rebuild::Tables;
 use self::target::Target;
 use crate::apply::moment::Moment;
 use crate::apply::replay::Range;
 use crate::check;
-use crate::config::{self, Secret, Settings, StoreSettings};
+use crate::config::{self, Secret, Settings, SinkSettings, StoreSettings};
 use crate::error::{Class, Error};
-use crate::model::Selection;
 use crate::sink::SkipOrder;
 use crate::supervisor::Reload;
 use crate::{reload, shutdown, supervisor};
@@ -172,11 +173,10 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             detach,
         } => {
             logging::init_quiet();
-            let patterns = tail::patterns(&tables).map_err(Failure::Usage)?;
             let asked = rebuild::Asked {
                 sink: name,
                 target: None,
-                tables: Some(Selection::new(&patterns, &[])),
+                tables: Some(Tables::Named(tables)),
                 fresh,
                 detach,
             };
@@ -240,6 +240,17 @@ fn say(done: Option<String>) {
 fn sink_names(settings: &Settings) -> String {
     let names: Vec<&str> = settings.sinks.iter().map(|s| s.name.as_str()).collect();
     names.join(", ")
+}
+
+/// The sink of this name.
+fn sink_of<'a>(settings: &'a Settings, name: &str) -> Result<&'a SinkSettings, Failure> {
+    let mut sinks = settings.sinks.iter();
+    sinks.find(|sink| sink.name == name).ok_or_else(|| {
+        Failure::Usage(Error::halt(
+            format!("there is no sink {name} in connectors/"),
+            format!("name one of: {}", sink_names(settings)),
+        ))
+    })
 }
 
 /// Where to ask a running walferry.

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::ask;
 use super::bar::{Bar, Done};
+use super::tables::chosen;
 use super::target::{Target, resolve};
-use super::{Failure, sink_names};
-use crate::apply::follow::{Standing, Terms};
+use super::{Failure, sink_of, token};
+use crate::apply::follow::{Standing, Terms, is_beyond};
 use crate::apply::{orders, rebuilding};
-use crate::config::{Settings, SinkSettings, StoreSettings};
+use crate::config::{Secret, Settings, SinkSettings, StoreSettings};
 use crate::error::{Class, Error, Result};
 use crate::log::commit_log::Entry;
 use crate::log::copies::CopyLedger;
@@ -36,11 +37,20 @@ pub(super) struct Asked {
     /// Where to stop; none: the present, and on.
     pub target: Option<Target>,
     /// Tables that are copied anew while the others go on; none: the whole follower.
-    pub tables: Option<Selection>,
+    pub tables: Option<Tables>,
     /// No copy that is there by now is used: the source makes another one.
     pub fresh: bool,
     /// Order it, and do not watch.
     pub detach: bool,
+}
+
+/// Some tables of a sink.
+#[derive(Debug)]
+pub(super) enum Tables {
+    /// Those that these patterns name.
+    Named(Vec<String>),
+    /// These.
+    These(BTreeSet<TableName>),
 }
 
 /// The commit log as far as it has been read.
@@ -63,7 +73,6 @@ impl Log {
             target,
             ..beginning.clone()
         };
-        let end = tail.high();
         let mut log = Log {
             tail,
             now: Standing::at(&beginning, CopyLedger::new()),
@@ -72,8 +81,7 @@ impl Log {
             terms: terms.clone(),
         };
         // Not all at once: it may be a log of months.
-        while log.tail.next_offset() < end {
-            let (offset, entry) = log.tail.next().await?;
+        while let Some((offset, entry)) = log.tail.next_there().await? {
             log.pass(offset, &entry)?;
         }
         Ok(log)
@@ -102,10 +110,7 @@ impl Log {
         };
         let reached = self.now.place.to.unwrap_or(Lsn::ZERO);
         if target > reached {
-            return Err(Error::halt(
-                format!("Kafka has the leader's changes up to {reached}, and {target} is beyond"),
-                "name a position at or before that one; walferry history tells how far back one can go",
-            ));
+            return Err(is_beyond(reached, target));
         }
         let missing = self.then.without_copy(&self.now.ledger, &self.terms);
         if missing.is_empty() {
@@ -125,7 +130,7 @@ impl Log {
 /// Writes the order, and watches until it is carried out. What is to be said of the follower then; none where
 /// nobody watches.
 pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<String>, Failure> {
-    let sink = find(settings, &asked.sink)?;
+    let sink = sink_of(settings, &asked.sink)?;
     let terms = Terms {
         topics: Topics::new(settings.pipeline.as_str()),
         selection: Selection::new(&sink.include, &sink.exclude),
@@ -149,7 +154,11 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
         .await
         .map_err(Failure::of)?;
     eprintln!("{}", ordered(&asked, target, &tables));
-    let process = Process::of(settings, &sink.name);
+    let process = Process {
+        address: ask::local(settings.http.listen).to_string(),
+        sink: sink.name.clone(),
+        token: token(false, || Ok(settings.clone()))?,
+    };
     process.wake().await;
     if asked.detach {
         return Ok(None);
@@ -167,16 +176,6 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
     watch.until_done(&mut log).await.map(Some)
 }
 
-fn find<'a>(settings: &'a Settings, name: &str) -> Result<&'a SinkSettings, Failure> {
-    let mut sinks = settings.sinks.iter();
-    sinks.find(|sink| sink.name == name).ok_or_else(|| {
-        Failure::Usage(Error::halt(
-            format!("there is no sink {name} in connectors/"),
-            format!("name one of: {}", sink_names(settings)),
-        ))
-    })
-}
-
 /// Changes the follower's checkpoint. Gives the tables concerned.
 async fn write(
     follower: &mut FollowerCheckpoint,
@@ -189,21 +188,20 @@ async fn write(
         .filter(|table| terms.selection.takes(table))
         .cloned()
         .collect();
-    let Some(chosen) = &asked.tables else {
+    let Some(tables) = &asked.tables else {
         log.reaches_target()?;
         follower
             .replace(|version| orders::rebuilt(version, log.then.target))
             .await?;
         return Ok(all);
     };
-    let tables: BTreeSet<TableName> = all.iter().filter(|t| chosen.takes(t)).cloned().collect();
-    if tables.is_empty() {
-        let names: Vec<String> = all.iter().map(TableName::to_string).collect();
-        return Err(Error::halt(
-            format!("{} has no such table", asked.sink),
-            format!("name some of: {}", names.join(", ")),
-        ));
-    }
+    let tables: BTreeSet<TableName> = match tables {
+        Tables::Named(patterns) => {
+            let all: Vec<&TableName> = all.iter().collect();
+            chosen(&all, patterns)?.into_iter().collect()
+        }
+        Tables::These(tables) => tables.clone(),
+    };
     let refused: BTreeMap<TableName, BTreeSet<i64>> = tables
         .iter()
         .filter(|_| asked.fresh)
@@ -238,19 +236,10 @@ fn ordered(asked: &Asked, target: Option<Lsn>, tables: &BTreeSet<TableName>) -> 
 struct Process {
     address: String,
     sink: String,
-    token: Option<crate::config::Secret>,
+    token: Option<Secret>,
 }
 
 impl Process {
-    fn of(settings: &Settings, sink: &str) -> Self {
-        let token = std::env::var(super::TOKEN).map(crate::config::Secret::new);
-        Process {
-            address: ask::local(settings.http.listen).to_string(),
-            sink: sink.to_owned(),
-            token: token.ok().or_else(|| settings.http.token.clone()),
-        }
-    }
-
     /// What it says of the sink; `None` when it does not run here.
     async fn halted(&self) -> Option<Error> {
         let report = ask::report(&self.address).await.ok()?;

@@ -1,6 +1,6 @@
 //! `walferry sink …`: acts on one sink from the command line.
 
-use super::{Failure, sink_names};
+use super::{Failure, sink_of};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::log::progress::{self, ProgressReader};
@@ -45,12 +45,7 @@ pub(super) async fn skip(
     position: Position,
     order: &SkipOrder,
 ) -> Result<(), Failure> {
-    let Some(sink) = settings.sinks.iter().find(|sink| sink.name == name) else {
-        return Err(Failure::Usage(Error::halt(
-            format!("there is no sink {name} in connectors/"),
-            format!("name one of: {}", sink_names(settings)),
-        )));
-    };
+    let sink = sink_of(settings, name)?;
     if let SkipOrder::Skip { reason } = order
         && reason.trim().is_empty()
     {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::tables::patterns;
 use super::{Failure, TailFrom};
 use crate::apply::{self, SinkContext};
-use crate::config::values::is_table_pattern;
 use crate::config::{
     Settings, SinkSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, defaults,
 };
-use crate::error::{Class, Error, Result};
+use crate::error::Class;
 use crate::sink::stdout::reader_has_gone;
 use crate::trace::Traces;
 use crate::{shutdown, supervisor};
@@ -92,41 +92,4 @@ pub(super) fn context(
         leader_clock: Arc::default(),
         stop,
     })
-}
-
-/// Table arguments as patterns; a bare name means that table in any schema.
-pub(super) fn patterns(tables: &[String]) -> Result<Vec<String>> {
-    if tables.is_empty() {
-        return Ok(vec!["*.*".to_owned()]);
-    }
-    let pattern = |table: &String| {
-        let pattern = if table.contains('.') {
-            table.clone()
-        } else {
-            format!("*.{table}")
-        };
-        if is_table_pattern(&pattern) {
-            Ok(pattern)
-        } else {
-            Err(Error::halt(
-                format!("`{table}` is not a table"),
-                "write schema.table or a bare table name, with * for any characters and ? for one",
-            ))
-        }
-    };
-    tables.iter().map(pattern).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bare_name_means_any_schema() {
-        let names = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
-        assert_eq!(patterns(&[]).unwrap(), ["*.*"]);
-        let given = names(&["orders", "shop.*"]);
-        assert_eq!(patterns(&given).unwrap(), ["*.orders", "shop.*"]);
-        assert!(patterns(&names(&[""])).is_err());
-    }
 }

@@ -37,8 +37,7 @@ pub(super) async fn resolve(settings: &Settings, terms: &Terms, target: Target) 
     let runtime = Handle::current();
     let searched = tokio::task::spawn_blocking(move || {
         let mut search = Search::new(moment, tail.low(), records, CancellationToken::new());
-        while tail.next_offset() < tail.high() {
-            let (offset, entry) = runtime.block_on(tail.next())?;
+        while let Some((offset, entry)) = runtime.block_on(tail.next_there())? {
             if search.see(offset, &entry)? {
                 break;
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::bar::{Bar, Done};
 use super::rebuild;
 use super::status::{count, table};
-use super::tail::patterns;
+use super::tables::patterns;
 use super::{Failure, sink_names};
 use crate::config::{Settings, SinkSettings, StoreSettings};
 use crate::error::Error;
@@ -140,7 +140,7 @@ async fn repair(
     let order = rebuild::Asked {
         sink: pair.sink.to_owned(),
         target: None,
-        tables: Some(Selection::of(tables.clone())),
+        tables: Some(rebuild::Tables::These(tables.clone())),
         fresh: true,
         detach: false,
     };

@@ -12,7 +12,7 @@ use super::{Boundary, CopyInfo, Gone, History, TableHistory, Work};
 use crate::error::Result;
 use crate::log::commit_log::{BatchEntry, CopyEnd, Entry, Verdict, judge};
 use crate::log::copies::CopyLedger;
-use crate::log::held::Watermarks;
+use crate::log::held::{Watermarks, watermark};
 use crate::log::topics::Topics;
 use crate::model::checkpoint::LogPlace;
 use crate::model::{Lsn, TableName};
@@ -223,12 +223,6 @@ impl<'a> Survey<'a> {
             gone,
         }
     }
-}
-
-/// Of a partition that is not there: 0, as if it were empty.
-fn watermark(of: &Watermarks, topic: &str, partition: i32) -> i64 {
-    let found = of.get(topic).and_then(|of| of.get(&partition));
-    found.copied().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -15,6 +15,12 @@ use crate::log::topics::{TopicAdmin, Topics};
 /// Low or high watermarks by topic and partition.
 pub type Watermarks = BTreeMap<String, BTreeMap<i32, i64>>;
 
+/// The watermark of a partition; of one that is not there 0, as if it were empty.
+pub fn watermark(of: &Watermarks, topic: &str, partition: i32) -> i64 {
+    let found = of.get(topic).and_then(|of| of.get(&partition));
+    found.copied().unwrap_or(0)
+}
+
 /// Which end of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

@@ -125,6 +125,19 @@ impl LogTail {
         }
     }
 
+    /// The next of the entries that were there at opening; none behind them. For who reads a log of whatever
+    /// length without holding it. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`LogTail::next`].
+    pub async fn next_there(&mut self) -> Result<Option<(i64, Entry)>> {
+        if self.next_offset() < self.high {
+            self.next().await.map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
     /// The next entry if it is here already (fetched); never waits.
     ///
     /// # Errors

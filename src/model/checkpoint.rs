@@ -117,6 +117,12 @@ impl Checkpoint {
         self.log.epoch.is_some() && self.lacks(selection).next().is_none()
     }
 
+    /// Whether the follower shows the boundary at which it is to stop, with every table that the sink takes.
+    pub fn is_paused(&self, selection: &Selection) -> bool {
+        // Asked at every commit, and most followers have no target.
+        self.is_at_target() && self.is_complete(selection)
+    }
+
     fn lacks<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = &'a TableName> {
         self.log.lacks(&self.in_effect, selection)
     }

@@ -12,20 +12,6 @@ const TABLES: &[&str] = &["items", "events"];
 /// Rows of `items`, all of them copied first.
 const ITEMS: i32 = 500;
 
-/// Runs a command; its exit code and all it said.
-fn say(pipeline: &Pipeline, arguments: &[&str]) -> (i32, String) {
-    let output = pipeline.command(arguments).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    (output.status.code().unwrap(), said)
-}
-
-fn do_it(pipeline: &Pipeline, arguments: &[&str]) -> String {
-    let (code, said) = say(pipeline, arguments);
-    assert_eq!(code, 0, "{said}");
-    said
-}
-
 async fn leader() -> Postgres {
     let leader = Postgres::start_with("leader", &["track_commit_timestamp=on"]);
     leader
@@ -129,7 +115,7 @@ async fn a_follower_rebuilt_to_a_position_shows_exactly_that_and_stays_until_it_
     let (from, to) = (leader.client().await, one.client().await);
     for number in [137, 1, 399, 250] {
         let lsn = &lsns[number - 1];
-        let said = do_it(&pipeline, &["rebuild", "a", "--to-lsn", lsn]);
+        let said = pipeline.do_it(&["rebuild", "a", "--to-lsn", lsn]);
         assert!(said.contains("stays there"), "{said}");
         let number = i32::try_from(number).unwrap();
         assert_eq!(shows(&to).await, exactly(number));
@@ -145,10 +131,10 @@ async fn a_follower_rebuilt_to_a_position_shows_exactly_that_and_stays_until_it_
     wait_caught_up(&from, &other.client().await, "b").await;
     is_in_state(&pipeline, "a", "paused").await;
     assert_eq!(shows(&to).await, exactly(250));
-    let (code, said) = say(&pipeline, &["resync", "a", "items"]);
+    let (code, said) = pipeline.say(&["resync", "a", "items"]);
     assert!(code == 2 && said.contains("sink resume"), "{said}");
 
-    let said = do_it(&pipeline, &["sink", "resume", "a"]);
+    let said = pipeline.do_it(&["sink", "resume", "a"]);
     assert!(said.contains("follows the leader again"), "{said}");
     wait_caught_up(&from, &to, "a").await;
     assert_eq!(shows(&to).await, exactly(402));
@@ -177,7 +163,7 @@ async fn a_rebuild_goes_on_after_every_kill_and_counts_nothing_twice() {
         assert_eq!(walferry.terminate(), 0);
         let number = 700 + 250 * round;
         let lsn = &lsns[number - 1];
-        do_it(&pipeline, &["rebuild", "a", "--detach", "--to-lsn", lsn]);
+        pipeline.do_it(&["rebuild", "a", "--detach", "--to-lsn", lsn]);
         let dying = Mutex::new(pipeline.run_until(point));
         // Where the target lies in its entry decides whether there is a chunk before the last one.
         until(
@@ -202,7 +188,7 @@ async fn a_rebuild_goes_on_after_every_kill_and_counts_nothing_twice() {
             "{point}"
         );
     }
-    do_it(&pipeline, &["rebuild", "a"]);
+    pipeline.do_it(&["rebuild", "a"]);
     wait_caught_up(&from, &to, "a").await;
     assert_equal(&from, &to, TABLES).await;
     assert_eq!(walferry.terminate(), 0);
@@ -256,12 +242,12 @@ async fn a_table_that_is_broken_on_one_follower_is_copied_anew_while_all_else_go
         .matches("sink goes on from its checkpoint sink=b")
         .count();
     assert_eq!(others, 1, "b was not to notice");
-    let (code, said) = say(&pipeline, &["resync", "a", "nowhere"]);
-    assert!(
-        code == 2 && said.contains("public.events, public.items"),
-        "{said}"
-    );
-    let (code, said) = say(&pipeline, &["rebuild", "c"]);
+    for tables in [&["nowhere"][..], &["items", "nowhere"]] {
+        let (code, said) = pipeline.say(&[&["resync", "a"], tables].concat());
+        assert!(code == 2 && said.contains("nowhere"), "{said}");
+        assert!(said.contains("public.events, public.items"), "{said}");
+    }
+    let (code, said) = pipeline.say(&["rebuild", "c"]);
     assert!(code == 2 && said.contains("name one of: a, b"), "{said}");
     assert_eq!(walferry.terminate(), 0);
 }
@@ -279,7 +265,7 @@ async fn a_position_that_kafka_does_not_reach_is_refused_before_anything_changes
         ("FFFF/0", "is beyond"),
         ("17", "LSN"),
     ] {
-        let (code, said) = say(&pipeline, &["rebuild", "a", "--to-lsn", lsn]);
+        let (code, said) = pipeline.say(&["rebuild", "a", "--to-lsn", lsn]);
         assert!(code == 2 && said.contains(part), "{code} {said}");
     }
     assert_eq!(shows(&to).await, exactly(20));
@@ -288,9 +274,9 @@ async fn a_position_that_kafka_does_not_reach_is_refused_before_anything_changes
     assert_eq!(shows(&to).await, exactly(21));
     // What is told to be the earliest can be had.
     let history: serde_json::Value =
-        serde_json::from_str(&do_it(&pipeline, &["history", "--json"])).unwrap();
+        serde_json::from_str(&pipeline.do_it(&["history", "--json"])).unwrap();
     let earliest = history["earliest"]["lsn"].as_str().unwrap();
-    do_it(&pipeline, &["rebuild", "a", "--to-lsn", earliest]);
+    pipeline.do_it(&["rebuild", "a", "--to-lsn", earliest]);
     assert_eq!(shows(&to).await, exactly(0));
     assert_eq!(position(&to).await.as_deref(), Some(earliest));
     assert_eq!(walferry.terminate(), 0);
@@ -321,20 +307,17 @@ async fn a_time_and_a_transaction_name_the_position_too() {
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
     let xid = told[29].0.as_str();
-    do_it(&pipeline, &["rebuild", "a", "--to-transaction", xid]);
+    pipeline.do_it(&["rebuild", "a", "--to-transaction", xid]);
     assert_eq!(shows(&to).await, exactly(30));
-    do_it(&pipeline, &["rebuild", "a", "--before-transaction", xid]);
+    pipeline.do_it(&["rebuild", "a", "--before-transaction", xid]);
     assert_eq!(shows(&to).await, exactly(29));
     // The last transaction of the same millisecond, as the time's digits end there.
     let time = told[39].1.as_str();
     let last = told.iter().rposition(|(_, other)| other == time).unwrap() + 1;
-    do_it(&pipeline, &["rebuild", "a", "--to-time", time]);
+    pipeline.do_it(&["rebuild", "a", "--to-time", time]);
     assert_eq!(shows(&to).await, exactly(i32::try_from(last).unwrap()));
     // A time that is not over yet: all there is.
-    do_it(
-        &pipeline,
-        &["rebuild", "a", "--to-time", "2999-01-01 00:00:00"],
-    );
+    pipeline.do_it(&["rebuild", "a", "--to-time", "2999-01-01 00:00:00"]);
     assert_eq!(shows(&to).await, exactly(60));
     for (arguments, part) in [
         (
@@ -343,7 +326,7 @@ async fn a_time_and_a_transaction_name_the_position_too() {
         ),
         (["--to-time", "yesterday"], "in UTC"),
     ] {
-        let (code, said) = say(&pipeline, &[&["rebuild", "a"], &arguments[..]].concat());
+        let (code, said) = pipeline.say(&[&["rebuild", "a"], &arguments[..]].concat());
         assert!(code == 2 && said.contains(part), "{code} {said}");
     }
     assert_eq!(walferry.terminate(), 0);

@@ -42,22 +42,6 @@ async fn halted(pipeline: &Pipeline, name: &str, needle: &str) -> Halt {
     .await
 }
 
-/// Runs a command; its exit code and all it said.
-fn say(pipeline: &Pipeline, arguments: &[impl AsRef<str>]) -> (i32, String) {
-    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-    let output = pipeline.command(&arguments).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    (output.status.code().unwrap(), said)
-}
-
-/// Runs a command that must work.
-fn do_it(pipeline: &Pipeline, arguments: &[impl AsRef<str>]) -> String {
-    let (code, said) = say(pipeline, arguments);
-    assert_eq!(code, 0, "{said}");
-    said
-}
-
 /// What the follower tells of changes it lacks: position, table, reason.
 async fn skips(follower: &Client) -> Vec<String> {
     let query = "SELECT commit_lsn || ':' || ordinal || ' ' || coalesce(table_schema || '.' || table_name, '-') \
@@ -134,16 +118,13 @@ async fn a_poisoned_row_is_named_exactly_and_passed_over_by_order_only() {
         ),
         (vec!["b", "--position", &position], 2, "--reason"),
     ] {
-        let (got, said) = say(
-            &pipeline,
-            &[&["sink", "skip"], arguments.as_slice()].concat(),
-        );
+        let (got, said) = pipeline.say(&[&["sink", "skip"], arguments.as_slice()].concat());
         assert!(
             got == code && said.contains(part),
             "{arguments:?}: {got} {said}"
         );
     }
-    let (code, said) = say(&pipeline, &["sink", "resume", "a"]);
+    let (code, said) = pipeline.say(&["sink", "resume", "a"]);
     assert!(
         code == 2 && said.contains("a has not halted: it is streaming"),
         "{code} {said}"
@@ -152,16 +133,20 @@ async fn a_poisoned_row_is_named_exactly_and_passed_over_by_order_only() {
 
     // Resumed without an order it halts at the same change, and one that was withdrawn is none.
     let skip = first.command("walferry sink skip", "too large for b");
-    do_it(&pipeline, &skip);
+    pipeline.do_it(&skip);
     let withdraw = ["sink", "skip", "b", "--position", &position, "--withdraw"];
-    assert!(do_it(&pipeline, &withdraw).contains("will be applied after all"));
-    do_it(&pipeline, &["sink", "resume", "b"]);
+    assert!(
+        pipeline
+            .do_it(&withdraw)
+            .contains("will be applied after all")
+    );
+    pipeline.do_it(&["sink", "resume", "b"]);
     let again = halted(&pipeline, "b", "small").await;
     assert_eq!(again.position(), position);
 
     // As the remedy says.
-    do_it(&pipeline, &skip);
-    do_it(&pipeline, &again.command("walferry sink resume", ""));
+    pipeline.do_it(&skip);
+    pipeline.do_it(&again.command("walferry sink resume", ""));
     wait_caught_up(&from, &to_b, "b").await;
     assert_equal(&from, &to_b, &["u"]).await;
     let lacking = "SELECT count(*) FROM t WHERE id = 345 AND v = 5";
@@ -177,11 +162,12 @@ async fn a_poisoned_row_is_named_exactly_and_passed_over_by_order_only() {
         Some(1.0)
     );
     assert!(
-        say(&pipeline, &["status"])
+        pipeline
+            .say(&["status"])
             .1
             .contains("b: its follower lacks what was passed over")
     );
-    let (code, said) = say(&pipeline, &skip);
+    let (code, said) = pipeline.say(&skip);
     assert!(
         code == 2 && said.contains("which is beyond"),
         "{code} {said}"
@@ -256,7 +242,7 @@ async fn every_kind_of_change_can_be_passed_over_and_a_killed_sink_forgets_nothi
         .await
         .unwrap();
         let halt = halted(&pipeline, "a", "the change at").await;
-        do_it(&pipeline, &halt.command("walferry sink skip", change));
+        pipeline.do_it(&halt.command("walferry sink skip", change));
         // Killed instead of resumed: the order is in the follower.
         walferry.kill();
         walferry = pipeline.run();
@@ -265,11 +251,8 @@ async fn every_kind_of_change_can_be_passed_over_and_a_killed_sink_forgets_nothi
         if change.starts_with("INSERT INTO t VALUES (77") {
             from.batch_execute(antidote).await.unwrap();
             let gone = halted(&pipeline, "a", "77").await;
-            do_it(
-                &pipeline,
-                &gone.command("walferry sink skip", "its insert was skipped"),
-            );
-            do_it(&pipeline, &["sink", "resume", "a"]);
+            pipeline.do_it(&gone.command("walferry sink skip", "its insert was skipped"));
+            pipeline.do_it(&["sink", "resume", "a"]);
             wait_caught_up(&from, &to, "a").await;
         } else {
             to.batch_execute(antidote).await.unwrap();

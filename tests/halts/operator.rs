@@ -203,13 +203,7 @@ impl Operator {
 
     /// Follows [`COPY_ANEW`] for sink number `n`.
     pub fn copy_anew(&mut self, n: usize) {
-        let ordered = self
-            .pipeline
-            .command(&["rebuild", SINKS[n], "--detach"])
-            .output();
-        let ordered = ordered.unwrap();
-        let said = String::from_utf8_lossy(&ordered.stderr);
-        assert!(ordered.status.success(), "{said}");
+        self.pipeline.do_it(&["rebuild", SINKS[n], "--detach"]);
     }
 
     /// Replaces text in a file of the settings.

@@ -103,6 +103,22 @@ impl Pipeline {
         command
     }
 
+    /// Runs a command to its end; its exit code and all it said.
+    pub fn say(&self, arguments: &[impl AsRef<str>]) -> (i32, String) {
+        let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
+        let output = self.command(&arguments).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (output.status.code().unwrap(), said)
+    }
+
+    /// Runs a command that must work; all it said.
+    pub fn do_it(&self, arguments: &[impl AsRef<str>]) -> String {
+        let (code, said) = self.say(arguments);
+        assert_eq!(code, 0, "{said}");
+        said
+    }
+
     /// Starts `walferry run`.
     pub fn run(&self) -> Walferry {
         self.run_only(&[])
