@@ -441,12 +441,17 @@ fn schema(table: &str) -> TableSchema {
             type_name: "integer".to_owned(),
             kind: ColumnKind::Integer,
             not_null: true,
+            number: None,
+            fill: None,
         }],
         key: vec![0],
         primary_key: vec![0],
         identity: ReplicaIdentity::Default,
         partitions: 1,
         types: vec![],
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     }
 }
 

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use walferry::config::{self, Durability, LogFormat, Settings, StdoutFrom, StoreSettings, TlsMode};
+use walferry::config::{
+    self, Durability, LogFormat, SchemaChanges, Settings, StdoutFrom, StoreSettings, TlsMode,
+};
 use walferry::error::{Class, Error};
 
 const MAIN: &str = "pipeline = \"shop\"\n[kafka]\nbrokers = \"k1:9092\"\n";
@@ -72,6 +74,7 @@ fn defaults_are_what_production_wants() {
         panic!("{:?}", sink.store)
     };
     assert!(store.create_tables);
+    assert_eq!(store.schema_changes, SchemaChanges::Follow);
     assert_eq!(store.statement_timeout, Duration::from_secs(300));
     assert_eq!(store.verify_every, None);
     assert_eq!(store.verify_max_rows_per_second, None);

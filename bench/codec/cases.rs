@@ -222,6 +222,8 @@ fn schema() -> Arc<TableSchema> {
         type_name: type_name.to_owned(),
         kind: ColumnKind::of(Oid(oid)),
         not_null: true,
+        number: None,
+        fill: None,
     };
     let columns = [
         ("id", 20, "bigint"),
@@ -239,6 +241,9 @@ fn schema() -> Arc<TableSchema> {
         identity: ReplicaIdentity::Default,
         partitions: 8,
         types: Vec::new(),
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     })
 }
 

@@ -37,6 +37,8 @@ fn codec(columns: &[(&str, ColumnKind)], key: &[usize]) -> (RecordEncoder, Recor
         type_name: "text".to_owned(),
         kind: *kind,
         not_null: false,
+        number: None,
+        fill: None,
     };
     let schema = Arc::new(TableSchema {
         table: TableName::new("public", "fuzzed"),
@@ -47,6 +49,9 @@ fn codec(columns: &[(&str, ColumnKind)], key: &[usize]) -> (RecordEncoder, Recor
         identity: ReplicaIdentity::Default,
         partitions: 1,
         types: Vec::new(),
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     });
     (
         RecordEncoder::new(schema.clone(), "p", "d"),

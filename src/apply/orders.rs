@@ -46,6 +46,16 @@ pub fn resynced(
             format!("name some of: {}", names.join(", ")),
         ));
     }
+    Ok(without(known, tables, refused, terms))
+}
+
+/// A follower some of whose tables are not in effect any more, until a copy that is not `refused` has come.
+pub fn without(
+    known: &Checkpoint,
+    tables: &BTreeSet<TableName>,
+    refused: &BTreeMap<TableName, BTreeSet<i64>>,
+    terms: &Terms,
+) -> Checkpoint {
     let mut next = next_version(known);
     for table in tables {
         next.in_effect.remove(table);
@@ -61,7 +71,7 @@ pub fn resynced(
         }
     }
     next.joins.retain(|join| !join.tables.is_empty());
-    Ok(next)
+    next
 }
 
 /// A follower that was to stop, and follows again; `None` when it was not.

@@ -28,6 +28,8 @@ pub(in crate::apply) fn schema(columns: usize) -> Arc<TableSchema> {
             ColumnKind::Text
         },
         not_null: n == 0,
+        number: None,
+        fill: None,
     };
     Arc::new(TableSchema {
         table: TableName::new("public", "a"),
@@ -38,6 +40,9 @@ pub(in crate::apply) fn schema(columns: usize) -> Arc<TableSchema> {
         identity: ReplicaIdentity::Default,
         partitions: 2,
         types: Vec::new(),
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     })
 }
 

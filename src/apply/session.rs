@@ -59,6 +59,10 @@ pub async fn run(context: &SinkContext) -> Result<()> {
         if let Err(error) = session.sink.rollback().await {
             tracing::debug!(sink = %context.sink.name, %error, "giving up the transaction");
         }
+        if let Some((table, why)) = session.sink.needs_copy() {
+            session.copy_anew(table, &why).await?;
+            continue;
+        }
         let at = session.next_offset();
         let attempt = session.attempt.map(|(attempt, _first)| attempt);
         match careful.after(error.class(), at, session.batch_end, attempt) {

@@ -1,13 +1,15 @@
 //! The applier's side of schema versions: the follower's tables are prepared for a version before its
 //! first change, outside of a transaction.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use super::orders::without;
 use super::reader::{NeededSchema, Planned};
 use super::session::Session;
 use super::unfinished;
 use crate::error::{Error, Result};
-use crate::model::TableSchema;
+use crate::model::{TableName, TableSchema};
 
 impl Session<'_> {
     /// Whether all these versions have been prepared in this session.
@@ -55,6 +57,22 @@ impl Session<'_> {
         });
         read.await
             .map_err(|error| unfinished("reading the schema versions", error))?
+    }
+
+    /// Takes a table out of effect until a new copy comes: its rows were changed on the leader in a way that the
+    /// stream does not show.
+    pub(super) async fn copy_anew(&mut self, table: TableName, why: &str) -> Result<()> {
+        tracing::warn!(
+            sink = %self.context.sink.name,
+            %table,
+            why,
+            "the table is copied anew, as its rows cannot follow the leader's"
+        );
+        let refused = self.copies_known().of(&table);
+        let refused = BTreeMap::from([(table.clone(), refused)]);
+        let next = without(&self.checkpoint, &[table].into(), &refused, &self.terms);
+        self.begin().await?;
+        self.commit(next).await
     }
 
     /// A schema version met in the middle of a transaction: the batch is given up, and read again.

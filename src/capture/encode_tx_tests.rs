@@ -53,6 +53,8 @@ fn table(identity: ReplicaIdentity, keyed: bool) -> CapturedTable {
         type_name: "x".into(),
         kind: ColumnKind::of(Oid(type_oid)),
         not_null: false,
+        number: None,
+        fill: None,
     };
     let key = if keyed { vec![0] } else { Vec::new() };
     let schema = TableSchema {
@@ -64,6 +66,9 @@ fn table(identity: ReplicaIdentity, keyed: bool) -> CapturedTable {
         identity,
         partitions: 1,
         types: Vec::new(),
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     };
     CapturedTable {
         encoder: RecordEncoder::new(Arc::new(schema), "p", "db"),

@@ -5,6 +5,7 @@
 
 pub mod batches;
 pub mod captured_set;
+mod column_numbers;
 pub mod copy;
 pub mod copy_choice;
 mod copy_rows;

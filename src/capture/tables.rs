@@ -16,6 +16,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use tokio_postgres::Client;
 
+use crate::capture::column_numbers;
 use crate::error::{Error, Result};
 use crate::log::codec::RecordEncoder;
 use crate::log::commit_log::Captured;
@@ -143,12 +144,28 @@ impl Announced {
     /// The schema version of these rows, with what `known` (the catalog now, or the version before)
     /// says beyond the message. `type_names` are by column; `keyed`: the primary key is the key
     /// under FULL.
-    fn schema(&self, known: &TableSchema, type_names: Vec<String>, keyed: bool) -> TableSchema {
+    fn schema(
+        &self,
+        (before, known): (&TableSchema, &TableSchema),
+        type_names: Vec<String>,
+        keyed: bool,
+    ) -> TableSchema {
+        let names: Vec<&str> = self
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
+        let numbers = column_numbers::numbers(&names, before, Some(known));
+        let fill = |number: i16| {
+            let column = before.numbered(number).or_else(|| known.numbered(number));
+            column.and_then(|column| column.fill.clone())
+        };
         let columns: Vec<Column> = self
             .columns
             .iter()
+            .zip(numbers)
             .zip(type_names)
-            .map(|(column, type_name)| Column {
+            .map(|((column, number), type_name)| Column {
                 name: column.name.clone(),
                 type_oid: column.type_oid,
                 type_modifier: column.type_modifier,
@@ -158,6 +175,8 @@ impl Announced {
                     .columns
                     .iter()
                     .any(|other| other.name == column.name && other.not_null),
+                number,
+                fill: number.and_then(fill),
             })
             .collect();
         let primary_key: Vec<usize> = known
@@ -189,6 +208,9 @@ impl Announced {
             identity: self.identity,
             partitions: known.partitions,
             types: Vec::new(),
+            dropped: known.dropped.clone(),
+            rewritten: None,
+            exact: false,
         }
     }
 }
@@ -199,6 +221,8 @@ enum Known {
         membership: Option<Oid>,
         schema: Box<TableSchema>,
         announced: Option<Announced>,
+        /// It was announced more than once since it was last resolved with the catalog's help.
+        again: bool,
         table: Option<Box<CapturedTable>>,
     },
     /// In the publication but not captured: partitions (their root stands for them), and tables that
@@ -233,6 +257,7 @@ impl Tables {
                 membership: table.limits.membership,
                 schema: Box::new(table.schema.clone()),
                 announced: None,
+                again: false,
                 table: None,
             };
             (table.schema.relation.0, known)
@@ -253,6 +278,7 @@ impl Tables {
         if let Known::Captured {
             schema,
             announced,
+            again,
             table,
             membership: _,
         } = known
@@ -260,7 +286,9 @@ impl Tables {
             let new = Announced::from_message(relation);
             let current = table.as_ref().map_or(&**schema, |table| table.schema());
             let limited = self.limited_by.is_some();
-            if limited || new.identity == ReplicaIdentity::Full || !new.is(current) {
+            // Postgres announces a table again when anything of it has changed.
+            *again |= announced.is_some();
+            if limited || *again || new.identity == ReplicaIdentity::Full || !new.is(current) {
                 *table = None;
             }
             *announced = Some(new);
@@ -298,6 +326,7 @@ impl Tables {
         let Some(Known::Captured {
             schema,
             announced,
+            again,
             table,
             membership,
         }) = self.known.get_mut(&relation.0)
@@ -314,9 +343,14 @@ impl Tables {
                 return Err(limits_changed(&schema.table));
             }
         }
-        if let Some(announced) = announced
-            && (announced.identity == ReplicaIdentity::Full || !announced.is(schema))
-        {
+        let is_other = match announced {
+            None => false,
+            Some(announced) if announced.identity == ReplicaIdentity::Full => true,
+            Some(announced) if !announced.is(schema) => true,
+            Some(_) => *again && !catalog::still_has(client, schema).await?,
+        };
+        *again = false;
+        if let (Some(announced), true) = (announced, is_other) {
             let before = schema.version();
             **schema = find_schema(announced, schema, client, slot).await?;
             if schema.version() != before {
@@ -363,7 +397,7 @@ async fn find_schema(
         return Ok(known);
     }
     let names = type_names(announced, before, client).await?;
-    let mut schema = announced.schema(&known, names, keyed);
+    let mut schema = announced.schema((before, &known), names, keyed);
     let oids: Vec<Oid> = schema
         .columns
         .iter()
@@ -431,6 +465,8 @@ mod tests {
             type_name: format!("type{type_oid}"),
             kind: ColumnKind::of(Oid(type_oid)),
             not_null,
+            number: None,
+            fill: None,
         }
     }
 
@@ -459,6 +495,9 @@ mod tests {
             identity: ReplicaIdentity::Default,
             partitions: 3,
             types: Vec::new(),
+            dropped: Vec::new(),
+            rewritten: None,
+            exact: false,
         }
     }
 
@@ -469,7 +508,11 @@ mod tests {
             &[("gone", 25, false), ("id", 23, true)],
         );
         assert!(!past.is(&catalog_now()));
-        let schema = past.schema(&catalog_now(), vec!["text".into(), "integer".into()], false);
+        let schema = past.schema(
+            (&catalog_now(), &catalog_now()),
+            vec!["text".into(), "integer".into()],
+            false,
+        );
         assert_eq!(schema.key, vec![1]);
         assert_eq!(schema.primary_key, vec![1]);
         assert_eq!(schema.partitions, 3);
@@ -485,15 +528,15 @@ mod tests {
             &[("id", 20, true), ("new", 25, true)],
         );
         let names = || vec!["bigint".into(), "text".into()];
-        let schema = full.schema(&catalog_now(), names(), true);
+        let schema = full.schema((&catalog_now(), &catalog_now()), names(), true);
         assert_eq!(schema.key, vec![0]);
-        let unproven = full.schema(&catalog_now(), names(), false);
+        let unproven = full.schema((&catalog_now(), &catalog_now()), names(), false);
         assert!(!unproven.has_key(), "rows may be older than the key");
         assert_eq!(unproven.primary_key, vec![0]);
         let keyless = TableSchema {
             primary_key: Vec::new(),
             ..catalog_now()
         };
-        assert!(!full.schema(&keyless, names(), true).has_key());
+        assert!(!full.schema((&keyless, &keyless), names(), true).has_key());
     }
 }

@@ -381,12 +381,17 @@ mod tests {
                 type_name: "bigint".to_owned(),
                 kind: ColumnKind::Integer,
                 not_null: true,
+                number: None,
+                fill: None,
             }],
             key: vec![0],
             primary_key: vec![0],
             identity: ReplicaIdentity::Default,
             partitions: 1,
             types: Vec::new(),
+            dropped: Vec::new(),
+            rewritten: None,
+            exact: false,
         };
         let column = |not_null, has_default, generated| FollowerColumn {
             not_null,

@@ -8,8 +8,9 @@ use super::checks::{choice, duration, number, optional_duration, optional_size, 
 use super::document::{Document, nearest};
 use super::values::{is_connector_name, is_slot_name, is_table_pattern, print_size};
 use super::{
-    PostgresSettings, PostgresSinkSettings, Secret, Settings, SinkSettings, SourceSettings,
-    StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, TlsMode, TlsSettings, defaults, raw,
+    PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, Settings, SinkSettings,
+    SourceSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, TlsMode,
+    TlsSettings, defaults, raw,
 };
 use crate::error::{Error, Result};
 use crate::postgres::{UrlTls, split_tls};
@@ -246,6 +247,17 @@ fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
     let store = PostgresSinkSettings {
         postgres: postgres(document, raw.url, raw.tls, raw.connect_timeout)?,
         create_tables: raw.create_tables.unwrap_or(true),
+        schema_changes: choice(
+            document,
+            "schema_changes",
+            raw.schema_changes,
+            SchemaChanges::Follow,
+            &[
+                ("follow", SchemaChanges::Follow),
+                ("compatible", SchemaChanges::Compatible),
+                ("halt", SchemaChanges::Halt),
+            ],
+        )?,
         statement_timeout,
         verify_every,
         verify_max_rows_per_second,

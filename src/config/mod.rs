@@ -247,12 +247,26 @@ pub struct PostgresSinkSettings {
     pub postgres: PostgresSettings,
     /// Create missing schemas, types and tables (`false`: they must be there).
     pub create_tables: bool,
+    /// What happens on the follower when the leader's tables are altered.
+    pub schema_changes: SchemaChanges,
     /// `statement_timeout` of the follower session; lifted for chunked transactions.
     pub statement_timeout: Duration,
     /// How often it is compared with the leader; none: never.
     pub verify_every: Option<Duration>,
     /// How many rows of each server a comparison reads a second at most; none: as fast as they can.
     pub verify_max_rows_per_second: Option<NonZeroU64>,
+}
+
+/// What happens on a follower when the leader's tables are altered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaChanges {
+    /// The same, at the same place in the stream.
+    Follow,
+    /// What readers of the follower need not know of: columns that are added or become wider or may be NULL.
+    /// Columns that the leader drops stay. Renamed columns and other types halt the sink.
+    Compatible,
+    /// The sink halts in front of the first change that the follower's table cannot take.
+    Halt,
 }
 
 /// Change events as JSON lines on standard output.

@@ -96,6 +96,7 @@ pub(super) struct PostgresSink {
     pub(super) tls: Tls,
     pub(super) connect_timeout: Option<Span>,
     pub(super) create_tables: Option<bool>,
+    pub(super) schema_changes: Option<String>,
     pub(super) statement_timeout: Option<Span>,
     pub(super) verify_every: Option<Span>,
     pub(super) verify_max_rows_per_second: Option<u32>,

@@ -147,6 +147,8 @@ mod tests {
                 type_name: String::new(),
                 kind: ColumnKind::of(Oid(23)),
                 not_null: false,
+                number: None,
+                fill: None,
             };
             let schema = Arc::new(TableSchema {
                 table: TableName::new("public", name),
@@ -157,6 +159,9 @@ mod tests {
                 identity: ReplicaIdentity::Default,
                 partitions: 1,
                 types: vec![],
+                dropped: Vec::new(),
+                rewritten: None,
+                exact: false,
             });
             Known { offset, schema }
         };

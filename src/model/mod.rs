@@ -14,13 +14,16 @@ pub mod selection;
 pub mod skip;
 pub mod slot;
 pub mod value;
+pub mod widening;
 
 pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGroup};
 pub use checkpoint::{Checkpoint, Cursors, Join, JoinRows};
 pub use limits::Limits;
 pub use lsn::Lsn;
 pub use position::{Epoch, Position, SchemaVersion};
-pub use relation::{Column, ColumnKind, Oid, ReplicaIdentity, TableName, TableSchema, UserType};
+pub use relation::{
+    Column, ColumnKind, Fill, Oid, ReplicaIdentity, TableName, TableSchema, UserType,
+};
 pub use selection::Selection;
 pub use skip::{Skipped, Skips};
 pub use slot::{SlotState, WalStatus};

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::SchemaVersion;
+use super::{Lsn, SchemaVersion};
 
 /// A Postgres object identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -111,6 +111,24 @@ pub struct Column {
     pub kind: ColumnKind,
     /// The leader's NOT NULL.
     pub not_null: bool,
+    /// `attnum` on the leader: a rename keeps it, and no later column of the table gets it. None where it
+    /// is not known, and in versions of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<i16>,
+    /// What rows have in it that were there before it was added; none: NULL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill: Option<Fill>,
+}
+
+/// What rows have in a column that was added after them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fill {
+    /// All the same (`attmissingval`): the text that Postgres prints.
+    Value(String),
+    /// The column has a default, and the catalog does not tell whether such rows have it: each may have got a
+    /// value of its own, or the default came later.
+    Unknown,
 }
 
 /// A type that the leader's users made and a follower needs before the table.
@@ -176,6 +194,16 @@ pub struct TableSchema {
     pub partitions: u32,
     /// User-made types among the columns' types, those needed first first.
     pub types: Vec<UserType>,
+    /// `attnum`s of columns that the leader has dropped, as far as is known; some may be dropped only later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<i16>,
+    /// Where the leader last rewrote the table's rows in a way that the stream does not show, if it has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewritten: Option<Lsn>,
+    /// The leader itself has said, in its stream, what the columns are from here on; else the catalog was asked,
+    /// which may be ahead of the stream.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
 }
 
 impl TableSchema {
@@ -188,6 +216,12 @@ impl TableSchema {
             .try_into()
             .expect("a SHA-256 digest has 32 bytes");
         SchemaVersion(u64::from_be_bytes(head))
+    }
+
+    /// The column with this number on the leader.
+    pub fn numbered(&self, number: i16) -> Option<&Column> {
+        let mut columns = self.columns.iter();
+        columns.find(|column| column.number == Some(number))
     }
 
     /// Whether rows can be told apart by a key.

@@ -86,6 +86,12 @@ pub trait Sink: Send + Sync {
         newest: Option<&TableSchema>,
     ) -> Result<()>;
 
+    /// The table whose rows cannot follow a change of shape that the last error was about, and why: it is to be
+    /// copied anew.
+    fn needs_copy(&mut self) -> Option<(TableName, String)> {
+        None
+    }
+
     /// Begins a follower transaction that holds only if the stored checkpoint is still `from`
     /// (same owner, same version; `None`: there is none yet).
     ///

@@ -252,6 +252,8 @@ mod tests {
             type_name: String::new(),
             kind: ColumnKind::of(Oid(oid)),
             not_null: false,
+            number: None,
+            fill: None,
         };
         Arc::new(TableSchema {
             table: TableName::new("public", "odd \"name\""),
@@ -267,6 +269,9 @@ mod tests {
             identity: ReplicaIdentity::Default,
             partitions: 1,
             types: vec![],
+            dropped: Vec::new(),
+            rewritten: None,
+            exact: false,
         })
     }
 

@@ -11,7 +11,8 @@ use tokio_postgres::Client;
 
 use crate::error::Result;
 use crate::model::{
-    Column, ColumnKind, Limits, Oid, ReplicaIdentity, Selection, TableName, TableSchema, UserType,
+    Column, ColumnKind, Fill, Limits, Oid, ReplicaIdentity, Selection, TableName, TableSchema,
+    UserType,
 };
 use crate::postgres::classify;
 use crate::source::user_types;
@@ -94,6 +95,24 @@ pub async fn selected(client: &Client, selection: &Selection) -> Result<Vec<Cata
     describe(client, &oids).await
 }
 
+/// Whether the columns of a schema are there still, under their numbers, as nullable as they were. One query,
+/// for when a table is announced again in the same shape.
+pub async fn still_has(client: &Client, schema: &TableSchema) -> Result<bool> {
+    let rows = client
+        .query(
+            "SELECT attnum, attnotnull FROM pg_catalog.pg_attribute
+             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
+            &[&schema.relation.0],
+        )
+        .await
+        .map_err(|error| classify(&error, "looking at a table's columns"))?;
+    let now: HashMap<i16, bool> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    Ok(schema.columns.iter().all(|column| {
+        let now = column.number.and_then(|number| now.get(&number));
+        now == Some(&column.not_null)
+    }))
+}
+
 #[derive(Default)]
 struct Indexes {
     primary: Option<(Vec<i16>, bool)>,
@@ -109,6 +128,7 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
     all.sort_unstable();
     all.dedup();
     let columns = columns(client, &all).await?;
+    let dropped = dropped(client, &roots).await?;
     let indexes = indexes(client, &all).await?;
     let relations = relations(client, &all).await?;
     let types = {
@@ -128,6 +148,7 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
             continue;
         };
         let (mut schema, missing) = table_schema(root, relation, columns, found);
+        schema.dropped = dropped.get(&root).cloned().unwrap_or_default();
         schema.types = types.needed(schema.columns.iter().map(|column| column.type_oid));
         let mut table = CatalogTable {
             partitioned: relation.kind == "p",
@@ -137,6 +158,7 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
             limits: Limits::default(),
             missing_key_columns: missing,
         };
+        let mut fills = Vec::new();
         for leaf in leaves.iter().filter(|leaf| leaf.root == root) {
             let Some((relation, columns, found)) = facts(leaf.relation) else {
                 continue;
@@ -149,13 +171,36 @@ pub async fn describe(client: &Client, oids: &[Oid]) -> Result<Vec<CatalogTable>
                 foreign: relation.kind == "f",
                 unlogged: relation.unlogged,
             });
+            fills.push(columns);
             if let Some(rows) = relation.rows {
                 *table.rows_estimate.get_or_insert(0) += rows;
             }
         }
+        if table.partitioned {
+            fill_from_leaves(&mut table.schema, &fills);
+        }
         tables.push(table);
     }
     Ok(tables)
+}
+
+/// A partitioned table has no rows, so what they have in an added column is noted for its partitions.
+fn fill_from_leaves(schema: &mut TableSchema, leaves: &[&Vec<ColumnFacts>]) {
+    for column in schema.columns.iter_mut().filter(|c| c.fill.is_some()) {
+        let of_leaf = |leaf: &&Vec<ColumnFacts>| {
+            let mut columns = leaf.iter().map(|facts| &facts.column);
+            columns
+                .find(|other| other.name == column.name)?
+                .fill
+                .clone()
+        };
+        let mut fills = leaves.iter().map(of_leaf);
+        if let Some(Some(first)) = fills.next()
+            && fills.all(|fill| fill.as_ref() == Some(&first))
+        {
+            column.fill = Some(first);
+        }
+    }
 }
 
 struct RelationFacts {
@@ -246,7 +291,9 @@ async fn columns(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Vec<Colu
     let rows = client
         .query(
             "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
-                    pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> ''
+                    pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
+                    (a.attmissingval::text::text[])[1],
+                    (a.atthasdef OR a.attidentity <> '') AND NOT a.atthasmissing
              FROM pg_catalog.pg_attribute a
              WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
              ORDER BY a.attrelid, a.attnum",
@@ -257,8 +304,9 @@ async fn columns(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Vec<Colu
     let mut columns: BTreeMap<u32, Vec<ColumnFacts>> = BTreeMap::new();
     for row in &rows {
         let type_oid = Oid(row.get(3));
+        let number: i16 = row.get(1);
         columns.entry(row.get(0)).or_default().push(ColumnFacts {
-            number: row.get(1),
+            number,
             column: Column {
                 name: row.get(2),
                 type_oid,
@@ -266,11 +314,30 @@ async fn columns(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Vec<Colu
                 type_name: row.get(5),
                 kind: ColumnKind::of(type_oid),
                 not_null: row.get(6),
+                number: Some(number),
+                fill: match (row.get::<_, Option<String>>(8), row.get::<_, bool>(9)) {
+                    (Some(value), _) => Some(Fill::Value(value)),
+                    (None, true) => Some(Fill::Unknown),
+                    (None, false) => None,
+                },
             },
             generated: row.get(7),
         });
     }
     Ok(columns)
+}
+
+/// `attnum`s of dropped columns.
+async fn dropped(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<i16>>> {
+    let rows = client
+        .query(
+            "SELECT attrelid, array_agg(attnum ORDER BY attnum) FROM pg_catalog.pg_attribute
+             WHERE attrelid = ANY($1) AND attnum > 0 AND attisdropped GROUP BY attrelid",
+            &[&oids],
+        )
+        .await
+        .map_err(|error| classify(&error, "reading dropped columns"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 async fn indexes(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Indexes>> {
@@ -367,6 +434,9 @@ fn table_schema(
         identity: relation.identity,
         partitions: 1,
         types: Vec::<UserType>::new(),
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     };
     (schema, missing)
 }
@@ -385,6 +455,9 @@ impl CatalogTable {
                 identity: ReplicaIdentity::Default,
                 partitions: 1,
                 types: Vec::new(),
+                dropped: Vec::new(),
+                rewritten: None,
+                exact: false,
             },
             leaves: Vec::new(),
             partitioned: false,

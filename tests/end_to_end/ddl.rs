@@ -1,5 +1,5 @@
-//! The leader's tables are altered while they are written: every version in its order, halts exactly
-//! before what the follower's table cannot take, and after the remedy on without loss.
+//! The leader's tables are altered while they are written, and the follower's operator repeats it: every
+//! version in its order, halts exactly before what the follower's table cannot take, and after the remedy on without loss.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,6 +8,9 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::support::{Pipeline, Postgres, Walferry, assert_equal, content, until, wait_caught_up};
+
+/// Nothing is altered on the follower but by its operator.
+const HALT: &str = "schema_changes = \"halt\"";
 
 const TABLE: &str = "CREATE TABLE t (id serial PRIMARY KEY, a text, n int NOT NULL DEFAULT 0);
     CREATE TABLE other (id serial PRIMARY KEY, n int);
@@ -74,7 +77,7 @@ async fn published(leader: &Client) {
 async fn everything_before_a_new_version_is_applied_before_the_halt() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader.sql(TABLE).await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let pipeline = Pipeline::with(&leader, &[&follower], "", HALT);
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
@@ -127,7 +130,7 @@ async fn everything_before_a_new_version_is_applied_before_the_halt() {
 async fn a_column_renamed_under_load_goes_on_after_the_remedy() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader.sql(TABLE).await;
-    let pipeline = Pipeline::with(&leader, &[&follower], "partitions = 3", "");
+    let pipeline = Pipeline::with(&leader, &[&follower], "partitions = 3", HALT);
     let (from, to) = (leader.client().await, follower.client().await);
     let mut walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
@@ -156,7 +159,7 @@ async fn a_follower_altered_ahead_takes_the_changes_from_before() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader.sql(TABLE).await;
     leader.sql("ALTER TABLE t ADD COLUMN gone text").await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let pipeline = Pipeline::with(&leader, &[&follower], "", HALT);
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
@@ -192,7 +195,7 @@ async fn a_follower_altered_ahead_takes_the_changes_from_before() {
 async fn columns_added_widened_and_dropped_under_load_go_on_after_the_remedy() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader.sql(TABLE).await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let pipeline = Pipeline::with(&leader, &[&follower], "", HALT);
     let (from, to) = (leader.client().await, follower.client().await);
     let mut walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
@@ -238,7 +241,7 @@ async fn columns_added_widened_and_dropped_under_load_go_on_after_the_remedy() {
 async fn a_transaction_that_alters_its_table_arrives_whole_after_the_remedies() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader.sql(TABLE).await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let pipeline = Pipeline::with(&leader, &[&follower], "", HALT);
     let (from, to) = (leader.client().await, follower.client().await);
     let mut walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;

@@ -23,6 +23,7 @@ mod rebuild;
 mod reload;
 mod replay;
 mod restarts;
+mod schema_changes;
 mod secured;
 mod shapes;
 mod skips;

@@ -44,6 +44,8 @@ pub fn schema(oid: Oid, partitions: [u32; 2]) -> Arc<TableSchema> {
         type_name: "text".to_owned(),
         kind: ColumnKind::Text,
         not_null: false,
+        number: None,
+        fill: None,
     };
     Arc::new(TableSchema {
         table: name(table_of(oid)),
@@ -54,6 +56,9 @@ pub fn schema(oid: Oid, partitions: [u32; 2]) -> Arc<TableSchema> {
         identity: ReplicaIdentity::Default,
         partitions: partitions[table_of(oid)],
         types: Vec::new(),
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     })
 }
 

@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
-use walferry::config::{PostgresSettings, PostgresSinkSettings, Secret, TlsMode, TlsSettings};
+use walferry::config::{
+    PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, TlsMode, TlsSettings,
+};
 use walferry::error::{Class, Error, Result};
 use walferry::model::batch::Step;
 use walferry::model::checkpoint::LogPlace;
@@ -109,6 +111,7 @@ pub fn sink_settings(user: &str, database: &str) -> PostgresSinkSettings {
             connect_timeout: Duration::from_secs(10),
         },
         create_tables: true,
+        schema_changes: SchemaChanges::Follow,
         statement_timeout: Duration::from_secs(60),
         verify_every: None,
         verify_max_rows_per_second: None,
@@ -270,6 +273,9 @@ pub async fn read_schema(
         identity: ReplicaIdentity::Default,
         partitions: 1,
         types,
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     };
     for row in &columns {
         let Some(name) = row.get::<_, Option<String>>(0) else {
@@ -287,6 +293,8 @@ pub async fn read_schema(
             type_name: row.get(3),
             kind: ColumnKind::of(type_oid),
             not_null: row.get(4),
+            number: None,
+            fill: None,
         });
     }
     if found.key.is_empty() {

@@ -27,6 +27,8 @@ fn schema(key: &[usize]) -> Arc<TableSchema> {
         type_name: "text".to_owned(),
         kind: ColumnKind::Text,
         not_null: false,
+        number: None,
+        fill: None,
     };
     Arc::new(TableSchema {
         table: TableName::new("public", "items"),
@@ -37,6 +39,9 @@ fn schema(key: &[usize]) -> Arc<TableSchema> {
         identity: ReplicaIdentity::Default,
         partitions: 1,
         types: Vec::new(),
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     })
 }
 

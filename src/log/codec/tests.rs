@@ -19,6 +19,8 @@ fn table(columns: &[(&str, ColumnKind)], key: &[usize]) -> Arc<TableSchema> {
         type_name: "text".to_owned(),
         kind: *kind,
         not_null: false,
+        number: None,
+        fill: None,
     };
     Arc::new(TableSchema {
         table: TableName::new("public", "it\"ems"),
@@ -29,6 +31,9 @@ fn table(columns: &[(&str, ColumnKind)], key: &[usize]) -> Arc<TableSchema> {
         identity: ReplicaIdentity::Default,
         partitions: 3,
         types: Vec::new(),
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     })
 }
 

@@ -47,8 +47,10 @@ CREATE TABLE IF NOT EXISTS walferry.columns (
     version text NOT NULL,
     numbers jsonb NOT NULL,
     noted bigint GENERATED ALWAYS AS IDENTITY,
+    leader jsonb,
     PRIMARY KEY (pipeline, sink, relation, server, version)
 );
+ALTER TABLE walferry.columns ADD COLUMN IF NOT EXISTS leader jsonb;
 CREATE TABLE IF NOT EXISTS walferry.skips (
     pipeline text NOT NULL,
     sink text NOT NULL,
@@ -68,7 +70,8 @@ COMMENT ON SCHEMA walferry IS 'what walferry knows of this follower; do not edit
 pub(super) const IS_THERE: &str = "EXISTS (SELECT FROM pg_catalog.pg_attribute \
         WHERE attrelid = pg_catalog.to_regclass('walferry.checkpoint') AND attname = 'copying') \
     AND pg_catalog.to_regclass('walferry.tables') IS NOT NULL \
-    AND pg_catalog.to_regclass('walferry.columns') IS NOT NULL \
+    AND EXISTS (SELECT FROM pg_catalog.pg_attribute \
+        WHERE attrelid = pg_catalog.to_regclass('walferry.columns') AND attname = 'leader') \
     AND pg_catalog.to_regclass('walferry.skips') IS NOT NULL";
 
 const CLAIM: &str = "UPDATE walferry.checkpoint SET owner = $3, updated_at = now() \

@@ -11,10 +11,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::alter::LeaderShape;
 use super::catalog::Attribute;
-use super::widening::{TypeOf, is_widening};
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::relation::quote_identifier;
+use crate::model::widening::{TypeOf, is_widening};
 use crate::model::{Oid, TableSchema};
 
 /// A column of the follower's table.
@@ -34,11 +35,34 @@ pub(super) type Numbers = BTreeMap<String, i16>;
 pub(super) struct Noted {
     /// Numbers of each version.
     pub versions: Vec<Numbers>,
+    /// What each of them was on the leader, where that is noted.
+    pub leader: Vec<Option<LeaderShape>>,
     /// Which of them is the version in question; none before its first use.
     pub own: Option<usize>,
 }
 
 impl Noted {
+    /// Whether the follower's table has the shape of the version in question, as far as is noted.
+    pub(super) fn is_current(&self) -> bool {
+        self.versions.is_empty() || self.own == self.versions.len().checked_sub(1)
+    }
+
+    /// The follower's columns by numbers of the leader's table.
+    pub(super) fn homes(&self, relation: Oid) -> BTreeMap<i16, i16> {
+        let mut homes = BTreeMap::new();
+        for (numbers, leader) in self.versions.iter().zip(&self.leader) {
+            let Some(leader) = leader.as_ref().filter(|l| l.relation == relation) else {
+                continue;
+            };
+            for (name, column) in &leader.columns {
+                if let Some(home) = numbers.get(name) {
+                    homes.insert(column.number, *home);
+                }
+            }
+        }
+        homes
+    }
+
     /// The number of a column of this version.
     fn own(&self, name: &str) -> Option<i16> {
         self.versions[self.own?].get(name).copied()

@@ -11,6 +11,8 @@ fn schema(names: &[&str]) -> TableSchema {
         type_name: "integer".to_owned(),
         kind: ColumnKind::of(Oid(23)),
         not_null: false,
+        number: None,
+        fill: None,
     };
     TableSchema {
         table: TableName::new("public", "t"),
@@ -21,6 +23,9 @@ fn schema(names: &[&str]) -> TableSchema {
         identity: ReplicaIdentity::Default,
         partitions: 1,
         types: vec![],
+        dropped: Vec::new(),
+        rewritten: None,
+        exact: false,
     }
 }
 
@@ -39,6 +44,7 @@ fn noted(versions: &[&[(&str, i16)]], own: Option<usize>) -> Noted {
     };
     Noted {
         versions: versions.iter().map(one).collect(),
+        leader: vec![None; versions.len()],
         own,
     }
 }
@@ -222,6 +228,7 @@ fn check(
     let own = (at < notes.len()).then_some(at);
     let noted = Noted {
         versions: notes.to_vec(),
+        leader: Vec::new(),
         own,
     };
     let newest = states.last().unwrap();

@@ -12,18 +12,20 @@ use crate::postgres::classify;
 /// alone fails with a unique violation in the catalog when two do it at once.
 pub(super) const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(8602253499418342009)";
 
+const CREATING: &str = "creating";
+
 /// Creates schema, types, table and key of a schema version where they are missing.
 pub(super) async fn create(client: &Client, schema: &TableSchema) -> Result<()> {
-    run(client, &schema.table, "BEGIN").await?;
+    run(client, &schema.table, CREATING, "BEGIN").await?;
     let made = create_inside(client, schema).await;
     let end = if made.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    let ended = run(client, &schema.table, end).await;
+    let ended = run(client, &schema.table, CREATING, end).await;
     made.and(ended)
 }
 
 async fn create_inside(client: &Client, schema: &TableSchema) -> Result<()> {
     let table = &schema.table;
-    run(client, table, LOCK).await?;
+    run(client, table, CREATING, LOCK).await?;
     for user_type in &schema.types {
         create_type(client, table, user_type).await?;
     }
@@ -32,14 +34,14 @@ async fn create_inside(client: &Client, schema: &TableSchema) -> Result<()> {
         return Ok(());
     }
     make_schema(client, table, &table.schema).await?;
-    run(client, table, &table_sql(schema)).await?;
+    run(client, table, CREATING, &table_sql(schema)).await?;
     if schema.has_key() && !same_columns(&schema.key, &schema.primary_key) {
         let index = format!(
             "CREATE UNIQUE INDEX ON {} ({})",
             table.quoted(),
             column_names(schema, &schema.key)
         );
-        run(client, table, &index).await?;
+        run(client, table, CREATING, &index).await?;
     }
     Ok(())
 }
@@ -104,7 +106,7 @@ async fn make_schema(client: &Client, table: &TableName, schema: &str) -> Result
         Some(_row) => Ok(()),
         None => {
             let sql = format!("CREATE SCHEMA IF NOT EXISTS {}", quote_identifier(schema));
-            run(client, table, &sql).await
+            run(client, table, CREATING, &sql).await
         }
     }
 }
@@ -166,7 +168,7 @@ async fn create_type(client: &Client, table: &TableName, user_type: &UserType) -
     match (there, user_type) {
         (None, _) => {
             make_schema(client, table, &name.schema).await?;
-            run(client, table, &definition).await
+            run(client, table, CREATING, &definition).await
         }
         (Some(oid), UserType::Enum { name, labels }) => {
             add_labels(client, table, oid, name, labels).await
@@ -230,7 +232,7 @@ async fn add_labels(
             name.quoted(),
             quote_literal(label)
         );
-        run(client, table, &sql).await?;
+        run(client, table, CREATING, &sql).await?;
     }
     Ok(())
 }
@@ -275,28 +277,42 @@ async fn create_extension(client: &Client, table: &TableName, name: &str) -> Res
     })
 }
 
-/// Runs one statement. Errors of DDL are for a person, unless the server's state is to blame.
-async fn run(client: &Client, table: &TableName, sql: &str) -> Result<()> {
-    client.batch_execute(sql).await.map_err(|error| {
-        let doing = format!("creating table {table} on the follower");
-        match error.as_db_error() {
-            Some(server)
-                if matches!(
-                    server.code().code().get(..2),
-                    Some("42" | "3F" | "0A" | "22" | "54")
-                ) =>
-            {
-                Error::halt(
-                    format!("{doing}: {} ({})", server.message(), server.code().code()),
-                    format!(
-                        "let the follower's role do it, or create it by hand: {}",
-                        shortened(sql)
-                    ),
-                )
-            }
-            Some(_) | None => classify(&error, &doing),
+/// Runs one statement. `doing`: what it does to the table.
+pub(super) async fn run(client: &Client, table: &TableName, doing: &str, sql: &str) -> Result<()> {
+    let done = client.batch_execute(sql).await;
+    done.map_err(|error| refused(table, doing, sql, &error))
+}
+
+/// Why a statement has failed. Errors of DDL are for a person, unless the server's state is to blame.
+pub(super) fn refused(
+    table: &TableName,
+    doing: &str,
+    sql: &str,
+    error: &tokio_postgres::Error,
+) -> Error {
+    let doing = format!("{doing} table {table} on the follower");
+    match error.as_db_error() {
+        Some(server)
+            if matches!(
+                server.code().code().get(..2),
+                Some("42" | "3F" | "0A" | "22" | "23" | "2B" | "54")
+            ) =>
+        {
+            // Messages of data exceptions and violations may hold values.
+            let what = match server.code().code().get(..2) {
+                Some("22" | "23") => summary(server),
+                Some(_) | None => format!("{} ({})", server.message(), server.code().code()),
+            };
+            Error::halt(
+                format!("{doing}: {what}"),
+                format!(
+                    "let the follower's role do it, or do it by hand: {}",
+                    shortened(sql)
+                ),
+            )
         }
-    })
+        Some(_) | None => classify(error, &doing),
+    }
 }
 
 /// A statement for an error text; tables may have 1,600 columns.

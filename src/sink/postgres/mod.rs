@@ -6,6 +6,7 @@
 //!
 //! Decides nothing about order or validity of records, and believes nothing but what `open` reads.
 
+mod alter;
 mod apply;
 mod catalog;
 mod checkpoint;
@@ -14,6 +15,7 @@ mod copy;
 mod create;
 mod ending;
 mod failure;
+mod following;
 mod noted;
 mod ordered;
 mod orders;
@@ -25,7 +27,6 @@ mod skips;
 mod statements;
 mod tables;
 mod transaction;
-mod widening;
 
 use std::sync::Arc;
 
@@ -48,6 +49,10 @@ pub struct PostgresSink {
     me: Arc<Identity>,
     session: Option<Session>,
     transaction: Transaction,
+    /// A table's shape was changed, or looked at, in the transaction under way.
+    altered: bool,
+    /// The table that could not be altered, and why.
+    needs_copy: Option<(TableName, String)>,
 }
 
 impl PostgresSink {
@@ -63,6 +68,8 @@ impl PostgresSink {
             }),
             session: None,
             transaction: Transaction::None,
+            altered: false,
+            needs_copy: None,
         }
     }
 
@@ -94,6 +101,7 @@ impl Sink for PostgresSink {
         // The old connection is closed first, so that its transaction lets go of the checkpoint.
         self.session = None;
         self.transaction = Transaction::None;
+        self.altered = false;
         let name = format!("walferry {} {}", self.me.pipeline, self.me.sink);
         let session = Session::open(&self.settings, &name).await?;
         let checkpoint = checkpoint::claim(&session.client, &self.me).await?;
@@ -137,9 +145,17 @@ impl Sink for PostgresSink {
             me: &me,
             server: &server,
         };
+        if self.follows() && !tables::has_shape(follower, schema).await? {
+            self.session()?.expect(version, newest);
+            return Ok(());
+        }
         let table = tables::read(follower, schema, newest).await?;
         self.session()?.keep(version, table);
         Ok(())
+    }
+
+    fn needs_copy(&mut self) -> Option<(TableName, String)> {
+        self.needs_copy.take()
     }
 
     async fn begin(&mut self, from: Option<&Checkpoint>) -> Result<()> {

@@ -1,22 +1,26 @@
 //! Which of the follower's columns each schema version was found to mean: `walferry.columns`.
 //!
-//! Written once a version and table, before the first change of the version is applied; `columns`
-//! says what it is for. A table made anew, or another server, has no notes.
+//! Written before the first change of a version is applied; `columns` says what it is for, and `alter` what
+//! is noted of the leader's side. The newest note is of the shape that the table has. A table made anew, or
+//! another server, has no notes.
 
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::Identity;
+use super::alter::LeaderShape;
 use super::columns::{Noted, Numbers};
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::TableSchema;
 use crate::postgres::classify;
 
-const READ: &str = "SELECT version, numbers::text FROM walferry.columns \
+const READ: &str = "SELECT version, numbers::text, leader::text FROM walferry.columns \
     WHERE pipeline = $1 AND sink = $2 AND relation = $3 AND server = $4 ORDER BY noted";
 
-const WRITE: &str = "INSERT INTO walferry.columns (pipeline, sink, relation, server, version, numbers) \
-    VALUES ($1, $2, $3, $4, $5, $6::text::jsonb) ON CONFLICT DO NOTHING";
+const WRITE: &str = "INSERT INTO walferry.columns (pipeline, sink, relation, server, version, numbers, leader) \
+    VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, $7::text::jsonb) \
+    ON CONFLICT (pipeline, sink, relation, server, version) DO UPDATE \
+    SET numbers = EXCLUDED.numbers, leader = EXCLUDED.leader, noted = DEFAULT";
 
 /// A table of a follower.
 #[derive(Clone, Copy)]
@@ -43,27 +47,33 @@ impl Notes<'_> {
         for row in self.client.query(READ, &params).await.map_err(failed)? {
             let of: String = row.try_get(0).map_err(failed)?;
             let numbers: String = row.try_get(1).map_err(failed)?;
+            let leader: Option<String> = row.try_get(2).map_err(failed)?;
             let numbers: Numbers = serde_json::from_str(&numbers).map_err(unreadable)?;
+            let leader = leader.as_deref().map(serde_json::from_str).transpose();
             if of == version {
                 noted.own = Some(noted.versions.len());
             }
             noted.versions.push(numbers);
+            noted.leader.push(leader.map_err(unreadable)?);
         }
         Ok(noted)
     }
 
-    /// Notes a version that has none yet.
+    /// Notes a version as the one that the follower shows from now on.
     pub(super) async fn write(self, schema: &TableSchema, numbers: &Numbers) -> Result<()> {
         let version = schema.version().to_string();
         let numbers = serde_json::to_string(numbers).map_err(unreadable)?;
+        let leader = LeaderShape::of(schema).as_ref().map(serde_json::to_string);
+        let leader = leader.transpose().map_err(unreadable)?;
         let me = self.me;
-        let params: [&(dyn ToSql + Sync); 6] = [
+        let params: [&(dyn ToSql + Sync); 7] = [
             &me.pipeline,
             &me.sink,
             &self.relation,
             &self.server,
             &version,
             &numbers,
+            &leader,
         ];
         self.client
             .execute(WRITE, &params)

@@ -12,7 +12,7 @@ use super::tables::Table;
 use super::{create, readers};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, SchemaVersion, TableSchema};
+use crate::model::{Checkpoint, SchemaVersion, TableName, TableSchema};
 use crate::postgres::{classify, connect};
 
 /// `lock_timeout`: a reader that holds a table for longer makes the batch wait with back-off.
@@ -56,6 +56,10 @@ pub(super) struct Session {
     /// Longest wait for an answer.
     pub limit: Duration,
     tables: HashMap<SchemaVersion, Arc<Table>>,
+    /// Versions to come, and the newest of their tables in the log where that is another one.
+    coming: HashMap<SchemaVersion, Option<TableSchema>>,
+    /// Versions whose shape tables have now.
+    shapes: HashMap<TableName, SchemaVersion>,
     /// Versions by address. The schemas are kept alive, so an address stands for one schema.
     known: HashMap<usize, (Arc<TableSchema>, Arc<Table>)>,
     system_id: Option<String>,
@@ -81,6 +85,8 @@ impl Session {
             store,
             limit: settings.statement_timeout + ANSWER_GRACE,
             tables: HashMap::new(),
+            coming: HashMap::new(),
+            shapes: HashMap::new(),
             known: HashMap::new(),
             system_id,
             has_slot,
@@ -95,38 +101,86 @@ impl Session {
 
     /// Whether a schema version has been prepared in this session.
     pub(super) fn is_prepared(&self, version: SchemaVersion) -> bool {
-        self.tables.contains_key(&version)
+        self.tables.contains_key(&version) || self.coming.contains_key(&version)
     }
 
     /// Keeps a table that is fit for a schema version, until the session ends: the worker counts on it.
     /// There are no more than the worker keeps schemas.
     pub(super) fn keep(&mut self, version: SchemaVersion, table: Table) {
+        self.shapes.insert(table.schema.table.clone(), version);
         self.tables.insert(version, Arc::new(table));
     }
 
-    /// The table of a schema that has been prepared. Hashing a schema costs more than a small batch,
-    /// so versions are remembered by address.
-    ///
-    /// # Errors
-    /// Transient when it has not: a new session prepares anew.
-    pub(super) fn table(&mut self, schema: &Arc<TableSchema>) -> Result<Arc<Table>> {
+    /// Notes a version for which the table is to be altered, in the transaction that has its first change.
+    pub(super) fn expect(&mut self, version: SchemaVersion, newest: Option<&TableSchema>) {
+        self.coming.insert(version, newest.cloned());
+    }
+
+    /// The newest version in the log of the table that this version is of, as far as one was told.
+    pub(super) fn newest(&self, version: SchemaVersion) -> Option<&TableSchema> {
+        self.coming.get(&version)?.as_ref()
+    }
+
+    /// Forgets a table in all shapes that it had: it is being altered.
+    pub(super) fn forget(&mut self, name: &TableName) {
+        let versions = self
+            .tables
+            .iter()
+            .filter(|(_, table)| table.schema.table == *name);
+        let versions: Vec<SchemaVersion> = versions.map(|(version, _)| *version).collect();
+        for version in versions {
+            self.tables.remove(&version);
+            self.coming.entry(version).or_default();
+        }
+        self.shapes.remove(name);
+        self.known.retain(|_, (schema, _)| schema.table != *name);
+    }
+
+    /// Forgets the shapes of all tables: what a transaction has altered was given up.
+    pub(super) fn forget_all(&mut self) {
+        for version in std::mem::take(&mut self.tables).into_keys() {
+            self.coming.entry(version).or_default();
+        }
+        self.shapes.clear();
+        self.known.clear();
+    }
+
+    /// The table of a schema, if it has been prepared and `follows` its shape or has it now. Hashing a schema
+    /// costs more than a small batch, so versions are remembered by address.
+    pub(super) fn table_now(
+        &mut self,
+        schema: &Arc<TableSchema>,
+        follows: bool,
+    ) -> Option<Arc<Table>> {
         let address = Arc::as_ptr(schema) as usize;
         if let Some((_kept, table)) = self.known.get(&address) {
-            return Ok(Arc::clone(table));
+            return Some(Arc::clone(table));
         }
         let version = schema.version();
-        let table = self.tables.get(&version).ok_or_else(|| {
-            Error::transient(format!(
-                "table {} in version {version} is not prepared; beginning a new session",
-                schema.table
-            ))
-        })?;
+        if follows && self.shapes.get(&schema.table) != Some(&version) {
+            return None;
+        }
+        let table = self.tables.get(&version)?;
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
         self.known
             .insert(address, (Arc::clone(schema), Arc::clone(table)));
-        Ok(Arc::clone(table))
+        Some(Arc::clone(table))
+    }
+
+    /// The same, where it must be.
+    ///
+    /// # Errors
+    /// Transient when it has not been prepared: a new session prepares anew.
+    pub(super) fn table(&mut self, schema: &Arc<TableSchema>, follows: bool) -> Result<Arc<Table>> {
+        self.table_now(schema, follows).ok_or_else(|| {
+            Error::transient(format!(
+                "table {} in version {} is not prepared; beginning a new session",
+                schema.table,
+                schema.version()
+            ))
+        })
     }
 
     /// Refuses to write into the leader's own database: same cluster, the slot's database, and tables

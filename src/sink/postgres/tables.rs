@@ -168,6 +168,20 @@ pub(super) struct Follower<'a> {
     pub server: &'a str,
 }
 
+/// Whether the follower's table has the shape of a version, as far as is noted.
+pub(super) async fn has_shape(follower: Follower<'_>, schema: &TableSchema) -> Result<bool> {
+    let notes = Notes {
+        client: follower.client,
+        me: follower.me,
+        server: follower.server,
+        relation: find(follower.client, schema).await?.oid,
+    };
+    let noted = notes.read(schema).await;
+    noted
+        .map(|noted| noted.is_current())
+        .map_err(|error| error.at(format!("table {}", schema.table)))
+}
+
 /// Reads the follower's table, checks that it can take the rows of `schema`, and notes which of its
 /// columns they are. `newest`: the newest version in the log, if that is another one.
 pub(super) async fn read(
@@ -229,7 +243,7 @@ pub(super) async fn read(
 }
 
 /// The follower's table of this name.
-async fn find(client: &Client, schema: &TableSchema) -> Result<Relation> {
+pub(super) async fn find(client: &Client, schema: &TableSchema) -> Result<Relation> {
     let found = relation(client, &schema.table).await?.ok_or_else(|| {
         Error::halt(
             format!("table {} does not exist on the follower", schema.table),

@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::alter::NeedsCopy;
 use super::apply::{self, Failed, Label, Target, Work};
 use super::checkpoint::{self, Guard, Write};
 use super::ending::{Ending, first_missing};
 use super::failure::{Place, diverged, plain_error, rows_error};
+use super::following::{self, ALTERING_LIMIT};
 use super::params::Param;
 use super::pipeline::{Pipeline, within};
 use super::session::{CHUNK_ANSWER_LIMIT, lifted_timeouts};
@@ -17,9 +19,10 @@ use super::skips;
 use super::statements::Shape;
 use super::tables::{self, Table};
 use super::{Identity, PostgresSink};
+use crate::config::SchemaChanges;
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
-use crate::model::{Checkpoint, Op, Skipped, TableChanges, TableName, TablePlan};
+use crate::model::{Checkpoint, Op, Skipped, TableChanges, TableName, TablePlan, TableSchema};
 
 /// Longest wait for a ROLLBACK.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
@@ -117,15 +120,50 @@ impl PostgresSink {
         plans: &[TablePlan],
         more: bool,
     ) -> Result<(), Ending> {
-        let session = self.session()?;
-        let tables: Vec<Arc<Table>> = plans
-            .iter()
-            .map(|plan| session.table(&plan.schema))
-            .collect::<Result<_>>()?;
         let untouched = !self.transaction.is_open();
+        let mut done = 0;
+        while done < plans.len() {
+            self.bring(&plans[done].schema).await?;
+            let now = self.shaped(&plans[done..])?;
+            self.apply_shaped((&plans[..done + now], done), untouched, more)
+                .await?;
+            done += now;
+        }
+        match plans {
+            [] => self.apply_shaped((&[], 0), untouched, more).await,
+            [..] => Ok(()),
+        }
+    }
+
+    /// How many plans from the first on are of the shape that their table has now.
+    fn shaped(&mut self, plans: &[TablePlan]) -> Result<usize> {
+        let follows = self.follows();
+        let session = self.session()?;
+        let mut fit = plans.iter();
+        Ok(fit
+            .by_ref()
+            .take_while(|plan| session.table_now(&plan.schema, follows).is_some())
+            .count())
+    }
+
+    /// Applies the plans from `from` on, whose tables have their shape.
+    async fn apply_shaped(
+        &mut self,
+        (plans, from): (&[TablePlan], usize),
+        untouched: bool,
+        more: bool,
+    ) -> Result<(), Ending> {
+        let follows = self.follows();
+        let session = self.session()?;
+        let tables: Vec<Arc<Table>> = plans[from..]
+            .iter()
+            .map(|plan| session.table(&plan.schema, follows))
+            .collect::<Result<_>>()?;
         let mut work = self.work(more)?;
         let failed = match self.start(&mut work, more).await {
-            Ok(()) => apply_all(&mut work, plans, &tables, untouched).await.err(),
+            Ok(()) => apply_all(&mut work, (plans, from), &tables, untouched)
+                .await
+                .err(),
             Err(failure) => Some(failure),
         };
         let Some(failure) = failed else {
@@ -139,6 +177,47 @@ impl PostgresSink {
             Label::Begin | Label::Guard | Label::Commit => None,
         };
         Err(failure.ending(table))
+    }
+
+    /// Whether tables are altered as the leader's are.
+    pub(super) fn follows(&self) -> bool {
+        self.settings.schema_changes != SchemaChanges::Halt
+    }
+
+    /// Gives a table the shape of a version that is to come, in the transaction that has its first change.
+    async fn bring(&mut self, schema: &Arc<TableSchema>) -> Result<(), Ending> {
+        let follows = self.follows();
+        if !follows || self.session()?.table_now(schema, follows).is_some() {
+            return Ok(());
+        }
+        self.start_now().await?;
+        let (version, may) = (schema.version(), self.settings.schema_changes);
+        let me = Arc::clone(&self.me);
+        let session = self.session()?;
+        session.forget(&schema.table);
+        let (client, server) = (Arc::clone(&session.client), session.server().to_owned());
+        let newest = session.newest(version).cloned();
+        let follower = tables::Follower {
+            client: &client,
+            me: &me,
+            server: &server,
+        };
+        self.altered = true;
+        let following = following::follow(follower, schema, may);
+        let followed = tokio::time::timeout(ALTERING_LIMIT, following).await;
+        match followed.map_err(|_elapsed| {
+            Error::transient(format!("altering table {} has not ended", schema.table))
+        })?? {
+            Ok(()) => {}
+            Err(NeedsCopy(why)) => {
+                self.needs_copy = Some((schema.table.clone(), why.clone()));
+                let what = format!("table {} needs a copy: {why}", schema.table);
+                return Err(Error::transient(what).into());
+            }
+        }
+        let table = tables::read(follower, schema, newest.as_ref()).await?;
+        self.session()?.keep(version, table);
+        Ok(())
     }
 
     /// Notes changes as passed over.
@@ -177,7 +256,9 @@ impl PostgresSink {
 
     /// Copies the rows of a copy into their table.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges) -> Result<(), Ending> {
-        let table = self.session()?.table(&rows.schema)?;
+        self.bring(&rows.schema).await?;
+        let follows = self.follows();
+        let table = self.session()?.table(&rows.schema, follows)?;
         let mut work = self.work(false)?;
         load_all(self, &mut work, &table, rows)
             .await
@@ -224,6 +305,7 @@ impl PostgresSink {
         };
         sent.map_err(|failure| failure.ending(None))?;
         self.transaction = Transaction::None;
+        self.altered = false;
         Ok(())
     }
 
@@ -329,9 +411,13 @@ impl PostgresSink {
     pub(super) async fn end_transaction(&mut self) {
         let open = self.transaction.is_open();
         self.transaction = Transaction::None;
-        let Some(session) = &self.session else {
+        let altered = std::mem::take(&mut self.altered);
+        let Some(session) = &mut self.session else {
             return;
         };
+        if altered {
+            session.forget_all();
+        }
         let rolled_back = match open {
             true => within(ROLLBACK_LIMIT, session.client.batch_execute("ROLLBACK"))
                 .await
@@ -353,12 +439,12 @@ fn assert_version(to: &Checkpoint, expected: i64) {
 
 async fn apply_all<'a>(
     work: &mut Work<'a>,
-    plans: &'a [TablePlan],
+    (plans, from): (&'a [TablePlan], usize),
     tables: &'a [Arc<Table>],
     untouched: bool,
 ) -> Result<(), Failed<'a>> {
-    for (n, (plan, table)) in plans.iter().zip(tables).enumerate() {
-        let earlier = &plans[..n];
+    for (n, (plan, table)) in plans[from..].iter().zip(tables).enumerate() {
+        let earlier = &plans[..from + n];
         let first = untouched && earlier.iter().all(|e| e.schema.table != plan.schema.table);
         apply::apply_plan(work, table, plan, first).await?;
     }

@@ -1,15 +1,16 @@
-//! Whether a follower's column may be wider than the leader's: it takes every value of the leader's, and
-//! holds what the leader itself holds after the same ALTER COLUMN … TYPE.
+//! Whether one column type is wider than another: it takes every value of the other, and holds what the leader
+//! itself holds after ALTER COLUMN … TYPE from the one to the other.
 //!
 //! A follower altered before the leader's older records have passed would else refuse them, and one not
 //! altered the newer ones. Where the leader's ALTER changes values (float4 to float8, char to text)
 //! the older records would leave other values than the leader has: no widening here.
 
-use crate::model::Oid;
+use super::Oid;
 
 /// A type with its modifier, as in `pg_attribute`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TypeOf {
+pub struct TypeOf {
+    /// `atttypid`.
     pub oid: Oid,
     /// `atttypmod`, -1 for none.
     pub modifier: i32,
@@ -73,7 +74,7 @@ fn numeric_digits(modifier: i32) -> (i32, i32) {
 }
 
 /// Whether `follower` takes every value of `leader`, and its own text of it is the leader's after ALTER.
-pub(super) fn is_widening(leader: TypeOf, follower: TypeOf) -> bool {
+pub fn is_widening(leader: TypeOf, follower: TypeOf) -> bool {
     let (Some(from), Some(to)) = (width(leader), width(follower)) else {
         return false;
     };
