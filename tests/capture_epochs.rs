@@ -59,6 +59,7 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
             slot: format!("walferry_{pipeline}"),
             publication: format!("walferry_{pipeline}"),
             manage_publication: true,
+            event_trigger: false,
             include: vec!["*.*".into()],
             exclude: vec!["public.left_out".into()],
             partitions: 3,

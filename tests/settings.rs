@@ -53,7 +53,7 @@ fn defaults_are_what_production_wants() {
     assert_eq!(source.name, "leader");
     assert_eq!(source.slot, "walferry_shop");
     assert_eq!(source.publication, "walferry_shop");
-    assert!(source.manage_publication && source.copy);
+    assert!(source.manage_publication && source.copy && !source.event_trigger);
     assert_eq!((source.partitions, source.copy_readers), (1, 2));
     assert_eq!(source.copy_group_max_bytes, 1 << 30);
     assert_eq!(

@@ -15,6 +15,7 @@ use crate::capture::copy_rows::{CopiedTable, RowWriter, read_all};
 use crate::capture::copy_throttle::Throttle;
 use crate::capture::copy_wishes::Wishes;
 use crate::capture::outbox::Outbox;
+use crate::capture::past::Rewrites;
 use crate::capture::publisher::{Order, Published, extents};
 use crate::capture::stream_loop::push_schema;
 use crate::capture::tables::{CapturedTable, Labels, limits_changed};
@@ -53,6 +54,8 @@ pub struct Copier {
     pub ledger: CopyLedger,
     /// System identifier and timeline of the epoch's leader.
     pub leader: (String, u32),
+    /// Where tables' rows were rewritten: a copy's versions say it too.
+    pub rewrites: Rewrites,
     /// Whether a copy is under way: a new epoch would void it.
     pub copying: watch::Sender<bool>,
 }
@@ -280,6 +283,7 @@ impl Copier {
             then.schema.table = now.schema.table.clone();
             then.schema.partitions = now.schema.partitions;
             then.limit(now.limits.clone());
+            then.schema.rewritten = self.rewrites.at(then.schema.relation);
         }
         self.publish_schemas(&at_point).await?;
         let batch = self.producer.open_batch();

@@ -16,6 +16,7 @@ mod existing;
 pub mod feedback;
 pub mod outbox;
 pub mod own_log;
+mod past;
 pub mod prepare;
 pub mod publisher;
 pub mod stream_loop;
@@ -152,10 +153,11 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
     }
     let before_records = async {
         let bounds = watermarks(&producer, &topics, &prepared).await?;
+        let past = past::read(&context.kafka, &topics, &prepared.tables).await?;
         drop_leaving(context, &prepared).await;
-        Ok(bounds)
+        Ok((bounds, past))
     };
-    let lower_bounds = hold(&mut taken.stream, before_records).await?;
+    let (lower_bounds, mut past) = hold(&mut taken.stream, before_records).await?;
     tracing::info!(epoch = %taken.epoch, resume = %taken.resume, tables = prepared.tables.len(), "streaming");
     let left_out = refused(&prepared.left_out);
     if let Some(error) = &left_out {
@@ -217,6 +219,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         published: published.clone(),
         ledger: taken.ledger,
         leader: taken.leader,
+        rewrites: past.rewrites.clone(),
         copying,
     };
     tasks.spawn(copier.run());
@@ -230,6 +233,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
             topics.clone(),
             producer.clone(),
             (!context.source.manage_publication).then(|| context.source.publication.clone()),
+            &mut past,
         ),
         client: prepared.client,
         schemas: producer.partition_slot(&topics.schemas(), 0),

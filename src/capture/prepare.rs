@@ -21,6 +21,7 @@ use crate::log::topics::{TopicAdmin, Topics};
 use crate::model::{Epoch, Selection, TableName};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable};
+use crate::source::event_trigger;
 use crate::source::full_identity;
 use crate::source::publication::{self, Publication};
 use crate::source::published;
@@ -77,6 +78,9 @@ pub async fn prepare(
     } else {
         published::tables(&client, &source.publication).await?
     };
+    if source.event_trigger {
+        event_trigger::settle(&client).await?;
+    }
     full_identity::settle_keys(&client, &source.slot, &mut tables).await?;
     let places = Places {
         context,

@@ -21,6 +21,7 @@ use crate::log::commit_log::LastCommit;
 use crate::log::producer::{BatchId, EpochProducer, PartitionSlot};
 use crate::model::{Lsn, Oid, TableSchema};
 use crate::pgoutput::message::{Begin, Commit, Message, decode};
+use crate::source::event_trigger::{self, Told};
 use crate::source::stream::{Feedback, Frame, ReplicationStream};
 
 /// Frames handled before timers and acknowledgements are looked at again.
@@ -248,8 +249,16 @@ impl StreamLoop {
                 }
                 Ok(())
             }
-            // An origin changes nothing for followers of this leader; types come from the catalog;
-            // logical messages are no table's.
+            Message::Logical {
+                transactional: true,
+                lsn,
+                prefix,
+                content,
+            } => match event_trigger::parse(prefix, content) {
+                None => Ok(()),
+                Some(told) => self.told(state, told, *lsn),
+            },
+            // An origin changes nothing for followers of this leader; types come from the catalog.
             Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => Ok(()),
         }
     }
@@ -295,6 +304,22 @@ impl StreamLoop {
         killpoint::pass(Point::BeforeSend);
         state.blocked = !state.outbox.flush(&self.producer, state.batch)?;
         killpoint::pass(Point::AfterSend);
+        Ok(())
+    }
+
+    /// Takes what the leader's event triggers say. That rows were rewritten is published at once, with the
+    /// transaction that did it: the next row of the table may be another process's to encode.
+    fn told(&mut self, state: &mut State, told: Told, lsn: Lsn) -> Result<()> {
+        let rewritten = self.tables.describe(told, lsn);
+        let version = rewritten.and_then(|relation| self.tables.rewritten(relation));
+        let Some(version) = version.filter(|_| !state.skipping) else {
+            return Ok(());
+        };
+        tracing::info!(table = %version.table, %lsn, "the leader has rewritten rows of the table in a way that the stream does not show");
+        let before = state.outbox.len();
+        push_schema(&version, self.schemas, &mut state.outbox)?;
+        state.batches.sent(state.outbox.len() - before);
+        state.blocked = !state.outbox.flush(&self.producer, state.batch)?;
         Ok(())
     }
 

@@ -17,17 +17,19 @@ use hashbrown::HashMap;
 use tokio_postgres::Client;
 
 use crate::capture::column_numbers;
+use crate::capture::past::{Pasts, Rewrites};
 use crate::error::{Error, Result};
 use crate::log::codec::RecordEncoder;
 use crate::log::commit_log::Captured;
 use crate::log::producer::{EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
 use crate::model::{
-    Column, ColumnKind, Oid, ReplicaIdentity, SchemaVersion, TableName, TableSchema,
+    Column, ColumnKind, Lsn, Oid, ReplicaIdentity, SchemaVersion, TableName, TableSchema,
 };
 use crate::pgoutput::message::Relation;
 use crate::postgres::classify;
 use crate::source::catalog::{self, CatalogTable};
+use crate::source::event_trigger::{Described, Told};
 use crate::source::{full_identity, publication, published, user_types};
 
 /// How long an epoch waits in all for ALTER PUBLICATION to become visible. Without a wait for a
@@ -183,8 +185,12 @@ impl Announced {
             .primary_key
             .iter()
             .map(|&index| {
-                let name = &known.columns[index].name;
-                columns.iter().position(|column| column.name == *name)
+                let known = &known.columns[index];
+                let mut all = columns.iter();
+                all.position(|column| match (column.number, known.number) {
+                    (Some(ours), Some(theirs)) => ours == theirs,
+                    (None, _) | (_, None) => column.name == known.name,
+                })
             })
             .collect::<Option<_>>()
             .unwrap_or_default();
@@ -223,6 +229,10 @@ enum Known {
         announced: Option<Announced>,
         /// It was announced more than once since it was last resolved with the catalog's help.
         again: bool,
+        /// What the leader's event trigger said of its columns since.
+        described: Option<Described>,
+        /// What the stream was at before this epoch, until rows of this one are met.
+        before: Option<Box<TableSchema>>,
         table: Option<Box<CapturedTable>>,
     },
     /// In the publication but not captured: partitions (their root stands for them), and tables that
@@ -239,6 +249,7 @@ pub struct Tables {
     limited_by: Option<String>,
     /// What is left of the time to wait for an ALTER of it.
     patience: Duration,
+    rewrites: Rewrites,
     known: HashMap<u32, Known>,
 }
 
@@ -251,16 +262,22 @@ impl Tables {
         topics: Topics,
         producer: Arc<EpochProducer>,
         limited_by: Option<String>,
+        past: &mut Pasts,
     ) -> Self {
         let known = captured.iter().map(|table| {
+            let relation = table.schema.relation;
+            let mut schema = Box::new(table.schema.clone());
+            schema.rewritten = past.rewrites.at(relation);
             let known = Known::Captured {
                 membership: table.limits.membership,
-                schema: Box::new(table.schema.clone()),
+                schema,
                 announced: None,
                 again: false,
+                described: None,
+                before: past.before.remove(&relation).map(Box::new),
                 table: None,
             };
-            (table.schema.relation.0, known)
+            (relation.0, known)
         });
         Tables {
             labels,
@@ -269,6 +286,7 @@ impl Tables {
             limited_by,
             patience: ALTER_PATIENCE,
             known: known.collect(),
+            rewrites: past.rewrites.clone(),
         }
     }
 
@@ -280,7 +298,7 @@ impl Tables {
             announced,
             again,
             table,
-            membership: _,
+            ..
         } = known
         {
             let new = Announced::from_message(relation);
@@ -292,6 +310,41 @@ impl Tables {
                 *table = None;
             }
             *announced = Some(new);
+        }
+    }
+
+    /// Notes what the leader's event trigger says of a table, at this position. Returns whether its rows were
+    /// rewritten in a way that the stream does not show: [`Tables::rewritten`] is to be published.
+    pub fn describe(&mut self, told: Told, lsn: Lsn) -> Option<Oid> {
+        let relation = told.relation();
+        let Some(Known::Captured {
+            described, table, ..
+        }) = self.known.get_mut(&relation.0)
+        else {
+            return None;
+        };
+        *table = None;
+        match told {
+            Told::Altered(columns) => {
+                *described = Some(columns);
+                None
+            }
+            Told::Rewritten(_) => {
+                self.rewrites.note(relation, lsn);
+                Some(relation)
+            }
+        }
+    }
+
+    /// The version of a table that says, to whoever comes later, that its rows were rewritten; its columns may
+    /// be those of before.
+    pub fn rewritten(&mut self, relation: Oid) -> Option<TableSchema> {
+        match self.known.get_mut(&relation.0) {
+            Some(Known::Captured { schema, .. }) => {
+                schema.rewritten = self.rewrites.at(relation);
+                Some((**schema).clone())
+            }
+            Some(Known::Other) | None => None,
         }
     }
 
@@ -327,6 +380,8 @@ impl Tables {
             schema,
             announced,
             again,
+            described,
+            before,
             table,
             membership,
         }) = self.known.get_mut(&relation.0)
@@ -347,13 +402,24 @@ impl Tables {
             None => false,
             Some(announced) if announced.identity == ReplicaIdentity::Full => true,
             Some(announced) if !announced.is(schema) => true,
+            Some(_) if described.is_some() => true,
+            Some(_) if schema.exact => false,
             Some(_) => *again && !catalog::still_has(client, schema).await?,
         };
         *again = false;
+        let before = before.take();
         if let (Some(announced), true) = (announced, is_other) {
-            let before = schema.version();
-            **schema = find_schema(announced, schema, client, slot).await?;
-            if schema.version() != before {
+            let known = schema.version();
+            let before = before.as_deref().unwrap_or(schema);
+            let mut found = find_schema(announced, before, client, slot).await?;
+            if let Some(described) = described.take() {
+                announced.take_on(&described, &mut found);
+            }
+            found.rewritten = self.rewrites.at(relation);
+            found.partitions = schema.partitions;
+            found.table = schema.table.clone();
+            **schema = found;
+            if schema.version() != known {
                 tracing::info!(
                     table = %schema.table,
                     version = %schema.version(),
@@ -367,6 +433,32 @@ impl Tables {
         let version = made.schema().clone();
         *table = Some(Box::new(made));
         Ok(Some(version))
+    }
+}
+
+impl Announced {
+    /// Puts what the leader itself has said of its columns into the version of these rows, if it was of these
+    /// columns that it said it.
+    fn take_on(&self, described: &Described, schema: &mut TableSchema) {
+        let streamed: Vec<_> = described.columns.iter().filter(|c| !c.generated).collect();
+        let said = |ours: &AnnouncedColumn| {
+            streamed.iter().find(|said| {
+                let same_type =
+                    (said.type_oid, said.type_modifier) == (ours.type_oid, ours.type_modifier);
+                said.name == ours.name && same_type
+            })
+        };
+        let all: Option<Vec<_>> = self.columns.iter().map(said).collect();
+        let Some(all) = all else {
+            return;
+        };
+        for (column, said) in schema.columns.iter_mut().zip(all) {
+            column.number = Some(said.number);
+            column.not_null = said.not_null;
+            column.fill = said.fill.clone();
+        }
+        schema.dropped.clone_from(&described.dropped);
+        schema.exact = true;
     }
 }
 

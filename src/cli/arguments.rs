@@ -271,6 +271,14 @@ pub enum Command {
         #[command(subcommand)]
         action: SinkAction,
     },
+    /// Print the SQL of the leader's event triggers
+    ///
+    /// With `event_trigger = true` the source makes them itself where it may; on most servers a superuser has
+    /// to. They say in the leader's stream what ALTER TABLE does, so that followers do exactly that.
+    #[command(
+        after_help = "Example:\n  walferry event-trigger | psql postgres://postgres@leader/shop"
+    )]
+    EventTrigger,
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  walferry completions bash > /etc/bash_completion.d/walferry"

@@ -29,6 +29,7 @@ use crate::check;
 use crate::config::{self, Secret, Settings, SinkSettings, StoreSettings};
 use crate::error::{Class, Error};
 use crate::sink::SkipOrder;
+use crate::source::event_trigger;
 use crate::supervisor::Reload;
 use crate::{reload, shutdown, supervisor};
 
@@ -219,6 +220,10 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                     ask::resume(&address(url, settings)?, &name, token.as_ref()).await
                 }
             }
+        }
+        Command::EventTrigger => {
+            print!("{}", event_trigger::SQL);
+            Ok(())
         }
         Command::Completions { shell } => {
             let mut out = Vec::new();

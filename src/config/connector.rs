@@ -139,6 +139,7 @@ fn source(document: &Document, name: &str, main: &Settings) -> Result<SourceSett
         slot,
         publication,
         manage_publication: raw.manage_publication.unwrap_or(true),
+        event_trigger: raw.event_trigger.unwrap_or(false),
         include,
         exclude,
         partitions: number(

@@ -173,6 +173,8 @@ pub struct SourceSettings {
     pub publication: String,
     /// Whether walferry makes and keeps up the publication (`false`: an existing one is used as it is).
     pub manage_publication: bool,
+    /// Whether the leader is to say in its stream what ALTER TABLE does, by event triggers.
+    pub event_trigger: bool,
     /// Tables to capture: `schema.table` patterns with `*` and `?`.
     pub include: Vec<String>,
     /// Tables not to capture, after `include`.

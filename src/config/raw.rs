@@ -64,6 +64,7 @@ pub(super) struct Source {
     pub(super) slot: Option<String>,
     pub(super) publication: Option<String>,
     pub(super) manage_publication: Option<bool>,
+    pub(super) event_trigger: Option<bool>,
     #[serde(default)]
     pub(super) tables: Tables,
     pub(super) partitions: Option<u32>,

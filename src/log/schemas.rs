@@ -80,6 +80,16 @@ impl SchemaStore {
         newest(self.known.values(), table, relation)
     }
 
+    /// All versions of a relation that were read, the newest first.
+    pub fn of(&self, relation: Oid) -> Vec<&Arc<TableSchema>> {
+        let known = self.known.values();
+        let mut of: Vec<&Known> = known
+            .filter(|known| known.schema.relation == relation)
+            .collect();
+        of.sort_unstable_by_key(|known| std::cmp::Reverse(known.offset));
+        of.into_iter().map(|known| &known.schema).collect()
+    }
+
     /// Reads the topic to its end as it is now. Blocking.
     ///
     /// # Errors

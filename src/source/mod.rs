@@ -5,6 +5,7 @@ pub mod catalog;
 mod commands;
 pub mod connection;
 pub mod copy;
+pub mod event_trigger;
 mod framing;
 pub mod full_identity;
 mod gathering;

@@ -219,9 +219,103 @@ async fn rows_that_the_leader_rewrites_unseen_are_copied_anew() {
     never_halted(&walferry);
 }
 
+/// Ten alterations of t, each with a change behind it.
+const TEN: [(&str, &str); 10] = [
+    (
+        "ADD COLUMN c int DEFAULT 5",
+        "INSERT INTO t (a) VALUES ('1')",
+    ),
+    (
+        "RENAME COLUMN a TO b",
+        "UPDATE t SET b = b || '2' WHERE id % 3 = 0",
+    ),
+    ("DROP COLUMN n", "DELETE FROM t WHERE id % 20 = 0"),
+    (
+        "ADD COLUMN n text",
+        "UPDATE t SET n = 'n' || id WHERE id % 4 = 0",
+    ),
+    (
+        "RENAME COLUMN c TO d",
+        "INSERT INTO t (b, d) VALUES ('5', 55)",
+    ),
+    (
+        "ALTER COLUMN d TYPE bigint",
+        "UPDATE t SET d = 5000000000 WHERE id = 7",
+    ),
+    (
+        "ADD COLUMN a varchar(9) NOT NULL DEFAULT 'é'",
+        "UPDATE t SET a = 'ü' WHERE id % 5 = 0",
+    ),
+    ("DROP COLUMN d", "UPDATE t SET id = id + 1000 WHERE id < 10"),
+    (
+        "ALTER COLUMN a TYPE text",
+        "UPDATE t SET a = repeat(a, 20) WHERE id % 9 = 0",
+    ),
+    (
+        "RENAME COLUMN n TO d",
+        "INSERT INTO t (a, b, d) VALUES ('10', '10', '10')",
+    ),
+];
+
+/// What the leader was at a position: where, which shape, which rows.
+type Past = Vec<(String, Vec<String>, Vec<String>)>;
+
+/// Makes the ten alterations; `await_source`: each is read before the next one is made.
+async fn alter_ten_times(from: &Client, await_source: bool) -> Past {
+    let mut past = vec![];
+    for (ddl, change) in TEN {
+        from.batch_execute(&format!("ALTER TABLE t {ddl}"))
+            .await
+            .unwrap();
+        from.batch_execute(change).await.unwrap();
+        let at = lsn(from).await;
+        past.push((
+            at.clone(),
+            shape(from, "t").await,
+            named_rows(from, "t").await,
+        ));
+        content::mark(from).await;
+        if await_source {
+            until("the source has read it", || async {
+                let query =
+                    "SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots";
+                match from.query_one(query, &[&at]).await.unwrap().get(0) {
+                    true => Ok(()),
+                    false => Err(at.clone()),
+                }
+            })
+            .await;
+        }
+    }
+    past
+}
+
+/// Builds the follower to some of the positions and to the present; it has the leader's shape and rows each time.
+async fn assert_past(pipeline: &Pipeline, (from, to): (&Client, &Client), past: &Past) {
+    for at in [9, 2, 6, 0, 4] {
+        let (lsn, shape_then, rows_then) = &past[at];
+        let said = pipeline.do_it(&["rebuild", "a", "--to-lsn", lsn]);
+        assert!(said.contains("stays there"), "{said}");
+        assert_eq!(
+            &shape(to, "t").await,
+            shape_then,
+            "after {} alterations",
+            at + 1
+        );
+        assert_eq!(
+            &named_rows(to, "t").await,
+            rows_then,
+            "after {} alterations",
+            at + 1
+        );
+    }
+    pipeline.do_it(&["sink", "resume", "a"]);
+    wait_caught_up(from, to, "a").await;
+    assert_same(from, to, &["t", "other"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_that_was_down_for_ten_alterations_and_one_built_to_each_of_them_have_their_shape()
- {
+async fn a_sink_that_was_down_for_ten_alterations_follows_them_and_can_be_built_to_each() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader.sql(TABLE).await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
@@ -230,80 +324,116 @@ async fn a_follower_that_was_down_for_ten_alterations_and_one_built_to_each_of_t
     wait_caught_up(&from, &to, "a").await;
     assert_eq!(walferry.terminate(), 0);
     let source = pipeline.run_only(&["leader"]);
-    let mut past = vec![];
-    for (ddl, change) in [
-        (
-            "ADD COLUMN c int DEFAULT 5",
-            "INSERT INTO t (a) VALUES ('1')",
-        ),
-        (
-            "RENAME COLUMN a TO b",
-            "UPDATE t SET b = b || '2' WHERE id % 3 = 0",
-        ),
-        ("DROP COLUMN n", "DELETE FROM t WHERE id % 20 = 0"),
-        (
-            "ADD COLUMN n text",
-            "UPDATE t SET n = 'n' || id WHERE id % 4 = 0",
-        ),
-        (
-            "RENAME COLUMN c TO d",
-            "INSERT INTO t (b, d) VALUES ('5', 55)",
-        ),
-        (
-            "ALTER COLUMN d TYPE bigint",
-            "UPDATE t SET d = 5000000000 WHERE id = 7",
-        ),
-        (
-            "ADD COLUMN a varchar(9) NOT NULL DEFAULT 'é'",
-            "UPDATE t SET a = 'ü' WHERE id % 5 = 0",
-        ),
-        ("DROP COLUMN d", "UPDATE t SET id = id + 1000 WHERE id < 10"),
-        (
-            "ALTER COLUMN a TYPE text",
-            "UPDATE t SET a = repeat(a, 20) WHERE id % 9 = 0",
-        ),
-        (
-            "RENAME COLUMN n TO d",
-            "INSERT INTO t (a, b, d) VALUES ('10', '10', '10')",
-        ),
-    ] {
-        from.batch_execute(&format!("ALTER TABLE t {ddl}"))
-            .await
-            .unwrap();
-        from.batch_execute(change).await.unwrap();
-        past.push((
-            lsn(&from).await,
-            shape(&from, "t").await,
-            named_rows(&from, "t").await,
-        ));
-        // The next one is read when the catalog is ahead of it, but for the last.
-        content::mark(&from).await;
-    }
+    let past = alter_ten_times(&from, true).await;
     drop(source);
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
     assert_same(&from, &to, &["t", "other"]).await;
-    for at in [9, 2, 6, 0, 4] {
-        let (lsn, shape_then, rows_then) = &past[at];
-        let said = pipeline.do_it(&["rebuild", "a", "--to-lsn", lsn]);
-        assert!(said.contains("stays there"), "{said}");
-        assert_eq!(
-            &shape(&to, "t").await,
-            shape_then,
-            "after {} alterations",
-            at + 1
-        );
-        assert_eq!(
-            &named_rows(&to, "t").await,
-            rows_then,
-            "after {} alterations",
-            at + 1
-        );
-    }
-    pipeline.do_it(&["sink", "resume", "a"]);
+    assert_past(&pipeline, (&from, &to), &past).await;
+    never_halted(&walferry);
+    assert!(
+        !walferry.output().contains("copied anew"),
+        "{}",
+        walferry.output()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_event_trigger_a_source_that_was_down_for_ten_alterations_tells_each_of_them() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLE).await;
+    let pipeline = Pipeline::with(&leader, &[&follower], "event_trigger = true", "");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_eq!(walferry.terminate(), 0);
+    let past = alter_ten_times(&from, false).await;
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_same(&from, &to, &["t", "other"]).await;
+    assert_past(&pipeline, (&from, &to), &past).await;
+    never_halted(&walferry);
+    assert!(
+        !walferry.output().contains("copied anew"),
+        "{}",
+        walferry.output()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_it_a_source_that_was_down_has_the_table_copied_anew() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLE).await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_eq!(walferry.terminate(), 0);
+    alter_ten_times(&from, false).await;
+    let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
     assert_same(&from, &to, &["t", "other"]).await;
     never_halted(&walferry);
+    assert!(walferry.output().contains("copied anew"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_event_trigger_tells_of_rewritten_rows_that_no_shape_shows() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLE).await;
+    let pipeline = Pipeline::with(&leader, &[&follower], "event_trigger = true", "");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let mut walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    for (n, ddl) in (1..).zip([
+        "ALTER TABLE t ALTER COLUMN a TYPE text USING upper(a)",
+        "ALTER TABLE t ALTER COLUMN n TYPE bigint USING n + 7",
+        "ALTER TABLE t ADD COLUMN r float8 DEFAULT random(); ALTER TABLE t ALTER COLUMN r DROP DEFAULT",
+    ]) {
+        from.batch_execute(ddl).await.unwrap();
+        if n == 2 {
+            // What was said is in the log when the table's next row comes, to whatever process.
+            wait_caught_up(&from, &to, "a").await;
+            walferry.kill();
+            walferry = pipeline.run();
+        }
+        from.batch_execute("UPDATE t SET a = 'x' WHERE id = 5; UPDATE other SET n = n + 1")
+            .await
+            .unwrap();
+        until("the table is copied anew", || async {
+            match walferry
+                .output()
+                .matches("the table is copied anew")
+                .count()
+            {
+                0 => Err(ddl.to_owned()),
+                _more => Ok(()),
+            }
+        })
+        .await;
+        wait_caught_up(&from, &to, "a").await;
+        assert_same(&from, &to, &["t", "other"]).await;
+        never_halted(&walferry);
+        walferry.kill();
+        walferry = pipeline.run();
+    }
+    // What rewrites all rows and changes none needs no copy.
+    from.batch_execute(
+        "ALTER TABLE t ALTER COLUMN id TYPE bigint; UPDATE t SET id = id + 3000000000 WHERE id = 6",
+    )
+    .await
+    .unwrap();
+    from.batch_execute("VACUUM FULL t").await.unwrap();
+    from.batch_execute("UPDATE t SET a = 'y' WHERE id = 7")
+        .await
+        .unwrap();
+    wait_caught_up(&from, &to, "a").await;
+    assert_same(&from, &to, &["t", "other"]).await;
+    assert!(
+        !walferry.output().contains("copied anew"),
+        "{}",
+        walferry.output()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -154,14 +154,18 @@ pub(super) enum Alteration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NeedsCopy(pub String);
 
-/// What is to be done, in this order. `None`: it cannot be told, for numbers are missing.
+/// What is to be done, in this order.
 ///
 /// # Errors
-/// When the leader has changed rows in a way that the stream does not show.
-pub(super) fn alterations(change: Change<'_>) -> Result<Option<Vec<Alteration>>, NeedsCopy> {
+/// When the leader has changed rows in a way that the stream does not show, or it cannot be told which column
+/// is which.
+pub(super) fn alterations(change: Change<'_>) -> Result<Vec<Alteration>, NeedsCopy> {
     let Change { schema, before, .. } = change;
     let Some(after) = LeaderShape::of(schema) else {
-        return Ok(None);
+        return Err(NeedsCopy(
+            "the source learned of a change of its columns only when more of them had followed"
+                .to_owned(),
+        ));
     };
     if !change.empty {
         rows_follow(schema, before)?;
@@ -177,12 +181,12 @@ pub(super) fn alterations(change: Change<'_>) -> Result<Option<Vec<Alteration>>,
         let names = names.map(|&n| schema.columns[n].name.clone());
         all.push(Alteration::PrimaryKey(names.collect()));
     }
-    Ok(Some(all))
+    Ok(all)
 }
 
 /// Whether what the leader's DDL did to its rows can be done to the follower's.
 fn rows_follow(schema: &TableSchema, before: &LeaderShape) -> Result<(), NeedsCopy> {
-    if schema.rewritten != before.rewritten {
+    if schema.rewritten.is_some() && schema.rewritten != before.rewritten {
         return Err(NeedsCopy("the leader's rows were rewritten".to_owned()));
     }
     for column in &schema.columns {

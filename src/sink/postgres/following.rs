@@ -18,7 +18,7 @@ use crate::config::SchemaChanges;
 use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::widening::TypeOf;
-use crate::model::{Oid, TableSchema};
+use crate::model::{Column, Oid, TableSchema};
 use crate::postgres::classify;
 
 /// Longest wait for what alters a table: it may have to write all of it anew.
@@ -79,8 +79,7 @@ pub(super) async fn follow(
         may,
     };
     let all = match alterations(change) {
-        Ok(Some(all)) => all,
-        Ok(None) => return Ok(Ok(())),
+        Ok(all) => all,
         Err(needs_copy) => return Ok(Err(needs_copy)),
     };
     let altering = Altering {
@@ -99,7 +98,7 @@ pub(super) async fn follow(
         .await
         .map_err(place)?
     {
-        notes.write(schema, &numbers).await?;
+        notes.write(schema, &numbers, before.rewritten).await?;
     }
     Ok(Ok(()))
 }
@@ -181,7 +180,7 @@ async fn is_empty(client: &Client, found: Relation, schema: &TableSchema) -> Res
         .map_err(|error| classify(&error, "looking for rows on the follower"))
 }
 
-/// The follower's numbers of the version's columns; none if one has none.
+/// The follower's numbers of the version's columns; none if one is not there under its name.
 async fn homes_now(
     client: &Client,
     oid: u32,
@@ -189,13 +188,12 @@ async fn homes_now(
     homes: &BTreeMap<i16, i16>,
 ) -> Result<Option<Numbers>> {
     let live = live(client, oid).await?;
-    let home = |column: &crate::model::Column| {
+    let home = |column: &Column| {
+        let home = live.iter().find(|live| live.name == column.name)?.number;
+        // One that the follower had dropped was made anew.
         let known = column.number.and_then(|number| homes.get(&number));
-        let known = live.iter().find(|live| Some(&live.number) == known);
-        let named = || live.iter().find(|live| live.name == column.name);
-        known
-            .or_else(named)
-            .map(|live| (column.name.clone(), live.number))
+        let known = known.filter(|known| live.iter().any(|live| live.number == **known));
+        (known.is_none_or(|known| *known == home)).then(|| (column.name.clone(), home))
     };
     Ok(schema.columns.iter().map(home).collect())
 }

@@ -11,7 +11,7 @@ use super::Identity;
 use super::alter::LeaderShape;
 use super::columns::{Noted, Numbers};
 use crate::error::{Error, NEW_PIPELINE, Result};
-use crate::model::TableSchema;
+use crate::model::{Lsn, TableSchema};
 use crate::postgres::classify;
 
 const READ: &str = "SELECT version, numbers::text, leader::text FROM walferry.columns \
@@ -59,11 +59,21 @@ impl Notes<'_> {
         Ok(noted)
     }
 
-    /// Notes a version as the one that the follower shows from now on.
-    pub(super) async fn write(self, schema: &TableSchema, numbers: &Numbers) -> Result<()> {
+    /// Notes a version as the one that the follower shows from now on; `rewritten`: what is noted of that of the
+    /// version before, which counts where this one says nothing.
+    pub(super) async fn write(
+        self,
+        schema: &TableSchema,
+        numbers: &Numbers,
+        rewritten: Option<Lsn>,
+    ) -> Result<()> {
         let version = schema.version().to_string();
         let numbers = serde_json::to_string(numbers).map_err(unreadable)?;
-        let leader = LeaderShape::of(schema).as_ref().map(serde_json::to_string);
+        let mut leader = LeaderShape::of(schema);
+        if let Some(leader) = &mut leader {
+            leader.rewritten = leader.rewritten.or(rewritten);
+        }
+        let leader = leader.as_ref().map(serde_json::to_string);
         let leader = leader.transpose().map_err(unreadable)?;
         let me = self.me;
         let params: [&(dyn ToSql + Sync); 7] = [

@@ -216,9 +216,10 @@ pub(super) async fn read(
     let operators = key_operators(schema, &names, &indexes)?;
     let columns = columns_of(&names, &attributes, &indexes, schema);
     if noted.own.is_none() {
-        notes
-            .write(schema, &columns::numbers(schema, &homes))
-            .await?;
+        let before = noted.leader.last().and_then(Option::as_ref);
+        let rewritten = before.and_then(|before| before.rewritten);
+        let numbers = columns::numbers(schema, &homes);
+        notes.write(schema, &numbers, rewritten).await?;
     }
     say_other_names(schema, &homes);
     let indexed = indexed_column(schema, &names, (&columns, &indexes));
