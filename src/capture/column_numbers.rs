@@ -20,12 +20,16 @@ pub fn numbers(
         let mut columns = schema.columns.iter();
         columns.find(|column| column.name == name)?.number
     };
-    let named = |name: &&str| of(before, name).or_else(|| of(now?, name));
-    let mut found: Vec<Option<i16>> = names.iter().map(named).collect();
-    let known: Vec<i16> = found.iter().copied().flatten().collect();
-    if !known.is_sorted_by(|one, next| one < next) {
-        return vec![None; names.len()];
-    }
+    let of_now = |name: &&str| of(now?, name);
+    let names = || names.iter();
+    let before_first = names().map(|name| of(before, name).or_else(|| of_now(name)));
+    let now_first = names().map(|name| of_now(name).or_else(|| of(before, name)));
+    let in_order =
+        |found: &Vec<Option<i16>>| found.iter().flatten().is_sorted_by(|one, next| one < next);
+    let (one, other) = (before_first.collect::<Vec<_>>(), now_first.collect());
+    let Some(mut found) = [one, other].into_iter().find(in_order) else {
+        return vec![None; names().len()];
+    };
     let mut free = all(before);
     free.extend(now.into_iter().flat_map(all));
     let mut at = 0;
@@ -110,9 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn names_that_have_changed_places_tell_nothing() {
+    fn names_that_have_changed_places_are_told_where_one_side_has_them_in_order() {
         let before = schema(&[("a", 1), ("b", 2)], &[]);
-        let now = schema(&[("b", 1), ("a", 2)], &[]);
-        assert_eq!(numbers(&["b", "a"], &before, Some(&now)), [None, None]);
+        let swapped = schema(&[("b", 1), ("a", 2), ("c", 3)], &[]);
+        let told = numbers(&["b", "a"], &before, Some(&swapped));
+        assert_eq!(told, [Some(1), Some(2)], "the catalog has them so");
+        assert_eq!(numbers(&["b", "a"], &before, Some(&before)), [None, None]);
     }
 }

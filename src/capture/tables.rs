@@ -173,10 +173,13 @@ impl Announced {
                 type_modifier: column.type_modifier,
                 type_name,
                 kind: ColumnKind::of(column.type_oid),
-                not_null: known
-                    .columns
-                    .iter()
-                    .any(|other| other.name == column.name && other.not_null),
+                not_null: known.columns.iter().any(|other| {
+                    let same = match (number, other.number) {
+                        (Some(ours), Some(theirs)) => ours == theirs,
+                        (None, _) | (_, None) => other.name == column.name,
+                    };
+                    same && other.not_null
+                }),
                 number,
                 fill: number.and_then(fill),
             })

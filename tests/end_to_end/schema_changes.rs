@@ -88,7 +88,12 @@ fn never_halted(walferry: &Walferry) {
 async fn every_kind_of_alteration_under_load_is_followed_without_a_halt() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader.sql(TABLE).await;
-    let pipeline = Pipeline::with(&leader, &[&follower], "partitions = 3", "");
+    let pipeline = Pipeline::with(
+        &leader,
+        &[&follower],
+        "partitions = 3\nevent_trigger = true",
+        "",
+    );
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
