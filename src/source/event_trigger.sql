@@ -27,6 +27,9 @@ BEGIN
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' LIMIT 1;
     IF altered IS NOT NULL THEN
         PERFORM pg_catalog.pg_logical_emit_message(true, 'walferry altered', pg_catalog.convert_to(altered::text, 'UTF8'));
+        -- A message is decoded under the LSN of its end, a change under that of its beginning, and what different
+        -- subtransactions have under one LSN comes in any order: no change may follow the message at once.
+        PERFORM pg_catalog.pg_logical_emit_message(true, 'walferry behind', '');
     END IF;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'walferry.say_altered: % (%)', SQLERRM, SQLSTATE;
@@ -44,6 +47,7 @@ BEGIN
         PERFORM pg_catalog.pg_logical_emit_message(true, 'walferry rewritten', pg_catalog.convert_to(
             pg_catalog.jsonb_build_object('relation',
                 COALESCE(pg_catalog.pg_partition_root(rewritten)::oid, rewritten)::bigint)::text, 'UTF8'));
+        PERFORM pg_catalog.pg_logical_emit_message(true, 'walferry behind', '');
     END IF;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'walferry.say_rewritten: % (%)', SQLERRM, SQLSTATE;
