@@ -97,6 +97,8 @@ pub(super) struct PostgresSink {
     pub(super) connect_timeout: Option<Span>,
     pub(super) create_tables: Option<bool>,
     pub(super) statement_timeout: Option<Span>,
+    pub(super) indexes: Option<String>,
+    pub(super) build_indexes: Option<String>,
     pub(super) verify_every: Option<Span>,
     pub(super) verify_max_rows_per_second: Option<u32>,
     #[serde(default)]

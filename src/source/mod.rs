@@ -8,6 +8,7 @@ pub mod copy;
 mod framing;
 pub mod full_identity;
 mod gathering;
+pub mod indexes;
 pub mod publication;
 pub mod published;
 pub mod refusals;

@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
-use walferry::config::{PostgresSettings, PostgresSinkSettings, Secret, TlsMode, TlsSettings};
+use walferry::config::{
+    BuildIndexes, PostgresSettings, PostgresSinkSettings, Secret, TakenIndexes, TlsMode, TlsSettings,
+};
 use walferry::error::{Class, Error, Result};
 use walferry::model::batch::Step;
 use walferry::model::checkpoint::LogPlace;
@@ -109,6 +111,8 @@ pub fn sink_settings(user: &str, database: &str) -> PostgresSinkSettings {
             connect_timeout: Duration::from_secs(10),
         },
         create_tables: true,
+        indexes: TakenIndexes::None,
+        build_indexes: BuildIndexes::AfterRows,
         statement_timeout: Duration::from_secs(60),
         verify_every: None,
         verify_max_rows_per_second: None,

@@ -7,6 +7,7 @@
 //! Decides nothing about order or validity of records, and believes nothing but what `open` reads.
 
 mod apply;
+mod build;
 mod catalog;
 mod checkpoint;
 mod columns;
@@ -14,6 +15,7 @@ mod copy;
 mod create;
 mod ending;
 mod failure;
+mod indexes;
 mod noted;
 mod ordered;
 mod orders;
@@ -27,16 +29,21 @@ mod tables;
 mod transaction;
 mod widening;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
-use super::{Sink, SkipOrders, Wants, Work};
+use super::{Building, Sink, SkipOrders, Wants, Work};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Selection, Skipped, TableChanges, TableName, TableSchema};
+use crate::model::{
+    Checkpoint, Offer, Selection, Skipped, TableChanges, TableName, TableSchema,
+};
 
 use checkpoint::Identity;
+use ending::Ending;
 pub use orders::FollowerCheckpoint;
 use session::Session;
 pub use skips::order;
@@ -157,6 +164,39 @@ impl Sink for PostgresSink {
     async fn empty(&mut self, table: &TableName) -> Result<()> {
         let done = self.empty_table(table).await;
         self.settle(done).await
+    }
+
+    async fn set_indexes_aside(&mut self, table: &TableName) -> Result<()> {
+        let done = self.set_aside(table).await;
+        self.settle(done).await
+    }
+
+    async fn offer_indexes(&mut self, table: &TableName, offers: &[Offer]) -> Result<()> {
+        let done = self.note_offers(table, offers).await;
+        self.settle(done).await
+    }
+
+    async fn build_indexes(
+        &mut self,
+        tables: &BTreeSet<TableName>,
+        stop: CancellationToken,
+    ) -> Result<Option<Building>> {
+        let notes = self.noted(tables).await?;
+        if notes.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Box::pin(build::build(build::Job {
+            settings: self.settings.postgres.clone(),
+            me: Arc::clone(&self.me),
+            notes,
+            stop,
+        }))))
+    }
+
+    fn forget_tables(&mut self, tables: &BTreeSet<TableName>) {
+        if let Some(session) = &mut self.session {
+            session.forget(tables);
+        }
     }
 
     async fn load(&mut self, rows: &TableChanges) -> Result<()> {

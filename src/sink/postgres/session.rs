@@ -1,6 +1,6 @@
 //! One session with a follower: connected, found fit, set up, the checkpoint's tables there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use super::tables::Table;
 use super::{create, readers};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, SchemaVersion, TableSchema};
+use crate::model::relation::quote_identifier;
+use crate::model::{Checkpoint, SchemaVersion, TableName, TableSchema};
 use crate::postgres::{classify, connect};
 
 /// `lock_timeout`: a reader that holds a table for longer makes the batch wait with back-off.
@@ -127,6 +128,30 @@ impl Session {
         self.known
             .insert(address, (Arc::clone(schema), Arc::clone(table)));
         Ok(Arc::clone(table))
+    }
+
+    /// Whether a table has a key in all versions that were prepared; none: it is in none of them.
+    pub(super) fn has_key(&self, table: &TableName) -> Option<bool> {
+        let versions = self.tables.values().filter(|t| t.schema.table == *table);
+        let has_key = versions.map(|version| version.schema.has_key());
+        has_key.reduce(|all, this| all && this)
+    }
+
+    /// Whether its columns have the leader's names in all versions that were prepared.
+    pub(super) fn has_same_names(&self, table: &TableName) -> bool {
+        let mut versions = self.tables.values().filter(|t| t.schema.table == *table);
+        versions.all(|version| {
+            let columns = version.schema.columns.iter().zip(&version.columns);
+            columns
+                .map(|(leaders, own)| quote_identifier(&leaders.name) == own.quoted)
+                .all(|same| same)
+        })
+    }
+
+    /// Forgets what was found of these tables: their indexes have changed.
+    pub(super) fn forget(&mut self, tables: &BTreeSet<TableName>) {
+        self.tables.retain(|_, t| !tables.contains(&t.schema.table));
+        self.known.retain(|_, (s, _)| !tables.contains(&s.table));
     }
 
     /// Refuses to write into the leader's own database: same cluster, the slot's database, and tables
