@@ -101,6 +101,7 @@ impl Session<'_> {
     /// Goes on with tables that have their indexes.
     pub(super) fn indexes_built(&mut self, tables: &BTreeSet<TableName>) {
         self.sink.forget_tables(tables);
-        self.prepared.retain(|_, schema| !tables.contains(&schema.table));
+        self.prepared
+            .retain(|_, schema| !tables.contains(&schema.table));
     }
 }

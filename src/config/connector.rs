@@ -9,8 +9,8 @@ use super::document::{Document, nearest};
 use super::values::{is_connector_name, is_slot_name, is_table_pattern, print_size};
 use super::{
     BuildIndexes, PostgresSettings, PostgresSinkSettings, Secret, Settings, SinkSettings,
-    SourceSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, TakenIndexes, TlsMode,
-    TlsSettings, defaults, raw,
+    SourceSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, TakenIndexes,
+    TlsMode, TlsSettings, defaults, raw,
 };
 use crate::error::{Error, Result};
 use crate::postgres::{UrlTls, split_tls};

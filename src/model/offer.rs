@@ -86,7 +86,10 @@ mod tests {
             check.statement(&table),
             "ALTER TABLE \"s\".\"T\" ADD CONSTRAINT \"a\"\"b\" CHECK ((n > 0))"
         );
-        let index = offer(OfferKind::Index, "CREATE INDEX x ON s.\"T\" USING btree (n)");
+        let index = offer(
+            OfferKind::Index,
+            "CREATE INDEX x ON s.\"T\" USING btree (n)",
+        );
         assert_eq!(index.statement(&table), index.definition);
     }
 }

@@ -72,7 +72,9 @@ pub async fn cancel(settings: &PostgresSettings, token: CancelToken) {
         match encryption(settings, &parse(settings)?)? {
             Encryption::Never => token.cancel_query(NoTls).await,
             Encryption::IfOffered(tls) | Encryption::Always(tls) => {
-                token.cancel_query(MakeRustlsConnect::new((*tls).clone())).await
+                token
+                    .cancel_query(MakeRustlsConnect::new((*tls).clone()))
+                    .await
             }
         }
         .map_err(|error| classify(&error, "cancelling a statement"))

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{SinkSettings, StoreSettings};
 use crate::error::{Error, Result};
 use crate::model::{
-    Checkpoint, Chunk, Offer, Position, Selection, Skipped, Skips, TableChanges, TableName, TablePlan,
-    TableSchema,
+    Checkpoint, Chunk, Offer, Position, Selection, Skipped, Skips, TableChanges, TableName,
+    TablePlan, TableSchema,
 };
 
 /// What a store wants to be handed.

@@ -54,7 +54,11 @@ pub async fn offers(client: &Client, tables: &[CatalogTable]) -> Result<Vec<Tabl
         };
         let name = row.try_get(1).map_err(failed)?;
         let definition: Option<String> = row.try_get(3).map_err(failed)?;
-        add(&mut found, row.try_get(0).map_err(failed)?, (name, kind, definition));
+        add(
+            &mut found,
+            row.try_get(0).map_err(failed)?,
+            (name, kind, definition),
+        );
     }
     for row in client.query(INDEXES, &[&oids]).await.map_err(failed)? {
         let kind = match row.try_get(2).map_err(failed)? {
@@ -63,7 +67,11 @@ pub async fn offers(client: &Client, tables: &[CatalogTable]) -> Result<Vec<Tabl
         };
         let name = row.try_get(1).map_err(failed)?;
         let definition: Option<String> = row.try_get(3).map_err(failed)?;
-        add(&mut found, row.try_get(0).map_err(failed)?, (name, kind, definition));
+        add(
+            &mut found,
+            row.try_get(0).map_err(failed)?,
+            (name, kind, definition),
+        );
     }
     let of_tables = tables.iter().filter_map(|table| {
         Some(TableOffers {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use walferry::config::{
-    BuildIndexes, PostgresSettings, PostgresSinkSettings, Secret, TakenIndexes, TlsMode, TlsSettings,
+    BuildIndexes, PostgresSettings, PostgresSinkSettings, Secret, TakenIndexes, TlsMode,
+    TlsSettings,
 };
 use walferry::error::{Class, Error, Result};
 use walferry::model::batch::Step;

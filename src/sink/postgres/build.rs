@@ -170,7 +170,10 @@ async fn build_one(client: &Client, me: &Identity, note: &Note) -> Result<Made> 
         let noted: bool = noted.and_then(|row| row.try_get(0)).map_err(failed)?;
         return Ok(if noted { Made::Busy } else { Made::Gone });
     }
-    let place = client.query_one(PLACE, &[schema, table, name]).await.map_err(failed)?;
+    let place = client
+        .query_one(PLACE, &[schema, table, name])
+        .await
+        .map_err(failed)?;
     let is_there: bool = place.try_get(0).map_err(failed)?;
     let is_taken: bool = place.try_get(1).map_err(failed)?;
     let made = match (is_there, is_taken) {
@@ -200,7 +203,10 @@ async fn build_one(client: &Client, me: &Identity, note: &Note) -> Result<Made> 
             }
         }
     };
-    client.execute(REMOVE, &[schema, table, name]).await.map_err(failed)?;
+    client
+        .execute(REMOVE, &[schema, table, name])
+        .await
+        .map_err(failed)?;
     check_owner(client, me).await?;
     killpoint::pass(Point::IndexBuilt);
     client.batch_execute("COMMIT").await.map_err(failed)?;
@@ -208,7 +214,8 @@ async fn build_one(client: &Client, me: &Identity, note: &Note) -> Result<Made> 
 }
 
 async fn check_owner(client: &Client, me: &Identity) -> Result<()> {
-    let of: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&me.pipeline, &me.sink, &me.instance];
+    let of: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&me.pipeline, &me.sink, &me.instance];
     let owner = client.query_one(IS_OWNER, &of).await;
     let is_owner = owner
         .and_then(|row| row.try_get(0))
@@ -244,7 +251,10 @@ async fn run(client: &Client, note: &Note) -> Result<(), tokio_postgres::Error> 
 
 /// Does without what cannot be made and need not be; else says what to do.
 async fn given_up(client: &Client, note: &Note, error: &tokio_postgres::Error) -> Result<()> {
-    let place = format!("table {}: building index {} behind the rows", note.table, note.name);
+    let place = format!(
+        "table {}: building index {} behind the rows",
+        note.table, note.name
+    );
     let Some(server) = error.as_db_error() else {
         return Err(classify(error, &place));
     };
@@ -261,8 +271,14 @@ async fn given_up(client: &Client, note: &Note, error: &tokio_postgres::Error) -
             ),
         )),
         Failure::Diverged => Err(Error::halt(
-            format!("{place}: the follower has rows that the leader's {} does not allow: {what}", note.name),
-            format!("{COPY_ANEW}; or, to go on without it, {}, and restart walferry", forget(note)),
+            format!(
+                "{place}: the follower has rows that the leader's {} does not allow: {what}",
+                note.name
+            ),
+            format!(
+                "{COPY_ANEW}; or, to go on without it, {}, and restart walferry",
+                forget(note)
+            ),
         )),
         Failure::GoWithout => {
             let failed = |error| classify(&error, "writing walferry.indexes");

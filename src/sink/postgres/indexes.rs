@@ -17,7 +17,7 @@ use super::failure::{Place, plain_error, rows_error};
 use super::pipeline::{Cause, within};
 use super::{Ending, PostgresSink};
 use crate::config::{BuildIndexes, TakenIndexes};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::relation::quote_identifier;
 use crate::model::{Offer, OfferKind, TableName};
 
@@ -142,7 +142,10 @@ impl PostgresSink {
     ) -> Result<(), Ending> {
         let taken = self.settings.indexes;
         let session = self.session()?;
-        let wanted: Vec<&Offer> = offers.iter().filter(|offer| takes(taken, offer.kind)).collect();
+        let wanted: Vec<&Offer> = offers
+            .iter()
+            .filter(|offer| takes(taken, offer.kind))
+            .collect();
         if !wanted.is_empty() && !session.has_same_names(table) {
             tracing::warn!(
                 sink = %self.me.sink,
@@ -166,7 +169,14 @@ impl PostgresSink {
             .iter()
             .map(|table| (table.schema.as_str(), table.name.as_str()))
             .unzip();
-        let noted = async { client.query(NOTED, &[&schemas, &names]).await?.iter().map(read).collect() };
+        let noted = async {
+            client
+                .query(NOTED, &[&schemas, &names])
+                .await?
+                .iter()
+                .map(read)
+                .collect()
+        };
         within(session.limit, noted)
             .await
             .map_err(|cause| plain_error(&cause, "reading walferry.indexes"))
@@ -233,9 +243,15 @@ async fn note(
     }
     let names: Vec<&str> = wanted.iter().map(|offer| offer.name.as_str()).collect();
     let taken = client.query(TAKEN_NAMES, &[schema, name, &names]).await?;
-    let taken: BTreeSet<String> = taken.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let taken: BTreeSet<String> = taken
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()?;
     let there = client.query(DEFINITIONS, &[schema, name]).await?;
-    let there: Vec<String> = there.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let there: Vec<String> = there
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()?;
     for offer in lacking(wanted, &taken, &there) {
         let statement = offer.statement(table);
         client
@@ -298,7 +314,9 @@ mod tests {
             OfferKind::Exclude,
         ];
         let taken = |setting| -> Vec<OfferKind> {
-            all.into_iter().filter(|kind| takes(setting, *kind)).collect()
+            all.into_iter()
+                .filter(|kind| takes(setting, *kind))
+                .collect()
         };
         assert!(taken(TakenIndexes::None).is_empty());
         assert_eq!(
@@ -311,9 +329,21 @@ mod tests {
     #[test]
     fn what_is_there_under_its_own_or_another_name_is_not_lacking() {
         let offers = [
-            offer("a", OfferKind::Index, "CREATE INDEX a ON s.t USING btree (n)"),
-            offer("b", OfferKind::Index, "CREATE INDEX b ON s.t USING btree (m)"),
-            offer("c", OfferKind::UniqueIndex, "CREATE UNIQUE INDEX c ON s.t USING btree (n)"),
+            offer(
+                "a",
+                OfferKind::Index,
+                "CREATE INDEX a ON s.t USING btree (n)",
+            ),
+            offer(
+                "b",
+                OfferKind::Index,
+                "CREATE INDEX b ON s.t USING btree (m)",
+            ),
+            offer(
+                "c",
+                OfferKind::UniqueIndex,
+                "CREATE UNIQUE INDEX c ON s.t USING btree (n)",
+            ),
             offer("d", OfferKind::Unique, "UNIQUE (k)"),
             offer("e", OfferKind::Unique, "UNIQUE (k) DEFERRABLE"),
             offer("f", OfferKind::Check, "CHECK ((n > 0))"),

@@ -38,9 +38,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Building, Sink, SkipOrders, Wants, Work};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{
-    Checkpoint, Offer, Selection, Skipped, TableChanges, TableName, TableSchema,
-};
+use crate::model::{Checkpoint, Offer, Selection, Skipped, TableChanges, TableName, TableSchema};
 
 use checkpoint::Identity;
 use ending::Ending;
