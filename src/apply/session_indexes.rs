@@ -6,6 +6,8 @@
 //! main reader goes on meanwhile; what it passes is caught up with afterwards, with the indexes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,8 @@ pub(super) struct IndexWork {
 
 struct Running {
     tables: BTreeSet<TableName>,
+    indexes: Vec<String>,
+    done: Arc<AtomicUsize>,
     stop: CancellationToken,
     task: JoinHandle<Result<()>>,
 }
@@ -34,6 +38,15 @@ impl IndexWork {
     /// Whether indexes are being built.
     pub(super) fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// What is still to be built, the one under way first: `schema.table: index`.
+    pub(super) fn left(&self) -> &[String] {
+        let left = self.running.as_ref().and_then(|running| {
+            let done = running.done.load(Ordering::Relaxed);
+            running.indexes.get(done..)
+        });
+        left.unwrap_or_default()
     }
 
     /// The tables whose indexes are built now; waits for ever when none are being built. Cancel-safe.
@@ -92,8 +105,10 @@ impl Session<'_> {
         self.join.stop();
         self.indexes.running = Some(Running {
             tables,
+            indexes: building.indexes,
+            done: building.done,
             stop,
-            task: tokio::spawn(building),
+            task: tokio::spawn(building.work),
         });
         Ok(false)
     }

@@ -10,6 +10,8 @@ pub use postgres::FollowerCheckpoint;
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -48,8 +50,15 @@ pub struct SkipOrders {
     pub done: u64,
 }
 
-/// Work that goes on beside the worker's transactions, for as long as it takes.
-pub type Building = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+/// Indexes being built beside the worker's transactions, for as long as it takes.
+pub struct Building {
+    /// What is to be built, in this order: `schema.table: index`.
+    pub indexes: Vec<String>,
+    /// How many of them are done.
+    pub done: Arc<AtomicUsize>,
+    /// The work.
+    pub work: Pin<Box<dyn Future<Output = Result<()>> + Send>>,
+}
 
 /// One follower store, owned by one worker.
 ///
@@ -127,7 +136,7 @@ pub trait Sink: Send + Sync {
     /// no other one may touch these tables. `None`: nothing is noted.
     ///
     /// # Errors
-    /// As a query; what is returned fails as the building does, and ends early when it is asked to stop.
+    /// As a query. The work fails as building does, and ends early when it is asked to stop.
     async fn build_indexes(
         &mut self,
         _tables: &BTreeSet<TableName>,

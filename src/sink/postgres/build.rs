@@ -6,6 +6,7 @@
 //! one index; one that a dead worker's server process still holds is waited for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -70,6 +71,8 @@ pub(super) struct Job {
     pub me: Arc<Identity>,
     /// What is to be made, in this order.
     pub notes: Vec<Note>,
+    /// How many of them are done.
+    pub done: Arc<AtomicUsize>,
     /// Asks to stop.
     pub stop: CancellationToken,
 }
@@ -150,6 +153,7 @@ async fn build_all(client: &Client, job: &Job) -> Result<()> {
             }
             break;
         }
+        job.done.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -183,12 +183,20 @@ impl Sink for PostgresSink {
         if notes.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Box::pin(build::build(build::Job {
+        let name = |note: &indexes::Note| format!("{}: {}", note.table, note.name);
+        let (names, done) = (notes.iter().map(name).collect(), Arc::default());
+        let job = build::Job {
             settings: self.settings.postgres.clone(),
             me: Arc::clone(&self.me),
             notes,
+            done: Arc::clone(&done),
             stop,
-        }))))
+        };
+        Ok(Some(Building {
+            indexes: names,
+            done,
+            work: Box::pin(build::build(job)),
+        }))
     }
 
     fn forget_tables(&mut self, tables: &BTreeSet<TableName>) {
