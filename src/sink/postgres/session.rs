@@ -141,10 +141,8 @@ impl Session {
     pub(super) fn has_same_names(&self, table: &TableName) -> bool {
         let mut versions = self.tables.values().filter(|t| t.schema.table == *table);
         versions.all(|version| {
-            let columns = version.schema.columns.iter().zip(&version.columns);
-            columns
-                .map(|(leaders, own)| quote_identifier(&leaders.name) == own.quoted)
-                .all(|same| same)
+            let mut columns = version.schema.columns.iter().zip(&version.columns);
+            columns.all(|(leaders, own)| quote_identifier(&leaders.name) == own.quoted)
         })
     }
 
