@@ -71,25 +71,11 @@ async fn leader() -> Postgres {
 /// A follower with tables and indexes of its own, one of them in another tablespace.
 async fn own_follower() -> Postgres {
     let follower = Postgres::start_with("follower", &["allow_in_place_tablespaces=on"]);
-    // Postgres 14 cannot make one inside of its data directory.
-    let in_place = follower.major().await >= 15;
-    let place = if in_place {
-        String::new()
-    } else {
-        crate::support::directory("tablespace")
-            .display()
-            .to_string()
-    };
-    let own = if in_place {
-        follower
-            .sql(&format!("CREATE TABLESPACE elsewhere LOCATION '{place}'"))
-            .await;
-        FOLLOWERS_OWN.to_owned()
-    } else {
-        FOLLOWERS_OWN.replace(" TABLESPACE elsewhere", "")
-    };
+    follower
+        .sql("CREATE TABLESPACE elsewhere LOCATION ''")
+        .await;
     follower.sql(LEADERS_TABLES).await;
-    follower.sql(&own).await;
+    follower.sql(FOLLOWERS_OWN).await;
     follower
 }
 
