@@ -53,6 +53,10 @@ pub enum Point {
     AfterCommit,
     /// Sink: rows of a copy are loaded and not committed.
     RowsLoaded,
+    /// Sink, Postgres: an index is to be built behind the rows of a copy.
+    BeforeIndex,
+    /// Sink, Postgres: an index is built and its note removed, not committed.
+    IndexBuilt,
     /// Sink: all of a copy is loaded, its tables are not in effect.
     BeforeEffect,
     /// Sink: tables have come into effect, and nothing was read since.
@@ -63,7 +67,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 26] = [
+    pub const ALL: [Point; 28] = [
         Point::TopicsMade,
         Point::PublicationMade,
         Point::SlotMade,
@@ -87,6 +91,8 @@ impl Point {
         Point::CommitSent,
         Point::AfterCommit,
         Point::RowsLoaded,
+        Point::BeforeIndex,
+        Point::IndexBuilt,
         Point::BeforeEffect,
         Point::InEffect,
         Point::BeforeProgress,

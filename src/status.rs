@@ -332,6 +332,9 @@ pub struct SinkView {
     /// when no table is lacking.
     #[serde(default)]
     pub rebuild: Option<RebuildProgress>,
+    /// Indexes that are still to be built before tables take effect, the one under way first.
+    #[serde(default)]
+    pub building: Vec<String>,
     /// Offset of the next commit-log entry.
     pub log_offset: Option<i64>,
     /// Commit time of the last applied transaction, microseconds since 2000-01-01 UTC.

@@ -29,6 +29,8 @@ fn times(point: Point) -> &'static [u32] {
         | Point::CopyChunk
         | Point::CopyRowsAcked
         | Point::CopyEnded
+        | Point::BeforeIndex
+        | Point::IndexBuilt
         | Point::BeforeEffect
         | Point::InEffect
         | Point::ChunkApplied => &[1],
@@ -135,6 +137,9 @@ async fn dies_and_goes_on(leader: &Postgres, follower: &Postgres, point: Point, 
     from.batch_execute(SCHEMA).await.unwrap();
     let pipeline = Pipeline::new(leader, &[follower]);
     let (source, sink) = (leader.url(&database), follower.url(&database));
+    // The leader's UNIQUE constraint is what there is to build.
+    let builds = matches!(point, Point::BeforeIndex | Point::IndexBuilt);
+    let indexes = if builds { "indexes = \"unique\"\n" } else { "" };
     pipeline.write(
         "connectors/leader.toml",
         &format!(
@@ -143,7 +148,7 @@ async fn dies_and_goes_on(leader: &Postgres, follower: &Postgres, point: Point, 
     );
     pipeline.write(
         "connectors/a.toml",
-        &format!("kind = \"postgres\"\nurl = \"{sink}\"\nbatch_max_bytes = \"64KiB\"\n"),
+        &format!("kind = \"postgres\"\nurl = \"{sink}\"\nbatch_max_bytes = \"64KiB\"\n{indexes}"),
     );
 
     let mut dying = pipeline.run_until(&case);

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use walferry::config::{
-    self, Durability, LogFormat, SchemaChanges, Settings, StdoutFrom, StoreSettings, TlsMode,
+    self, BuildIndexes, Durability, LogFormat, SchemaChanges, Settings, StdoutFrom, StoreSettings,
+    TakenIndexes, TlsMode,
 };
 use walferry::error::{Class, Error};
 
@@ -76,6 +77,10 @@ fn defaults_are_what_production_wants() {
     assert!(store.create_tables);
     assert_eq!(store.schema_changes, SchemaChanges::Follow);
     assert_eq!(store.statement_timeout, Duration::from_secs(300));
+    assert_eq!(
+        (store.indexes, store.build_indexes),
+        (TakenIndexes::None, BuildIndexes::AfterRows)
+    );
     assert_eq!(store.verify_every, None);
     assert_eq!(store.verify_max_rows_per_second, None);
     assert_eq!(store.postgres.connect_timeout, Duration::from_secs(10));
@@ -492,6 +497,16 @@ fn each_wrong_connector_gives_one_clear_error() {
             "certificate without key",
             sink("[tls]\ncert = \"/x.pem\""),
             vec!["c.toml:4", "tls.cert", "tls.key"],
+        ),
+        (
+            "indexes",
+            sink("indexes = \"uniqe\""),
+            vec!["c.toml:3", "indexes", "did you mean \"unique\"", "all"],
+        ),
+        (
+            "when indexes are built",
+            sink("build_indexes = \"after\""),
+            vec!["c.toml:3", "build_indexes", "after-rows, with-rows"],
         ),
         (
             "statement timeout",

@@ -64,7 +64,8 @@ pub async fn measure(rows: u64) -> anyhow::Result<Vec<Done>> {
     };
     holds(&on_native, "native").await?;
 
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let sink = std::env::var("WALFERRY_BENCH_SINK").unwrap_or_default();
+    let pipeline = Pipeline::with(&leader, &[&follower], "", &sink);
     let begin = Instant::now();
     let walferry = pipeline.run();
     shows_all(&on_follower, "a").await;

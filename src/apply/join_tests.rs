@@ -44,6 +44,7 @@ fn begin(epoch: u64, at: Option<Lsn>, tables: &[&str]) -> Entry {
         tables: tables.iter().map(|name| table(name)).collect(),
         at,
         offsets: all.map(|topic| (topic, [(0, 7)].into())).collect(),
+        indexes: Vec::new(),
     })
 }
 

@@ -3,7 +3,7 @@
 //! What was read ahead is void once a durable step has been taken that the reader did not know of:
 //! then the reader begins anew at the checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::careful::{Attempt, Careful};
 use super::follow::{Standing, Terms, advanced, next_version};
 use super::join::holds_main;
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
+use super::session_indexes::IndexWork;
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas, note_shown, shown};
 use crate::error::Result;
@@ -25,7 +26,7 @@ use crate::log::records::RecordReader;
 use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
 use crate::model::selection::Selection;
-use crate::model::{Checkpoint, Position, Skips, TableSchema};
+use crate::model::{Checkpoint, Position, Skips, TableName, TableSchema};
 use crate::sink::{self, Sink, Wants, Work};
 use crate::status::RowCounts;
 use crate::trace;
@@ -83,6 +84,8 @@ enum Event {
     Part(Part),
     /// What a step of the join's loader gave.
     Loaded(LoaderStep),
+    /// These tables have their indexes.
+    Built(BTreeSet<TableName>),
     /// Progress without records has waited long enough.
     CommitDue,
     /// Something is to be said or looked at.
@@ -123,6 +126,7 @@ pub(super) struct Session<'a> {
     /// Where the log ended when the session began.
     pub(super) log_end: i64,
     pub(super) join: JoinWork,
+    pub(super) indexes: IndexWork,
     /// Schema versions made to fit, by address: hashing one costs more than a small batch.
     pub(super) prepared: HashMap<usize, Arc<TableSchema>>,
     pub(super) progress: ProgressWriter,
@@ -199,6 +203,7 @@ impl<'a> Session<'a> {
             main_stays: false,
             log_end,
             join: JoinWork::default(),
+            indexes: IndexWork::default(),
             prepared: HashMap::new(),
             said: None,
             said_at: Instant::now() - PROGRESS_EVERY,
@@ -226,12 +231,14 @@ impl<'a> Session<'a> {
                     self.batch_end = None;
                 }
                 Event::Loaded(step) => self.take_loaded(step).await?,
+                Event::Built(tables) => self.indexes_built(&tables),
                 Event::CommitDue if self.is_paused() => self.commit_same().await?,
                 Event::CommitDue => self.commit_pending().await?,
                 Event::Tick => {}
             }
         }
         self.join.stop();
+        self.indexes.stop();
         self.commit_pending().await?;
         self.said_at = Instant::now() - PROGRESS_EVERY;
         self.say_progress();
@@ -250,6 +257,7 @@ impl<'a> Session<'a> {
             part = self.main.next_batch(), if held_until.is_none() => part.map(Event::Part),
             () = until(held_until) => Ok(Event::Tick),
             step = self.join.loaded() => step.map(Event::Loaded),
+            tables = self.indexes.built() => tables.map(Event::Built),
             () = until(commit_at) => Ok(Event::CommitDue),
             () = until(say_at) => Ok(Event::Tick),
         }
@@ -257,7 +265,7 @@ impl<'a> Session<'a> {
 
     /// Until when the main reader is not asked, so that a join can catch up with it; bounded.
     fn hold_main(&mut self) -> Option<Instant> {
-        if !holds_main(&self.checkpoint) {
+        if self.indexes.is_running() || !holds_main(&self.checkpoint) {
             self.held_since = None;
             return None;
         }

@@ -132,9 +132,12 @@ impl Session<'_> {
                 }
                 JoinStep::Begin(_) if !self.knows_newest() => return Ok(()),
                 JoinStep::Begin(join) => self.begin_join(join).await?,
+                // Until then the tables are the builder's.
+                JoinStep::Load if self.indexes.is_running() => return Ok(()),
                 JoinStep::Load => return self.load_on(),
                 JoinStep::AwaitMain if self.has_pending() => self.commit_pending().await?,
                 JoinStep::AwaitMain => return Ok(()),
+                JoinStep::TakeEffect if !self.has_indexes().await? => return Ok(()),
                 JoinStep::TakeEffect => self.take_effect().await?,
                 JoinStep::GiveUp(tables) => {
                     self.give_up(&tables, "it is void, or the table left the captured set")
@@ -254,6 +257,7 @@ impl Session<'_> {
         self.begin().await?;
         for table in &emptied {
             self.sink.empty(table).await?;
+            self.prepare_indexes(table).await?;
         }
         while loaded.more {
             skipped.append(&mut loaded.skipped);
@@ -341,6 +345,7 @@ impl Session<'_> {
             "giving up a copy; another one is chosen"
         );
         self.join.stop();
+        self.indexes.stop();
         self.begin().await?;
         let next = given_up(&self.checkpoint, tables, &self.terms);
         self.commit(next).await

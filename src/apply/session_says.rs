@@ -52,6 +52,7 @@ impl Session<'_> {
         let paused = self.is_paused();
         let rebuild = self.rebuild_progress(&lacking);
         let checkpoint = &self.checkpoint;
+        let building = self.indexes.left();
         self.context.status.update(|view| {
             view.copying = !complete && self.terms.takes_copies;
             view.state = match (view.copying, paused) {
@@ -61,6 +62,9 @@ impl Session<'_> {
             };
             view.target = checkpoint.target;
             view.rebuild = rebuild;
+            if view.building != building {
+                view.building = building.to_vec();
+            }
             let applied = self.is_stored.then_some(checkpoint.applied);
             if view.applied != applied {
                 view.progress_at_us = Some(unix_us(SystemTime::now()));

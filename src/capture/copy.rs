@@ -25,11 +25,11 @@ use crate::log::commit_log::{CopyBegin, CopyEnd, Entry, Extent, Extents};
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
-use crate::model::{Epoch, Lsn, Oid, TableName};
+use crate::model::{Epoch, Lsn, Oid, TableName, TableOffers};
 use crate::postgres::connect;
 use crate::source::catalog::{self, CatalogTable};
 use crate::source::copy::{Snapshot, open_snapshot, table_bytes};
-use crate::source::published;
+use crate::source::{indexes, published};
 use crate::status::{CopyProgress, LastError};
 
 /// The maker of copies of one epoch.
@@ -69,6 +69,16 @@ struct Ended {
     gone: Vec<TableName>,
     /// When to try again what could not be begun.
     again: Option<Instant>,
+}
+
+/// What goes into the next copy.
+struct Chosen {
+    /// As many of the tables wanted as go into one copy.
+    tables: Vec<CatalogTable>,
+    /// What they have beside their keys.
+    indexes: Vec<TableOffers>,
+    /// Those wanted that were dropped (or dropped and made anew) since the epoch began.
+    gone: Vec<TableName>,
 }
 
 /// The tables of a copy, for an error: by name, unless they are many.
@@ -125,10 +135,10 @@ impl Copier {
     /// Makes one copy: of as many of these tables as go into one.
     async fn copy_some(&mut self, wanted: &[TableName], failures: &mut Failures) -> Ended {
         let mut ended = Ended::default();
-        let tables = match self.choose(wanted).await {
-            Ok((tables, gone)) => {
-                ended.gone = gone;
-                tables
+        let (tables, indexes) = match self.choose(wanted).await {
+            Ok(chosen) => {
+                ended.gone = chosen.gone;
+                (chosen.tables, chosen.indexes)
             }
             Err(error) => {
                 self.said(&error.at(named(wanted)));
@@ -140,7 +150,7 @@ impl Copier {
             return ended;
         }
         let names: Vec<TableName> = tables.iter().map(|t| t.schema.table.clone()).collect();
-        match self.copy(&tables, &names).await {
+        match self.copy((&tables, indexes), &names).await {
             Ok(copy) => {
                 failures.copied(&names);
                 ended.copied = names.into_iter().map(|table| (table, copy)).collect();
@@ -162,10 +172,14 @@ impl Copier {
     }
 
     /// Makes one copy; its id.
-    async fn copy(&mut self, tables: &[CatalogTable], names: &[TableName]) -> Result<i64> {
+    async fn copy(
+        &mut self,
+        (tables, indexes): (&[CatalogTable], Vec<TableOffers>),
+        names: &[TableName],
+    ) -> Result<i64> {
         // Entries of a log without any boundary could not be told from repeats.
         self.reached(Lsn::ZERO).await?;
-        let copy = self.begin(tables).await?;
+        let copy = self.begin(tables, indexes).await?;
         let begun_us = self.context.samples.borrow().map(|sample| sample.clock_us);
         killpoint::pass(Point::CopyBegun);
         let source = &self.context.source;
@@ -201,9 +215,7 @@ impl Copier {
         Ok(copy)
     }
 
-    /// The tables of the next copy, as many of those wanted as go into one, and those of them that
-    /// were dropped (or dropped and made anew) since the epoch began.
-    async fn choose(&self, wanted: &[TableName]) -> Result<(Vec<CatalogTable>, Vec<TableName>)> {
+    async fn choose(&self, wanted: &[TableName]) -> Result<Chosen> {
         let name = format!("walferry_{}_catalog", self.context.pipeline);
         let client = connect(&self.context.source.postgres, &name).await?;
         catalog::prepare_session(&client).await?;
@@ -233,11 +245,16 @@ impl Copier {
         let chosen = there
             .into_iter()
             .filter(|table| group.contains(&table.schema.table));
+        let tables: Vec<CatalogTable> = chosen.cloned().collect();
         let gone = gone.into_iter().map(|table| table.schema.table.clone());
-        Ok((chosen.cloned().collect(), gone.collect()))
+        Ok(Chosen {
+            indexes: indexes::offers(&client, &tables).await?,
+            tables,
+            gone: gone.collect(),
+        })
     }
 
-    async fn begin(&self, tables: &[CatalogTable]) -> Result<i64> {
+    async fn begin(&self, tables: &[CatalogTable], indexes: Vec<TableOffers>) -> Result<i64> {
         let mut changes = Vec::new();
         let mut rows: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
         let mut places = Vec::new();
@@ -262,6 +279,7 @@ impl Copier {
             tables: tables.iter().map(|t| t.schema.table.clone()).collect(),
             changes,
             rows,
+            indexes,
             begun,
         })
         .await?;
@@ -424,6 +442,7 @@ impl Copier {
             tables: tables.to_vec(),
             at: None,
             offsets: BTreeMap::new(),
+            indexes: Vec::new(),
         };
         let end = CopyEnd {
             epoch: self.epoch,

@@ -201,6 +201,7 @@ mod tests {
                 tables: vec![table(name)],
                 at: None,
                 offsets: BTreeMap::new(),
+                indexes: Vec::new(),
             };
             let end = CopyEnd {
                 epoch: Epoch(0),
@@ -303,6 +304,7 @@ mod tests {
             tables: vec![table("b")],
             at: None,
             offsets: BTreeMap::new(),
+            indexes: Vec::new(),
         };
         known.valid(20, &Entry::CopyBegin(begin));
         let every = Duration::from_secs(2 * 3600);

@@ -22,7 +22,7 @@ use crate::log::confirm::{Confirmations, Decision};
 use crate::log::producer::{Acked, BatchId, EpochProducer, PartitionSlot};
 use crate::log::topics::Topics;
 use crate::model::clock::unix_us;
-use crate::model::{Epoch, Lsn, TableName};
+use crate::model::{Epoch, Lsn, TableName, TableOffers};
 use crate::source::sample::LeaderSample;
 use crate::trace;
 
@@ -46,6 +46,8 @@ pub enum Order {
         changes: Vec<PartitionSlot>,
         /// Lower bounds in the copy topics.
         rows: BTreeMap<String, BTreeMap<i32, i64>>,
+        /// What the tables have beside their keys.
+        indexes: Vec<TableOffers>,
         /// Gets the copy id, once the entry is known to be valid.
         begun: oneshot::Sender<i64>,
     },
@@ -107,9 +109,10 @@ impl Publisher {
                     tables,
                     changes,
                     rows,
+                    indexes,
                     begun,
                 } => {
-                    let copy = self.copy_begin(tables, &changes, rows).await?;
+                    let copy = self.copy_begin(tables, &changes, (rows, indexes)).await?;
                     // The copy may have been given up meanwhile.
                     let _ = begun.send(copy);
                 }
@@ -201,7 +204,7 @@ impl Publisher {
         &mut self,
         tables: Vec<TableName>,
         changes: &[PartitionSlot],
-        rows: BTreeMap<String, BTreeMap<i32, i64>>,
+        (rows, indexes): (BTreeMap<String, BTreeMap<i32, i64>>, Vec<TableOffers>),
     ) -> Result<i64> {
         self.copies_begun += 1;
         let mut offsets = rows;
@@ -216,6 +219,7 @@ impl Publisher {
             tables,
             at: self.published.borrow().to,
             offsets,
+            indexes,
         };
         self.write(Entry::CopyBegin(begin.clone())).await?;
         let begun = self.confirmations.take_begun();

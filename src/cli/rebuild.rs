@@ -291,7 +291,7 @@ impl Watch<'_> {
         let (mut begun, mut woken) = (false, false);
         loop {
             let looked = self.look(log).await;
-            let (checkpoint, progress) = match looked {
+            let (checkpoint, progress, indexes_left) = match looked {
                 Ok(looked) => looked,
                 // The sink goes on when it can, and so does who watches it.
                 Err(error) if error.class() == Class::Transient => {
@@ -319,7 +319,7 @@ impl Watch<'_> {
                 None => now,
             };
             before = Some((checkpoint.version, since));
-            shown.show(&self.process.sink, progress);
+            shown.show(&self.process.sink, progress, indexes_left);
             if now - since >= NOBODY_AFTER {
                 match self.process.halted().await {
                     None => shown.nobody(&self.process.sink),
@@ -347,7 +347,8 @@ impl Watch<'_> {
         }
     }
 
-    async fn look(&self, log: &mut Log) -> Result<(Checkpoint, RebuildProgress)> {
+    /// The checkpoint, how far its tables are, and how many of their indexes are still to be built.
+    async fn look(&self, log: &mut Log) -> Result<(Checkpoint, RebuildProgress, usize)> {
         log.read_on().await?;
         let checkpoint = self.follower.look().await?.ok_or_else(|| {
             Error::halt(
@@ -362,7 +363,8 @@ impl Watch<'_> {
         };
         let known = (&log.now.ledger, until.ledger.changes());
         let progress = rebuilding::progress(&self.tables, &checkpoint, known, self.terms);
-        Ok((checkpoint, progress))
+        let indexes_left = self.follower.indexes_left(&self.tables).await?;
+        Ok((checkpoint, progress, indexes_left))
     }
 
     fn is_done(&self, checkpoint: &Checkpoint) -> bool {
@@ -401,7 +403,15 @@ impl Shown {
         }
     }
 
-    fn show(&mut self, sink: &str, RebuildProgress { done, total }: RebuildProgress) {
+    fn show(&mut self, sink: &str, progress: RebuildProgress, indexes_left: usize) {
+        let RebuildProgress { done, total } = progress;
+        if total > 0 && done >= total && indexes_left > 0 {
+            // Rows and changes that are known of are there.
+            let nothing = Done { done: 0, total: 0 };
+            let building = format!("building indexes, {indexes_left} to go");
+            self.bar.show(sink, nothing, &building);
+            return;
+        }
         let done = Done { done, total };
         self.bar.show(sink, done, "waiting for its sink to begin");
     }

@@ -125,6 +125,13 @@ fn picture(report: &StatusReport, rates: Option<&Rates<'_>>, paces: Option<&Pace
         last_error(&mut out, &source.name, source.view.last_error.as_ref());
     }
     for sink in &report.sinks {
+        if let Some((now, later)) = sink.view.building.split_first() {
+            let (name, later) = (&sink.name, later.len());
+            let _ = writeln!(
+                out,
+                "{name}: building an index of {now}; {later} more to build"
+            );
+        }
         last_error(&mut out, &sink.name, sink.view.last_error.as_ref());
         if sink.view.skipped > 0 {
             let _ = writeln!(

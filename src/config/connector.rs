@@ -8,9 +8,9 @@ use super::checks::{choice, duration, number, optional_duration, optional_size, 
 use super::document::{Document, nearest};
 use super::values::{is_connector_name, is_slot_name, is_table_pattern, print_size};
 use super::{
-    PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, Settings, SinkSettings,
-    SourceSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, TlsMode,
-    TlsSettings, defaults, raw,
+    BuildIndexes, PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, Settings,
+    SinkSettings, SourceSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings,
+    TakenIndexes, TlsMode, TlsSettings, defaults, raw,
 };
 use crate::error::{Error, Result};
 use crate::postgres::{UrlTls, split_tls};
@@ -260,6 +260,27 @@ fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
             ],
         )?,
         statement_timeout,
+        indexes: choice(
+            document,
+            "indexes",
+            raw.indexes,
+            TakenIndexes::None,
+            &[
+                ("none", TakenIndexes::None),
+                ("unique", TakenIndexes::Unique),
+                ("all", TakenIndexes::All),
+            ],
+        )?,
+        build_indexes: choice(
+            document,
+            "build_indexes",
+            raw.build_indexes,
+            BuildIndexes::AfterRows,
+            &[
+                ("after-rows", BuildIndexes::AfterRows),
+                ("with-rows", BuildIndexes::WithRows),
+            ],
+        )?,
         verify_every,
         verify_max_rows_per_second,
     };

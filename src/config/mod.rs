@@ -233,6 +233,26 @@ pub struct SinkSettings {
     pub fetch_max_bytes: usize,
 }
 
+/// What a follower takes of what the leader has beside keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakenIndexes {
+    /// Nothing.
+    None,
+    /// Unique indexes and UNIQUE constraints.
+    Unique,
+    /// All indexes, and UNIQUE, CHECK and EXCLUDE constraints.
+    All,
+}
+
+/// When a copied table gets the indexes that it had before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildIndexes {
+    /// Once its rows are there.
+    AfterRows,
+    /// They are never taken away.
+    WithRows,
+}
+
 /// Settings of a store, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSettings {
@@ -253,6 +273,10 @@ pub struct PostgresSinkSettings {
     pub schema_changes: SchemaChanges,
     /// `statement_timeout` of the follower session; lifted for chunked transactions.
     pub statement_timeout: Duration,
+    /// Which of the leader's indexes and constraints are made where the follower lacks them.
+    pub indexes: TakenIndexes,
+    /// When a copied table gets its indexes.
+    pub build_indexes: BuildIndexes,
     /// How often it is compared with the leader; none: never.
     pub verify_every: Option<Duration>,
     /// How many rows of each server a comparison reads a second at most; none: as fast as they can.

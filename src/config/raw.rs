@@ -99,6 +99,8 @@ pub(super) struct PostgresSink {
     pub(super) create_tables: Option<bool>,
     pub(super) schema_changes: Option<String>,
     pub(super) statement_timeout: Option<Span>,
+    pub(super) indexes: Option<String>,
+    pub(super) build_indexes: Option<String>,
     pub(super) verify_every: Option<Span>,
     pub(super) verify_max_rows_per_second: Option<u32>,
     #[serde(default)]

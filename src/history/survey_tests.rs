@@ -65,6 +65,7 @@ fn begin(epoch: u64, number: u64, tables: &[&str], at: u64) -> Entry {
         tables: names(tables).into_iter().collect(),
         at: Some(Lsn(at)),
         offsets: BTreeMap::new(),
+        indexes: Vec::new(),
     })
 }
 

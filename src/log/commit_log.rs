@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::checkpoint::LogPlace;
-use crate::model::{Epoch, Limits, Lsn, Oid, TableName};
+use crate::model::{Epoch, Limits, Lsn, Offer, Oid, TableName, TableOffers};
 
 /// One record of the commit log. JSON, tagged by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +160,18 @@ pub struct CopyBegin {
     /// what follows lies (the next offset to read is this one).
     #[serde(deserialize_with = "by_partition")]
     pub offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Indexes and constraints that the leader has on these tables beside their keys.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub indexes: Vec<TableOffers>,
+}
+
+impl CopyBegin {
+    /// What the leader has on a table beside its key.
+    pub fn offers(&self, table: &TableName) -> &[Offer] {
+        let mut tables = self.indexes.iter();
+        let found = tables.find(|offers| offers.table == *table);
+        found.map_or(&[], |found| &found.offers)
+    }
 }
 
 /// End of a copy.

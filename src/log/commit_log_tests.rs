@@ -42,6 +42,7 @@ fn copy_begin(epoch: u64, at: Option<u64>) -> Entry {
         tables: vec![table("t")],
         at: at.map(Lsn),
         offsets: BTreeMap::new(),
+        indexes: Vec::new(),
     })
 }
 

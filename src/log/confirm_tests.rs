@@ -34,6 +34,7 @@ fn copy_begin(epoch: Epoch, at: Option<Lsn>) -> Entry {
         tables: vec![],
         at,
         offsets: BTreeMap::new(),
+        indexes: Vec::new(),
     })
 }
 

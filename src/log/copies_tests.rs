@@ -30,6 +30,7 @@ fn begin(tables: &[&str]) -> Entry {
         tables: tables.iter().map(|name| table(name)).collect(),
         at: None,
         offsets: BTreeMap::new(),
+        indexes: Vec::new(),
     })
 }
 

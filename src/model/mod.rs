@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod limits;
 pub mod lsn;
+pub mod offer;
 pub mod position;
 pub mod relation;
 pub mod selection;
@@ -20,6 +21,7 @@ pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGro
 pub use checkpoint::{Checkpoint, Cursors, Join, JoinRows};
 pub use limits::Limits;
 pub use lsn::Lsn;
+pub use offer::{Offer, OfferKind, TableOffers};
 pub use position::{Epoch, Position, SchemaVersion};
 pub use relation::{
     Column, ColumnKind, Fill, Oid, ReplicaIdentity, TableName, TableSchema, UserType,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::PostgresSettings;
@@ -63,6 +63,25 @@ pub async fn connect(settings: &PostgresSettings, application_name: &str) -> Res
     tokio::time::timeout(settings.connect_timeout, open(config, encryption))
         .await
         .map_err(|_| connect_timed_out(settings))?
+}
+
+/// Asks the server to end the statement that a connection is waiting for. Whether it did is not known: it may
+/// have ended by itself.
+pub async fn cancel(settings: &PostgresSettings, token: CancelToken) {
+    let asked = async {
+        match encryption(settings, &parse(settings)?)? {
+            Encryption::Never => token.cancel_query(NoTls).await,
+            Encryption::IfOffered(tls) | Encryption::Always(tls) => {
+                token
+                    .cancel_query(MakeRustlsConnect::new((*tls).clone()))
+                    .await
+            }
+        }
+        .map_err(|error| classify(&error, "cancelling a statement"))
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(settings.connect_timeout, asked).await {
+        tracing::debug!(%error, "a statement could not be cancelled");
+    }
 }
 
 /// The error of a connection that was not there in time.

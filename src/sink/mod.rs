@@ -8,13 +8,19 @@ pub mod stdout;
 
 pub use postgres::FollowerCheckpoint;
 
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{SinkSettings, StoreSettings};
 use crate::error::{Error, Result};
 use crate::model::{
-    Checkpoint, Chunk, Position, Selection, Skipped, Skips, TableChanges, TableName, TablePlan,
-    TableSchema,
+    Checkpoint, Chunk, Offer, Position, Selection, Skipped, Skips, TableChanges, TableName,
+    TablePlan, TableSchema,
 };
 
 /// What a store wants to be handed.
@@ -44,10 +50,20 @@ pub struct SkipOrders {
     pub done: u64,
 }
 
+/// Indexes being built beside the worker's transactions, for as long as it takes.
+pub struct Building {
+    /// What is to be built, in this order: `schema.table: index`.
+    pub indexes: Vec<String>,
+    /// How many of them are done.
+    pub done: Arc<AtomicUsize>,
+    /// The work.
+    pub work: Pin<Box<dyn Future<Output = Result<()>> + Send>>,
+}
+
 /// One follower store, owned by one worker.
 ///
 /// Call order: `open`, `skips`, then any number of transactions
-/// `begin` (`empty` | `load` | `apply`)* `skipped`? `commit`.
+/// `begin` ((`empty` `set_indexes_aside`? `offer_indexes`) | `load` | `apply`)* `skipped`? `commit`.
 /// After any error the transaction is over and nothing of it is in the store, except that an error
 /// of `commit` leaves the outcome unknown: the worker calls `open` again and believes what it reads.
 #[async_trait]
@@ -103,6 +119,40 @@ pub trait Sink: Send + Sync {
     /// Empties a table for a copy. A table that walferry has never filled and that holds rows is
     /// refused (halt), so that nobody's data is destroyed.
     async fn empty(&mut self, table: &TableName) -> Result<()>;
+
+    /// Takes away of a table that was emptied for a copy of many rows what is built faster once they are
+    /// there, and notes it in the same transaction. Of a table that walferry has never prepared: nothing.
+    ///
+    /// # Errors
+    /// Transient when a lock is not to be had; halt when a right is missing.
+    async fn set_indexes_aside(&mut self, _table: &TableName) -> Result<()> {
+        Ok(())
+    }
+
+    /// Notes, in the same transaction, what the store lacks of the indexes and constraints that the leader
+    /// has on a table and that it is set to take.
+    ///
+    /// # Errors
+    /// As a statement.
+    async fn offer_indexes(&mut self, _table: &TableName, _offers: &[Offer]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Builds what is noted of tables whose rows are all there. Outside of a transaction; while it goes on
+    /// no other one may touch these tables. `None`: nothing is noted.
+    ///
+    /// # Errors
+    /// As a query. The work fails as building does, and ends early when it is asked to stop.
+    async fn build_indexes(
+        &mut self,
+        _tables: &BTreeSet<TableName>,
+        _stop: CancellationToken,
+    ) -> Result<Option<Building>> {
+        Ok(None)
+    }
+
+    /// Forgets what it has found of these tables, which have other indexes now: they are prepared again.
+    fn forget_tables(&mut self, _tables: &BTreeSet<TableName>) {}
 
     /// Loads rows of a copy (all changes are `Op::Read`).
     async fn load(&mut self, rows: &TableChanges) -> Result<()>;

@@ -9,6 +9,7 @@ pub mod event_trigger;
 mod framing;
 pub mod full_identity;
 mod gathering;
+pub mod indexes;
 pub mod publication;
 pub mod published;
 pub mod refusals;

@@ -9,6 +9,7 @@ mod ddl;
 mod followers;
 mod history;
 mod idle;
+mod indexes;
 mod invariant;
 mod keys;
 mod lag;

@@ -122,6 +122,7 @@ impl World {
             tables: tables.clone(),
             at: None,
             offsets,
+            indexes: Vec::new(),
         };
         source.orders.push_back(Order::CopyBegin(begin.clone()));
         source.copying.tables = tables;
@@ -272,6 +273,7 @@ fn note_copy(source: &mut Source, id: i64, end: CopyEnd) {
         tables: tables.clone(),
         at: None,
         offsets: BTreeMap::new(),
+        indexes: Vec::new(),
     };
     source.ledger.valid(id, &Entry::CopyBegin(begin));
     source.ledger.valid(id + 1, &Entry::CopyEnd(end));

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use walferry::config::{
-    PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, TlsMode, TlsSettings,
+    BuildIndexes, PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, TakenIndexes,
+    TlsMode, TlsSettings,
 };
 use walferry::error::{Class, Error, Result};
 use walferry::model::batch::Step;
@@ -112,6 +113,8 @@ pub fn sink_settings(user: &str, database: &str) -> PostgresSinkSettings {
         },
         create_tables: true,
         schema_changes: SchemaChanges::Follow,
+        indexes: TakenIndexes::None,
+        build_indexes: BuildIndexes::AfterRows,
         statement_timeout: Duration::from_secs(60),
         verify_every: None,
         verify_max_rows_per_second: None,

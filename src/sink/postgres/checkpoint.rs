@@ -64,6 +64,17 @@ CREATE TABLE IF NOT EXISTS walferry.skips (
     table_name text,
     PRIMARY KEY (pipeline, sink, commit_lsn, ordinal)
 );
+CREATE TABLE IF NOT EXISTS walferry.indexes (
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    name text NOT NULL,
+    offered boolean NOT NULL,
+    statement text NOT NULL,
+    tablespace text NOT NULL DEFAULT '',
+    comment text,
+    noted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (table_schema, table_name, name)
+);
 COMMENT ON SCHEMA walferry IS 'what walferry knows of this follower; do not edit';";
 
 /// Whether everything of it is there, for a SELECT. The newest column of the checkpoint stands for all.
@@ -72,7 +83,8 @@ pub(super) const IS_THERE: &str = "EXISTS (SELECT FROM pg_catalog.pg_attribute \
     AND pg_catalog.to_regclass('walferry.tables') IS NOT NULL \
     AND EXISTS (SELECT FROM pg_catalog.pg_attribute \
         WHERE attrelid = pg_catalog.to_regclass('walferry.columns') AND attname = 'leader') \
-    AND pg_catalog.to_regclass('walferry.skips') IS NOT NULL";
+    AND pg_catalog.to_regclass('walferry.skips') IS NOT NULL \
+    AND pg_catalog.to_regclass('walferry.indexes') IS NOT NULL";
 
 const CLAIM: &str = "UPDATE walferry.checkpoint SET owner = $3, updated_at = now() \
     WHERE pipeline = $1 AND sink = $2 RETURNING version, state::text";

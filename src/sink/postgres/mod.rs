@@ -8,6 +8,7 @@
 
 mod alter;
 mod apply;
+mod build;
 mod catalog;
 mod checkpoint;
 mod columns;
@@ -16,6 +17,7 @@ mod create;
 mod ending;
 mod failure;
 mod following;
+mod indexes;
 mod noted;
 mod ordered;
 mod orders;
@@ -28,16 +30,19 @@ mod statements;
 mod tables;
 mod transaction;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
-use super::{Sink, SkipOrders, Wants, Work};
+use super::{Building, Sink, SkipOrders, Wants, Work};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Selection, Skipped, TableChanges, TableName, TableSchema};
+use crate::model::{Checkpoint, Offer, Selection, Skipped, TableChanges, TableName, TableSchema};
 
 use checkpoint::Identity;
+use ending::Ending;
 pub use orders::FollowerCheckpoint;
 use session::Session;
 pub use skips::order;
@@ -173,6 +178,47 @@ impl Sink for PostgresSink {
     async fn empty(&mut self, table: &TableName) -> Result<()> {
         let done = self.empty_table(table).await;
         self.settle(done).await
+    }
+
+    async fn set_indexes_aside(&mut self, table: &TableName) -> Result<()> {
+        let done = self.set_aside(table).await;
+        self.settle(done).await
+    }
+
+    async fn offer_indexes(&mut self, table: &TableName, offers: &[Offer]) -> Result<()> {
+        let done = self.note_offers(table, offers).await;
+        self.settle(done).await
+    }
+
+    async fn build_indexes(
+        &mut self,
+        tables: &BTreeSet<TableName>,
+        stop: CancellationToken,
+    ) -> Result<Option<Building>> {
+        let notes = self.noted(tables).await?;
+        if notes.is_empty() {
+            return Ok(None);
+        }
+        let name = |note: &indexes::Note| format!("{}: {}", note.table, note.name);
+        let (names, done) = (notes.iter().map(name).collect(), Arc::default());
+        let job = build::Job {
+            settings: self.settings.postgres.clone(),
+            me: Arc::clone(&self.me),
+            notes,
+            done: Arc::clone(&done),
+            stop,
+        };
+        Ok(Some(Building {
+            indexes: names,
+            done,
+            work: Box::pin(build::build(job)),
+        }))
+    }
+
+    fn forget_tables(&mut self, tables: &BTreeSet<TableName>) {
+        if let Some(session) = &mut self.session {
+            session.forget_found(tables);
+        }
     }
 
     async fn load(&mut self, rows: &TableChanges) -> Result<()> {

@@ -1,5 +1,7 @@
 //! A follower's checkpoint, looked at and changed from outside of the sink that owns it.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Transaction};
 
@@ -7,7 +9,7 @@ use super::checkpoint::parse;
 use super::session::lay_out;
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Selection};
+use crate::model::{Checkpoint, Selection, TableName};
 use crate::postgres::{classify, connect};
 
 /// The lock keeps the sink from a durable step meanwhile.
@@ -30,6 +32,9 @@ const PATIENT: &str = "SET lock_timeout = 0; SET statement_timeout = 0; SET sear
     SET synchronous_commit = on";
 
 const THERE: &str = "SELECT pg_catalog.to_regclass('walferry.checkpoint') IS NOT NULL";
+
+const INDEXES_LEFT: &str = "SELECT count(*) FROM walferry.indexes i \
+    JOIN unnest($1::text[], $2::text[]) AS w(s, t) ON i.table_schema = w.s AND i.table_name = w.t";
 
 /// A connection to a follower, for its checkpoint.
 pub struct FollowerCheckpoint {
@@ -79,6 +84,24 @@ impl FollowerCheckpoint {
             .await
             .map_err(failed)?;
         row.as_ref().map(parse).transpose()
+    }
+
+    /// How many indexes of these tables are still to be built.
+    ///
+    /// # Errors
+    /// As [`FollowerCheckpoint::look`].
+    pub async fn indexes_left(&self, tables: &BTreeSet<TableName>) -> Result<usize> {
+        let (schemas, names): (Vec<&str>, Vec<&str>) = tables
+            .iter()
+            .map(|table| (table.schema.as_str(), table.name.as_str()))
+            .unzip();
+        let failed = |error| classify(&error, "reading walferry.indexes");
+        let row = self
+            .client
+            .query_one(INDEXES_LEFT, &[&schemas, &names])
+            .await;
+        let left: i64 = row.and_then(|row| row.try_get(0)).map_err(failed)?;
+        Ok(usize::try_from(left).unwrap_or(0))
     }
 
     /// Replaces the checkpoint by what `revise` makes of it, between two durable steps of the sink; waits

@@ -1,6 +1,6 @@
 //! One session with a follower: connected, found fit, set up, the checkpoint's tables there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::tables::Table;
 use super::{create, readers};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
+use crate::model::relation::quote_identifier;
 use crate::model::{Checkpoint, SchemaVersion, TableName, TableSchema};
 use crate::postgres::{classify, connect};
 
@@ -181,6 +182,29 @@ impl Session {
                 schema.version()
             ))
         })
+    }
+
+    /// Whether a table has a key in all versions that were prepared; none: it is in none of them.
+    pub(super) fn has_key(&self, table: &TableName) -> Option<bool> {
+        let versions = self.tables.values().filter(|t| t.schema.table == *table);
+        let has_key = versions.map(|version| version.schema.has_key());
+        has_key.reduce(|all, this| all && this)
+    }
+
+    /// Whether its columns have the leader's names in all versions that were prepared.
+    pub(super) fn has_same_names(&self, table: &TableName) -> bool {
+        let mut versions = self.tables.values().filter(|t| t.schema.table == *table);
+        versions.all(|version| {
+            let mut columns = version.schema.columns.iter().zip(&version.columns);
+            columns.all(|(leaders, own)| quote_identifier(&leaders.name) == own.quoted)
+        })
+    }
+
+    /// Forgets what was found of these tables: their indexes have changed.
+    pub(super) fn forget_found(&mut self, tables: &BTreeSet<TableName>) {
+        self.shapes.retain(|table, _| !tables.contains(table));
+        self.tables.retain(|_, t| !tables.contains(&t.schema.table));
+        self.known.retain(|_, (s, _)| !tables.contains(&s.table));
     }
 
     /// Refuses to write into the leader's own database: same cluster, the slot's database, and tables
