@@ -127,7 +127,7 @@ async fn a_column_added_on_the_leader_is_said_and_after_the_remedy_goes_on() {
     leader
         .sql("CREATE TABLE grows (id int PRIMARY KEY, v text); INSERT INTO grows VALUES (1, 'a')")
         .await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let pipeline = Pipeline::with(&leader, &[&follower], "", "schema_changes = \"halt\"");
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;

@@ -112,7 +112,7 @@ pub fn sink_settings(user: &str, database: &str) -> PostgresSinkSettings {
             connect_timeout: Duration::from_secs(10),
         },
         create_tables: true,
-        schema_changes: SchemaChanges::Follow,
+        schema_changes: SchemaChanges::Halt,
         indexes: TakenIndexes::None,
         build_indexes: BuildIndexes::AfterRows,
         statement_timeout: Duration::from_secs(60),
