@@ -451,6 +451,7 @@ fn schema(table: &str) -> TableSchema {
         types: vec![],
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     }
 }

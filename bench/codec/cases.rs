@@ -243,6 +243,7 @@ fn schema() -> Arc<TableSchema> {
         types: Vec::new(),
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     })
 }

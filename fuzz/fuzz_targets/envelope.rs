@@ -51,6 +51,7 @@ fn codec(columns: &[(&str, ColumnKind)], key: &[usize]) -> (RecordEncoder, Recor
         types: Vec::new(),
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     });
     (

@@ -42,6 +42,7 @@ pub(in crate::apply) fn schema(columns: usize) -> Arc<TableSchema> {
         types: Vec::new(),
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     })
 }

@@ -86,6 +86,7 @@ mod tests {
             types: vec![],
             dropped: dropped.to_vec(),
             rewritten: None,
+            unpublished: Vec::new(),
             exact: false,
         }
     }

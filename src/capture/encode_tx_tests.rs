@@ -68,6 +68,7 @@ fn table(identity: ReplicaIdentity, keyed: bool) -> CapturedTable {
         types: Vec::new(),
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     };
     CapturedTable {

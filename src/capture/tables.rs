@@ -219,6 +219,7 @@ impl Announced {
             types: Vec::new(),
             dropped: known.dropped.clone(),
             rewritten: None,
+            unpublished: before.unpublished.clone(),
             exact: false,
         }
     }
@@ -592,6 +593,7 @@ mod tests {
             types: Vec::new(),
             dropped: Vec::new(),
             rewritten: None,
+            unpublished: Vec::new(),
             exact: false,
         }
     }

@@ -391,6 +391,7 @@ mod tests {
             types: Vec::new(),
             dropped: Vec::new(),
             rewritten: None,
+            unpublished: Vec::new(),
             exact: false,
         };
         let column = |not_null, has_default, generated| FollowerColumn {

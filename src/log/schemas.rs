@@ -171,6 +171,7 @@ mod tests {
                 types: vec![],
                 dropped: Vec::new(),
                 rewritten: None,
+                unpublished: Vec::new(),
                 exact: false,
             });
             Known { offset, schema }

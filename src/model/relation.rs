@@ -197,6 +197,9 @@ pub struct TableSchema {
     /// `attnum`s of columns that the leader has dropped, as far as is known; some may be dropped only later.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<i16>,
+    /// `attnum`s of columns that the leader has and the publication's column list leaves out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unpublished: Vec<i16>,
     /// Where the leader last rewrote the table's rows in a way that the stream does not show, if it has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewritten: Option<Lsn>,

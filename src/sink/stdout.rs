@@ -271,6 +271,7 @@ mod tests {
             types: vec![],
             dropped: Vec::new(),
             rewritten: None,
+            unpublished: Vec::new(),
             exact: false,
         })
     }

@@ -436,6 +436,7 @@ fn table_schema(
         types: Vec::<UserType>::new(),
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     };
     (schema, missing)
@@ -457,6 +458,7 @@ impl CatalogTable {
                 types: Vec::new(),
                 dropped: Vec::new(),
                 rewritten: None,
+                unpublished: Vec::new(),
                 exact: false,
             },
             leaves: Vec::new(),

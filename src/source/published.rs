@@ -169,6 +169,8 @@ fn keep_columns(schema: &mut TableSchema, names: &[String]) {
         if names.contains(&column.name) {
             moved[index] = Some(schema.columns.len());
             schema.columns.push(column);
+        } else {
+            schema.unpublished.extend(column.number);
         }
     }
     for indexes in [&mut schema.key, &mut schema.primary_key] {

@@ -58,6 +58,7 @@ pub fn schema(oid: Oid, partitions: [u32; 2]) -> Arc<TableSchema> {
         types: Vec::new(),
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     })
 }

@@ -278,6 +278,7 @@ pub async fn read_schema(
         types,
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     };
     for row in &columns {

@@ -41,6 +41,7 @@ fn schema(key: &[usize]) -> Arc<TableSchema> {
         types: Vec::new(),
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     })
 }

@@ -33,6 +33,7 @@ fn table(columns: &[(&str, ColumnKind)], key: &[usize]) -> Arc<TableSchema> {
         types: Vec::new(),
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     })
 }

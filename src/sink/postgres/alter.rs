@@ -264,7 +264,9 @@ impl<'a> Change<'a> {
             let Some(held) = held.filter(|_| self.schema.numbered(*number).is_none()) else {
                 continue;
             };
-            let is_gone = self.empty || self.schema.dropped.contains(number);
+            // Without rows the version may be an older one: what came after it is not there yet.
+            let is_later = self.empty && !self.schema.unpublished.contains(number);
+            let is_gone = is_later || self.schema.dropped.contains(number);
             if is_gone && self.may == SchemaChanges::Follow {
                 all.push(Alteration::Drop(held.name.clone()));
             } else if held.not_null && !held.fills_itself {

@@ -30,6 +30,7 @@ fn schema(columns: Vec<Column>, dropped: &[i16]) -> TableSchema {
         types: vec![],
         dropped: dropped.to_vec(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     }
 }
@@ -251,6 +252,15 @@ fn an_empty_follower_goes_back_to_the_shape_of_an_older_copy() {
             "ADD COLUMN n integer"
         ]
     );
+}
+
+#[test]
+fn a_column_that_a_column_list_leaves_out_now_stays_on_an_empty_follower() {
+    let mut without = first();
+    without.columns.pop();
+    without.unpublished = vec![3];
+    let back = told(&first(), &without, true, SchemaChanges::Follow);
+    assert_eq!(back, [""; 0]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn schema(names: &[&str]) -> TableSchema {
         types: vec![],
         dropped: Vec::new(),
         rewritten: None,
+        unpublished: Vec::new(),
         exact: false,
     }
 }
