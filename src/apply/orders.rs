@@ -74,6 +74,46 @@ pub fn without(
     next
 }
 
+/// A follower that goes on from where it stands to a boundary, and stays there. `from`: where it is thought to
+/// stand, if that is said.
+///
+/// # Errors
+/// Halt when it stands elsewhere or beyond, or does not have all its tables yet.
+pub fn moved(
+    known: &Checkpoint,
+    (from, to): (Option<Lsn>, Lsn),
+    sink: &str,
+    terms: &Terms,
+) -> Result<Checkpoint> {
+    let stands = known.boundary();
+    if !known.is_complete(&terms.selection) {
+        return Err(Error::halt(
+            format!("{sink} does not have all its tables yet"),
+            format!(
+                "wait until it has (walferry status), or walferry rebuild {sink} --to-lsn {to}"
+            ),
+        ));
+    }
+    // A follower shows the same at the boundary that it was to reach, and behind what it has read for it.
+    let is_there = |from| stands == from || known.applied == from || known.target == Some(from);
+    if let Some(from) = from.filter(|from| !is_there(*from)) {
+        return Err(Error::halt(
+            format!("{sink} stands at {stands}, not at {from}"),
+            "leave --from-lsn out: a follower goes on from where it stands",
+        ));
+    }
+    if to < stands {
+        return Err(Error::halt(
+            format!("{sink} stands at {stands} already, behind {to}"),
+            format!("walferry rebuild {sink} --to-lsn {to} goes back"),
+        ));
+    }
+    Ok(Checkpoint {
+        target: Some(to),
+        ..next_version(known)
+    })
+}
+
 /// A follower that was to stop, and follows again; `None` when it was not.
 pub fn resumed(known: &Checkpoint) -> Option<Checkpoint> {
     known.target?;
@@ -153,6 +193,32 @@ mod tests {
         known.target = Some(Lsn(50));
         let error = resynced(&known, &[a].into(), &BTreeMap::new(), &terms).unwrap_err();
         assert!(error.remedy().unwrap().contains("sink resume"), "{error}");
+    }
+
+    #[test]
+    fn a_follower_is_moved_on_from_where_it_stands_and_never_back() {
+        let (mut known, terms, _) = following();
+        let moved = |known: &Checkpoint, from, to| moved(known, (from, Lsn(to)), "s", &terms);
+        let says = |known: &Checkpoint, from, to| moved(known, from, to).unwrap_err().what();
+        assert_eq!(says(&known, None, 95), "s does not have all its tables yet");
+        known.log.epoch = Some(crate::model::Epoch(0));
+        known.log.to = Some(Lsn(90));
+        known.split = Some(Lsn(93));
+        known.target = Some(Lsn(93));
+        let next = moved(&known, Some(Lsn(93)), 95).unwrap();
+        assert_eq!((next.version, next.target), (8, Some(Lsn(95))));
+        assert_eq!(next.split, Some(Lsn(93)));
+        assert!(moved(&known, None, 93).is_ok(), "it is there");
+        assert_eq!(
+            says(&known, Some(Lsn(80)), 95),
+            "s stands at 0/5D, not at 0/50"
+        );
+        assert_eq!(
+            says(&known, None, 92),
+            "s stands at 0/5D already, behind 0/5C"
+        );
+        known.in_effect.pop_first();
+        assert_eq!(says(&known, None, 95), "s does not have all its tables yet");
     }
 
     #[test]

@@ -325,9 +325,8 @@ impl StreamLoop {
 
     /// Finds a table's schema version and publishes it with the open batch.
     async fn resolve(&mut self, state: &mut State, relation: Oid) -> Result<()> {
-        let finding = self
-            .tables
-            .resolve(relation, &self.client, &self.context.source.slot);
+        let rows_of = (self.context.source.slot.as_str(), state.commit.xid);
+        let finding = self.tables.resolve(relation, &self.client, rows_of);
         let found = tokio::time::timeout(CATALOG_TIMEOUT, finding)
             .await
             .map_err(|_elapsed| Error::transient("the leader's catalog does not answer"))??;

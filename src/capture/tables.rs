@@ -35,6 +35,10 @@ use crate::source::{full_identity, publication, published, user_types};
 /// How long an epoch waits in all for ALTER PUBLICATION to become visible. Without a wait for a
 /// synchronous standby it does within moments; somebody may also hold it open for hours.
 const ALTER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a transaction that is in the stream may take to become visible before the catalog is read
+/// without what it did. It takes that long where its commit waits for a synchronous standby, which walferry
+/// itself may be.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A table as rows are encoded now.
 pub struct CapturedTable {
@@ -253,6 +257,8 @@ pub struct Tables {
     limited_by: Option<String>,
     /// What is left of the time to wait for an ALTER of it.
     patience: Duration,
+    /// The transaction whose commit was waited for in vain.
+    unseen: Option<u32>,
     rewrites: Rewrites,
     known: HashMap<u32, Known>,
 }
@@ -289,6 +295,7 @@ impl Tables {
             producer,
             limited_by,
             patience: ALTER_PATIENCE,
+            unseen: None,
             known: known.collect(),
             rewrites: past.rewrites.clone(),
         }
@@ -369,7 +376,7 @@ impl Tables {
     }
 
     /// Finds out the schema version of a relation's rows and compiles its encoder. Returns it to be
-    /// published before the rows' entry.
+    /// published before the rows' entry. `xid`: the transaction of the rows.
     ///
     /// # Errors
     /// Transient when the catalog cannot be read, or when the publication limits the table otherwise
@@ -378,7 +385,7 @@ impl Tables {
         &mut self,
         relation: Oid,
         client: &Client,
-        slot: &str,
+        (slot, xid): (&str, u32),
     ) -> Result<Option<Arc<TableSchema>>> {
         let Some(Known::Captured {
             schema,
@@ -402,6 +409,16 @@ impl Tables {
                 return Err(limits_changed(&schema.table));
             }
         }
+        let asks_catalog = announced.as_ref().is_some_and(|announced| {
+            let is_known = announced.is(schema) && described.is_none();
+            announced.identity == ReplicaIdentity::Full || !is_known || (*again && !schema.exact)
+        });
+        let mut is_seen = true;
+        if asks_catalog {
+            is_seen = self.unseen != Some(xid)
+                && catalog::await_commit(client, xid, COMMIT_PATIENCE).await?;
+            self.unseen = (!is_seen).then_some(xid);
+        }
         let is_other = match announced {
             None => false,
             Some(announced) if announced.identity == ReplicaIdentity::Full => true,
@@ -410,7 +427,8 @@ impl Tables {
             Some(_) if schema.exact => false,
             Some(_) => *again && !catalog::still_has(client, schema).await?,
         };
-        *again = false;
+        // What could not be seen yet is looked for when the table is announced the next time.
+        *again = !is_seen;
         let before = before.take();
         if let (Some(announced), true) = (announced, is_other) {
             let known = schema.version();

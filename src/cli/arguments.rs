@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config;
@@ -41,6 +41,9 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// What `--into` says for standard output.
+pub const STDOUT: &str = "stdout";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -117,27 +120,49 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = TailFrom::Now)]
         from: TailFrom,
     },
-    /// Print the changes of a range of transactions from Kafka, and end
+    /// Replay a range of transactions from Kafka, to standard output or into a follower, and end
     ///
-    /// All transactions with from <= commit LSN < to, whole and in commit order, as tail prints them; the
-    /// same range prints the same. Ends with an error, and prints nothing, when changes of the range are no
-    /// longer in Kafka. Reads only; no follower and no other reader is affected.
+    /// All transactions with from <= commit LSN < to, whole and in commit order. Printed as tail prints
+    /// them; the same range prints the same. Ends with an error, and prints nothing, when changes of the
+    /// range are no longer in Kafka. Reads only; no follower and no other reader is affected.
+    ///
+    /// With --into, a follower that stands at a boundary (behind walferry rebuild --to-…, or another
+    /// replay) is moved on to a later one and stays there: to look at the leader's past step by step.
     #[command(
-        after_help = "Examples:\n  walferry replay --from-lsn 16/B374D848 --to-lsn 16/B37B0000\n  walferry replay --tables public.orders --json | jq .after\n  walferry replay --from-lsn 16/B374D848    # up to now"
+        after_help = "Examples:\n  walferry replay --from-lsn 16/B374D848 --to-lsn 16/B37B0000\n  walferry replay --tables public.orders --json | jq .after\n  walferry replay --from-time 2026-11-27T20:15:00    # up to now\n  walferry replay --into warehouse --to-transaction 81734"
     )]
     Replay {
         /// Tables to print: schema.table with * and ?, or a bare table name [default: all]
-        #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
+        #[arg(
+            long,
+            value_name = "TABLE",
+            num_args = 1..,
+            value_delimiter = ',',
+            conflicts_with = "into"
+        )]
         tables: Vec<String>,
-        /// Transactions that committed at or behind this LSN [default: from where the log begins]
-        #[arg(long, value_name = "LSN")]
+        /// Transactions that committed at or behind this LSN [default: from where the log begins, or where
+        /// the follower stands]
+        #[arg(long, value_name = "LSN", group = "beginning")]
         from_lsn: Option<Lsn>,
-        /// Transactions that committed before this LSN [default: up to where the log ends now]
-        #[arg(long, value_name = "LSN")]
-        to_lsn: Option<Lsn>,
+        /// From the first transaction that committed later, by the leader's clock; UTC
+        #[arg(
+            long,
+            value_name = "TIME",
+            group = "beginning",
+            value_parser = parse_time_ms,
+            conflicts_with = "into"
+        )]
+        from_time: Option<i64>,
+        /// Where it ends [default: where the log ends now]
+        #[command(flatten)]
+        to: Boundary,
         /// One JSON object a line
-        #[arg(long)]
+        #[arg(long, conflicts_with = "into")]
         json: bool,
+        /// Sink whose follower is moved on to the end of the range, or stdout
+        #[arg(long, value_name = "SINK", default_value = STDOUT)]
+        into: String,
     },
     /// Compare followers with the leader, row by row, while both are live
     ///
@@ -182,19 +207,9 @@ pub enum Command {
         /// Its name: that of its file in connectors/ without .toml
         #[arg(value_name = "SINK")]
         name: String,
-        /// Stop where all transactions that committed before this LSN are applied, and no other
-        #[arg(long, value_name = "LSN", group = "target")]
-        to_lsn: Option<Lsn>,
-        /// Stop before the first transaction that committed later, by the leader's clock; UTC, such as
-        /// 2026-11-27T20:15:00
-        #[arg(long, value_name = "TIME", group = "target", value_parser = parse_time_ms)]
-        to_time: Option<i64>,
-        /// Stop behind this transaction (txId of change events)
-        #[arg(long, value_name = "XID", group = "target")]
-        to_transaction: Option<u32>,
-        /// Stop before this transaction, and be without it
-        #[arg(long, value_name = "XID", group = "target")]
-        before_transaction: Option<u32>,
+        /// Where it stops [default: it goes on with the present]
+        #[command(flatten)]
+        to: Boundary,
         /// Order it, and do not wait until it is done
         #[arg(long)]
         detach: bool,
@@ -287,6 +302,25 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// A boundary between transactions, as a person names it.
+#[derive(Args, Clone, Copy, Debug)]
+#[group(multiple = false)]
+pub struct Boundary {
+    /// All transactions that committed before this LSN, and no other
+    #[arg(long, value_name = "LSN")]
+    pub to_lsn: Option<Lsn>,
+    /// Before the first transaction that committed later, by the leader's clock; UTC, such as
+    /// 2026-11-27T20:15:00
+    #[arg(long, value_name = "TIME", value_parser = parse_time_ms)]
+    pub to_time: Option<i64>,
+    /// Behind this transaction (txId of change events)
+    #[arg(long, value_name = "XID")]
+    pub to_transaction: Option<u32>,
+    /// Before this transaction, and without it
+    #[arg(long, value_name = "XID")]
+    pub before_transaction: Option<u32>,
 }
 
 /// What can be done with one sink.

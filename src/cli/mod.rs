@@ -7,6 +7,7 @@ mod copy;
 mod history;
 mod logging;
 mod progress;
+mod reach;
 mod rebuild;
 mod replay;
 mod sink;
@@ -24,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use self::rebuild::Tables;
 use self::target::Target;
 use crate::apply::moment::Moment;
-use crate::apply::replay::Range;
 use crate::check;
 use crate::config::{self, Secret, Settings, SinkSettings, StoreSettings};
 use crate::error::{Class, Error};
@@ -33,7 +33,8 @@ use crate::source::event_trigger;
 use crate::supervisor::Reload;
 use crate::{reload, shutdown, supervisor};
 
-pub use arguments::{Cli, Command, SinkAction, TailFrom};
+use arguments::STDOUT;
+pub use arguments::{Boundary, Cli, Command, SinkAction, TailFrom};
 
 /// Environment variable with the `http.token` of a walferry whose settings are not here.
 const TOKEN: &str = "WALFERRY_HTTP_TOKEN";
@@ -110,18 +111,27 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Replay {
             tables,
             from_lsn,
-            to_lsn,
+            from_time,
+            to,
             json,
+            into,
         } => {
             let settings = settings()?;
             logging::init_quiet();
-            let range = Range {
-                from: from_lsn,
-                to: to_lsn,
-            };
+            if into != STDOUT {
+                let asked = rebuild::Asked {
+                    sink: into,
+                    what: rebuild::What::Replay { from: from_lsn },
+                    target: to.target(),
+                    detach: false,
+                };
+                return rebuild::run(&settings, asked).await.map(say);
+            }
+            let from_time = from_time.map(Moment::Time).map(Target::Moment);
             let asked = replay::Asked {
                 tables,
-                range,
+                from: from_lsn.map(Target::Lsn).or(from_time),
+                to: to.target(),
                 json,
             };
             replay::run(settings, asked).await
@@ -145,24 +155,12 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             };
             verify::run(&settings()?, &asked).await
         }
-        Command::Rebuild {
-            name,
-            to_lsn,
-            to_time,
-            to_transaction,
-            before_transaction,
-            detach,
-        } => {
+        Command::Rebuild { name, to, detach } => {
             logging::init_quiet();
-            let moment = to_time
-                .map(Moment::Time)
-                .or(to_transaction.map(Moment::Behind))
-                .or(before_transaction.map(Moment::Before));
             let asked = rebuild::Asked {
                 sink: name,
-                target: to_lsn.map(Target::Lsn).or(moment.map(Target::Moment)),
-                tables: None,
-                fresh: false,
+                what: rebuild::What::Rebuild,
+                target: to.target(),
                 detach,
             };
             rebuild::run(&settings()?, asked).await.map(say)
@@ -174,11 +172,11 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             detach,
         } => {
             logging::init_quiet();
+            let tables = Tables::Named(tables);
             let asked = rebuild::Asked {
                 sink: name,
+                what: rebuild::What::Resync { tables, fresh },
                 target: None,
-                tables: Some(Tables::Named(tables)),
-                fresh,
                 detach,
             };
             rebuild::run(&settings()?, asked).await.map(say)

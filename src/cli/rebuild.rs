@@ -1,4 +1,5 @@
-//! `walferry rebuild`, `walferry resync`: order a follower to be built anew from Kafka, and watch it.
+//! `walferry rebuild`, `walferry resync`, `walferry replay --into`: order a follower to be built anew from Kafka,
+//! or to be moved on to a boundary, and watch it.
 //!
 //! The order is written into the follower; the sink does it, wherever it runs. What is watched is the
 //! follower's checkpoint, so the one who watches may go away and come back.
@@ -8,18 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::ask;
 use super::bar::{Bar, Done};
+use super::reach::Log;
 use super::tables::chosen;
 use super::target::{Target, resolve};
 use super::{Failure, sink_of, token};
-use crate::apply::follow::{Standing, Terms, is_beyond};
+use crate::apply::follow::Terms;
 use crate::apply::{orders, rebuilding};
 use crate::config::{Secret, Settings, SinkSettings, StoreSettings};
 use crate::error::{Class, Error, Result};
-use crate::log::commit_log::Entry;
-use crate::log::copies::CopyLedger;
-use crate::log::tail::{From, LogTail};
 use crate::log::topics::Topics;
-use crate::model::checkpoint::LogPlace;
 use crate::model::{Checkpoint, Lsn, Selection, TableName};
 use crate::sink::{self, FollowerCheckpoint};
 use crate::status::{RebuildProgress, State};
@@ -34,14 +32,31 @@ const NOBODY_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct Asked {
     /// The sink.
     pub sink: String,
-    /// Where to stop; none: the present, and on.
+    /// What is to be done to it.
+    pub what: What,
+    /// Where to stop; none: the present.
     pub target: Option<Target>,
-    /// Tables that are copied anew while the others go on; none: the whole follower.
-    pub tables: Option<Tables>,
-    /// No copy that is there by now is used: the source makes another one.
-    pub fresh: bool,
     /// Order it, and do not watch.
     pub detach: bool,
+}
+
+/// What is to be done to a follower.
+#[derive(Debug)]
+pub(super) enum What {
+    /// All of it is built anew.
+    Rebuild,
+    /// Some tables are copied anew while the others go on.
+    Resync {
+        /// The tables.
+        tables: Tables,
+        /// No copy that is there by now is used: the source makes another one.
+        fresh: bool,
+    },
+    /// It goes on from where it stands to the target, and stays.
+    Replay {
+        /// Where it is thought to stand.
+        from: Option<Lsn>,
+    },
 }
 
 /// Some tables of a sink.
@@ -53,80 +68,6 @@ pub(super) enum Tables {
     These(BTreeSet<TableName>),
 }
 
-/// The commit log as far as it has been read.
-struct Log {
-    tail: LogTail,
-    /// At its end.
-    now: Standing,
-    /// Where a follower stands that is to stop at the target.
-    then: Standing,
-    /// It goes no further.
-    then_stays: bool,
-    terms: Terms,
-}
-
-impl Log {
-    async fn open(settings: &Settings, terms: &Terms, target: Option<Lsn>) -> Result<Self> {
-        let tail = LogTail::open(&settings.kafka, &terms.topics.commits(), From::Low).await?;
-        let beginning = Checkpoint::beginning(0, LogPlace::at_low_end(tail.low()));
-        let targeted = Checkpoint {
-            target,
-            ..beginning.clone()
-        };
-        let mut log = Log {
-            tail,
-            now: Standing::at(&beginning, CopyLedger::new()),
-            then: Standing::at(&targeted, CopyLedger::new()),
-            then_stays: target.is_none(),
-            terms: terms.clone(),
-        };
-        // Not all at once: it may be a log of months.
-        while let Some((offset, entry)) = log.tail.next_there().await? {
-            log.pass(offset, &entry)?;
-        }
-        Ok(log)
-    }
-
-    fn pass(&mut self, offset: i64, entry: &Entry) -> Result<()> {
-        self.now.step(offset, entry, &self.terms)?;
-        if !self.then_stays {
-            self.then_stays = !self.then.step_to_target(offset, entry, &self.terms)?;
-        }
-        Ok(())
-    }
-
-    async fn read_on(&mut self) -> Result<()> {
-        let (entries, _end) = self.tail.read_to_end().await?;
-        for (offset, entry) in &entries {
-            self.pass(*offset, entry)?;
-        }
-        Ok(())
-    }
-
-    /// Refuses a target that no follower can be brought to from here.
-    fn reaches_target(&self) -> Result<()> {
-        let Some(target) = self.then.target else {
-            return Ok(());
-        };
-        let reached = self.now.place.to.unwrap_or(Lsn::ZERO);
-        if target > reached {
-            return Err(is_beyond(reached, target));
-        }
-        let missing = self.then.without_copy(&self.now.ledger, &self.terms);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> = missing.iter().map(TableName::to_string).collect();
-        Err(Error::halt(
-            format!(
-                "Kafka has no copy from before {target} of {}",
-                names.join(", ")
-            ),
-            "name a later position: walferry history tells how far back one can go",
-        ))
-    }
-}
-
 /// Writes the order, and watches until it is carried out. What is to be said of the follower then; none where
 /// nobody watches.
 pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<String>, Failure> {
@@ -136,24 +77,27 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
         selection: Selection::new(&sink.include, &sink.exclude),
         takes_copies: true,
     };
-    let target = match asked.target {
+    let mut target = match asked.target {
         Some(target) => Some(
-            resolve(settings, &terms, target)
+            resolve(&settings.kafka, &terms, target)
                 .await
                 .map_err(Failure::of)?,
         ),
         None => None,
     };
-    let mut log = Log::open(settings, &terms, target)
-        .await
-        .map_err(Failure::of)?;
+    let open = |target| Log::open(settings, &terms, target);
+    let mut log = open(target).await.map_err(Failure::of)?;
+    if let (What::Replay { .. }, None) = (&asked.what, target) {
+        target = Some(log.now.place.to.unwrap_or(Lsn::ZERO));
+        log = open(target).await.map_err(Failure::of)?;
+    }
     let mut follower = sink::checkpoint(&settings.pipeline, sink)
         .await
         .map_err(Failure::of)?;
-    let tables = write(&mut follower, &asked, &log, &terms)
+    let ordered = write(&mut follower, &asked, &log, &terms)
         .await
         .map_err(Failure::of)?;
-    eprintln!("{}", ordered(&asked, target, &tables));
+    eprintln!("{}", ordered.said);
     let process = Process {
         address: ask::local(settings.http.listen).to_string(),
         sink: sink.name.clone(),
@@ -169,67 +113,106 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
         follower,
         process: &process,
         terms: &terms,
-        tables,
-        is_whole: asked.tables.is_none(),
+        tables: ordered.tables,
+        is_whole: !matches!(asked.what, What::Resync { .. }),
+        from: ordered.from,
         target,
     };
     watch.until_done(&mut log).await.map(Some)
 }
 
-/// Changes the follower's checkpoint. Gives the tables concerned.
+/// What was ordered.
+struct Ordered {
+    /// The tables concerned.
+    tables: BTreeSet<TableName>,
+    /// Where the follower goes on from, if it keeps what it has.
+    from: Option<Lsn>,
+    said: String,
+}
+
+/// Changes the follower's checkpoint.
 async fn write(
     follower: &mut FollowerCheckpoint,
     asked: &Asked,
     log: &Log,
     terms: &Terms,
-) -> Result<BTreeSet<TableName>> {
+) -> Result<Ordered> {
     let captured = log.now.ledger.captured().keys();
     let all: BTreeSet<TableName> = captured
         .filter(|table| terms.selection.takes(table))
         .cloned()
         .collect();
-    let Some(tables) = &asked.tables else {
-        log.reaches_target()?;
-        follower
-            .replace(|version| orders::rebuilt(version, log.then.target))
-            .await?;
-        return Ok(all);
-    };
-    let tables: BTreeSet<TableName> = match tables {
-        Tables::Named(patterns) => {
-            let all: Vec<&TableName> = all.iter().collect();
-            chosen(&all, patterns)?.into_iter().collect()
+    let (sink, target) = (&asked.sink, log.then.target);
+    match &asked.what {
+        What::Rebuild => {
+            log.reaches_target(&BTreeSet::new())?;
+            follower
+                .replace(|version| orders::rebuilt(version, target))
+                .await?;
+            let until = target.map(|target| format!(", up to {target}"));
+            let until = until.unwrap_or_default();
+            Ok(Ordered {
+                said: format!("{sink}: all {} tables are built anew{until}", all.len()),
+                tables: all,
+                from: None,
+            })
         }
-        Tables::These(tables) => tables.clone(),
-    };
-    let refused: BTreeMap<TableName, BTreeSet<i64>> = tables
-        .iter()
-        .filter(|_| asked.fresh)
-        .map(|table| (table.clone(), log.now.ledger.of(table)))
-        .collect();
-    let revised = follower.revise(|known| match known {
-        Some(known) => orders::resynced(known, &tables, &refused, terms),
-        None => Err(Error::halt(
-            format!("sink {} has no checkpoint on its follower yet", asked.sink),
-            "start it with walferry run: it copies every table",
-        )),
-    });
-    revised.await?;
-    Ok(tables)
+        What::Resync { tables, fresh } => {
+            let tables = named(tables, &all)?;
+            let refused: BTreeMap<TableName, BTreeSet<i64>> = tables
+                .iter()
+                .filter(|_| *fresh)
+                .map(|table| (table.clone(), log.now.ledger.of(table)))
+                .collect();
+            let revised = follower.revise(|known| {
+                let known = known.ok_or_else(|| without_checkpoint(sink))?;
+                orders::resynced(known, &tables, &refused, terms)
+            });
+            revised.await?;
+            let what = match tables.len() {
+                1 => "one table is".to_owned(),
+                number => format!("{number} tables are"),
+            };
+            Ok(Ordered {
+                tables,
+                from: None,
+                said: format!("{sink}: {what} copied anew; the others go on"),
+            })
+        }
+        What::Replay { from } => {
+            let to = target.unwrap_or(Lsn::ZERO);
+            let mut begins = Lsn::ZERO;
+            let revised = follower.revise(|known| {
+                let known = known.ok_or_else(|| without_checkpoint(sink))?;
+                log.reaches_target(&known.in_effect)?;
+                begins = known.boundary();
+                orders::moved(known, (*from, to), sink, terms)
+            });
+            revised.await?;
+            Ok(Ordered {
+                tables: all,
+                from: Some(begins),
+                said: format!("{sink}: goes on from {begins} to {to}, and stays there"),
+            })
+        }
+    }
 }
 
-fn ordered(asked: &Asked, target: Option<Lsn>, tables: &BTreeSet<TableName>) -> String {
-    let number = tables.len();
-    let what = match (number, &asked.tables) {
-        (_, None) => format!("all {number} tables are built anew"),
-        (1, Some(_)) => "one table is copied anew; the others go on".to_owned(),
-        (_, Some(_)) => format!("{number} tables are copied anew; the others go on"),
-    };
-    let until = match target {
-        Some(target) => format!(", up to {target}"),
-        None => String::new(),
-    };
-    format!("{}: {what}{until}", asked.sink)
+fn named(tables: &Tables, all: &BTreeSet<TableName>) -> Result<BTreeSet<TableName>> {
+    match tables {
+        Tables::Named(patterns) => {
+            let all: Vec<&TableName> = all.iter().collect();
+            Ok(chosen(&all, patterns)?.into_iter().collect())
+        }
+        Tables::These(tables) => Ok(tables.clone()),
+    }
+}
+
+fn without_checkpoint(sink: &str) -> Error {
+    Error::halt(
+        format!("sink {sink} has no checkpoint on its follower yet"),
+        "start it with walferry run: it copies every table",
+    )
 }
 
 /// The walferry that these settings are of, if it runs here.
@@ -278,14 +261,20 @@ struct Watch<'a> {
     process: &'a Process,
     terms: &'a Terms,
     tables: BTreeSet<TableName>,
-    /// The follower is built anew, with whatever is captured by then.
+    /// The follower is concerned as a whole, with whatever is captured by then.
     is_whole: bool,
+    /// Where it goes on from, if it keeps what it has.
+    from: Option<Lsn>,
     target: Option<Lsn>,
 }
 
 impl Watch<'_> {
     async fn until_done(&mut self, log: &mut Log) -> Result<String, Failure> {
-        let mut shown = Shown::new();
+        let unit = match self.from {
+            Some(_) => "bytes of WAL",
+            None => "rows and changes",
+        };
+        let mut shown = Shown::new(unit);
         let mut before: Option<(i64, Instant)> = None;
         // Whether the sink has done a step since it was ordered, and whether it was let go on.
         let (mut begun, mut woken) = (false, false);
@@ -362,7 +351,15 @@ impl Watch<'_> {
             &log.now
         };
         let known = (&log.now.ledger, until.ledger.changes());
-        let progress = rebuilding::progress(&self.tables, &checkpoint, known, self.terms);
+        let progress = match (self.from, self.target) {
+            (Some(from), Some(to)) => RebuildProgress {
+                done: checkpoint.applied.0.min(to.0).saturating_sub(from.0),
+                total: to.0.saturating_sub(from.0),
+            },
+            (None, _) | (_, None) => {
+                rebuilding::progress(&self.tables, &checkpoint, known, self.terms)
+            }
+        };
         let indexes_left = self.follower.indexes_left(&self.tables).await?;
         Ok((checkpoint, progress, indexes_left))
     }
@@ -395,9 +392,9 @@ struct Shown {
 }
 
 impl Shown {
-    fn new() -> Self {
+    fn new(unit: &'static str) -> Self {
         Shown {
-            bar: Bar::new("rows and changes"),
+            bar: Bar::new(unit),
             nobody: false,
             lost: false,
         }

@@ -5,6 +5,7 @@
 
 use std::sync::PoisonError;
 
+use super::target::{Target, resolve};
 use super::{Failure, tail};
 use crate::apply::follow::Terms;
 use crate::apply::replay::{Range, beginning};
@@ -21,8 +22,10 @@ use crate::status::State;
 pub(super) struct Asked {
     /// Patterns of tables; all if none is given.
     pub tables: Vec<String>,
-    /// Which transactions.
-    pub range: Range,
+    /// Where it begins; none: where the log does.
+    pub from: Option<Target>,
+    /// Where it ends; none: where the log ends now.
+    pub to: Option<Target>,
     /// Print JSON.
     pub json: bool,
 }
@@ -35,10 +38,21 @@ pub(super) async fn run(settings: Settings, asked: Asked) -> Result<(), Failure>
         selection: Selection::new(&context.sink.include, &[]),
         takes_copies: false,
     };
+    let begins = async {
+        let lsn = async |target: Option<Target>| match target {
+            Some(target) => resolve(&context.kafka, &terms, target).await.map(Some),
+            None => Ok(None),
+        };
+        let range = Range {
+            from: lsn(asked.from).await?,
+            to: lsn(asked.to).await?,
+        };
+        beginning(&context.kafka, &terms, range).await
+    };
     let begins = tokio::select! {
         biased;
         () = context.stop.cancelled() => return Err(interrupted()),
-        begins = beginning(&context.kafka, &terms, asked.range) => begins.map_err(Failure::of)?,
+        begins = begins => begins.map_err(Failure::of)?,
     };
     let Some(begins) = begins else {
         return Ok(());

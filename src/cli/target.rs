@@ -3,9 +3,10 @@
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::arguments::Boundary;
 use crate::apply::follow::Terms;
 use crate::apply::moment::{Moment, Search};
-use crate::config::Settings;
+use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::records::RecordReader;
 use crate::log::tail::{From, LogTail};
@@ -20,6 +21,16 @@ pub(super) enum Target {
     Moment(Moment),
 }
 
+impl Boundary {
+    /// What was named; none: nothing.
+    pub(super) fn target(self) -> Option<Target> {
+        let moment = (self.to_time.map(Moment::Time))
+            .or(self.to_transaction.map(Moment::Behind))
+            .or(self.before_transaction.map(Moment::Before));
+        self.to_lsn.map(Target::Lsn).or(moment.map(Target::Moment))
+    }
+}
+
 /// Bytes read ahead while a moment is looked for.
 const SEARCH_BUDGET_BYTES: usize = 16 << 20;
 
@@ -27,13 +38,13 @@ const SEARCH_BUDGET_BYTES: usize = 16 << 20;
 ///
 /// # Errors
 /// Those of Kafka; halt when it has no such transaction.
-pub(super) async fn resolve(settings: &Settings, terms: &Terms, target: Target) -> Result<Lsn> {
+pub(super) async fn resolve(kafka: &KafkaSettings, terms: &Terms, target: Target) -> Result<Lsn> {
     let moment = match target {
         Target::Lsn(lsn) => return Ok(lsn),
         Target::Moment(moment) => moment,
     };
-    let mut tail = LogTail::open(&settings.kafka, &terms.topics.commits(), From::Low).await?;
-    let records = RecordReader::open(&settings.kafka, SEARCH_BUDGET_BYTES)?;
+    let mut tail = LogTail::open(kafka, &terms.topics.commits(), From::Low).await?;
+    let records = RecordReader::open(kafka, SEARCH_BUDGET_BYTES)?;
     let runtime = Handle::current();
     let searched = tokio::task::spawn_blocking(move || {
         let mut search = Search::new(moment, tail.low(), records, CancellationToken::new());

@@ -139,9 +139,11 @@ async fn repair(
     }
     let order = rebuild::Asked {
         sink: pair.sink.to_owned(),
+        what: rebuild::What::Resync {
+            tables: rebuild::Tables::These(tables.clone()),
+            fresh: true,
+        },
         target: None,
-        tables: Some(rebuild::Tables::These(tables.clone())),
-        fresh: true,
         detach: false,
     };
     rebuild::run(settings, order).await?;

@@ -102,6 +102,11 @@ impl Checkpoint {
         }
     }
 
+    /// The boundary up to which the follower has read: its tables in effect show the leader there.
+    pub fn boundary(&self) -> Lsn {
+        self.split.or(self.log.to).unwrap_or(Lsn::ZERO)
+    }
+
     /// Whether the follower has reached the boundary at which it is to stop.
     pub fn is_at_target(&self) -> bool {
         self.log.is_at(self.target, self.split)

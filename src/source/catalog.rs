@@ -5,7 +5,7 @@
 //! `format_type` qualifies every type that is not built in.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
@@ -93,6 +93,37 @@ pub async fn selected(client: &Client, selection: &Selection) -> Result<Vec<Cata
         .map(|row| Oid(row.get(0)))
         .collect();
     describe(client, &oids).await
+}
+
+/// Time between two looks at whether a commit is visible.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Waits until what a transaction did to the catalog is to be seen, for `patience` at most; whether it is. A
+/// commit is in the WAL, and may have been streamed, a moment before other sessions see what it did, or long
+/// before where it waits for a synchronous standby; until then the transaction holds the lock of its number.
+///
+/// # Errors
+/// When the leader cannot be asked.
+pub async fn await_commit(client: &Client, xid: u32, patience: Duration) -> Result<bool> {
+    let given_up = Instant::now() + patience;
+    let xid = xid.to_string();
+    loop {
+        let row = client
+            .query_one(
+                "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks
+                 WHERE locktype = 'transactionid' AND granted AND transactionid = $1::text::xid)",
+                &[&xid],
+            )
+            .await
+            .map_err(|error| classify(&error, "looking for a transaction's lock"))?;
+        if !row.get::<_, bool>(0) {
+            return Ok(true);
+        }
+        if Instant::now() >= given_up {
+            return Ok(false);
+        }
+        tokio::time::sleep(COMMIT_INTERVAL).await;
+    }
 }
 
 /// Whether the columns of a schema are there still, under their numbers, as nullable as they were. One query,

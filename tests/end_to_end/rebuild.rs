@@ -144,6 +144,53 @@ async fn a_follower_rebuilt_to_a_position_shows_exactly_that_and_stays_until_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_is_moved_on_step_by_step_and_stays_at_each() {
+    let (leader, follower) = (leader().await, Postgres::start("follower"));
+    let (pipeline, walferry, lsns) = with_backlog((&leader, &[&follower]), "", 400).await;
+    let (from, to) = (leader.client().await, follower.client().await);
+    let lsn = |number: usize| lsns[number - 1].as_str();
+    pipeline.do_it(&["rebuild", "a", "--to-lsn", lsn(100)]);
+    // Steps inside of one entry, to where it stands already, and one that a crash interrupts.
+    for number in [101, 103, 103, 250] {
+        let said = pipeline.do_it(&["replay", "--into", "a", "--to-lsn", lsn(number)]);
+        assert!(said.contains("stays there"), "{said}");
+        assert_eq!(shows(&to).await, exactly(i32::try_from(number).unwrap()));
+    }
+    let xmin = "SELECT xmin::text FROM events WHERE number = 300";
+    let xid: String = from.query_one(xmin, &[]).await.unwrap().get(0);
+    let range = ["--from-lsn", lsn(250), "--before-transaction", &xid];
+    pipeline.do_it(&[&["replay", "--into", "a"], &range[..]].concat());
+    assert_eq!(shows(&to).await, exactly(299));
+    let stands = position(&to).await.unwrap();
+    for (arguments, part) in [
+        (
+            ["--from-lsn", lsn(290), "--to-lsn", lsn(310)],
+            "leave --from-lsn out",
+        ),
+        (["--from-lsn", &stands, "--to-lsn", lsn(298)], "goes back"),
+        (["--from-lsn", &stands, "--to-lsn", "FFFF/0"], "is beyond"),
+    ] {
+        let (code, said) = pipeline.say(&[&["replay", "--into", "a"], &arguments[..]].concat());
+        assert!(code == 2 && said.contains(part), "{said}");
+        assert_eq!(shows(&to).await, exactly(299));
+    }
+    let (code, said) = pipeline.say(&["replay", "--into", "nobody", "--to-lsn", lsn(310)]);
+    assert!(code == 2 && said.contains("no sink nobody"), "{said}");
+
+    // To the end of the log as it is, and no further.
+    walferry.kill();
+    let walferry = pipeline.run();
+    pipeline.do_it(&["replay", "--into", "a"]);
+    assert_eq!(shows(&to).await, exactly(400));
+    is_in_state(&pipeline, "a", "paused").await;
+    write(&from, 401).await;
+    pipeline.do_it(&["sink", "resume", "a"]);
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, TABLES).await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_goes_on_after_every_kill_and_counts_nothing_twice() {
     let (leader, follower) = (leader().await, Postgres::start("follower"));
     // Chunks smaller than an entry: the part of one that is wanted is many of them.

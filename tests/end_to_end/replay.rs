@@ -113,6 +113,19 @@ async fn exactly_the_transactions_of_a_range_are_printed() {
     let (before, after) = (["--to-lsn", &lsns[111]], ["--from-lsn", &lsns[111]]);
     let halves = printed(&pipeline, &before) + &printed(&pipeline, &after);
     assert_eq!(halves, whole);
+    let xmin = "SELECT xmin::text FROM events WHERE number = 20";
+    let xid: String = from.query_one(xmin, &[]).await.unwrap().get(0);
+    let named = |kind| printed(&pipeline, &["--from-lsn", &lsns[10], kind, &xid]);
+    let up_to = |last: usize| {
+        printed(
+            &pipeline,
+            &["--from-lsn", &lsns[10], "--to-lsn", &lsns[last]],
+        )
+    };
+    assert_eq!(named("--to-transaction"), up_to(20));
+    assert_eq!(named("--before-transaction"), up_to(19));
+    let long_ago = printed(&pipeline, &["--from-time", "2020-02-02T20:20:20"]);
+    assert_eq!(long_ago, whole);
     let items = printed(&pipeline, &["--tables", "items", "--from-lsn", &lsns[290]]);
     assert_eq!(lines(&items).len(), 10);
     assert!(!items.contains("public.events"), "{items}");

@@ -441,6 +441,48 @@ async fn the_event_trigger_tells_of_rewritten_rows_that_no_shape_shows() {
     );
 }
 
+/// A commit is in the stream before other sessions see what it did; here it is long before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_commit_did_that_waits_for_a_standby_is_waited_for() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLE).await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let writer = leader.client().await;
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let standby = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'";
+    from.batch_execute(standby).await.unwrap();
+    from.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    until("the setting", || async {
+        let row = from.query_one("SHOW synchronous_standby_names", &[]);
+        let shown: String = row.await.unwrap().get(0);
+        (shown == "nobody").then_some(()).ok_or(shown)
+    })
+    .await;
+    let alter = "ALTER TABLE t DROP COLUMN n; INSERT INTO t (a) VALUES ('new')";
+    let writing = tokio::spawn(async move { writer.batch_execute(alter).await });
+    until("the source at a commit that nobody sees", || async {
+        let waiting = "SELECT count(*) FILTER (WHERE wait_event = 'SyncRep'),
+                              count(*) FILTER (WHERE query LIKE '%''transactionid'' AND granted%' AND pid <> pg_backend_pid())
+                       FROM pg_stat_activity";
+        let row = from.query_one(waiting, &[]).await.unwrap();
+        let (commits, looks): (i64, i64) = (row.get(0), row.get(1));
+        (commits == 1 && looks == 1).then_some(()).ok_or(format!("{commits}, {looks}"))
+    })
+    .await;
+    for end in [
+        "ALTER SYSTEM RESET synchronous_standby_names",
+        "SELECT pg_reload_conf()",
+    ] {
+        from.batch_execute(end).await.unwrap();
+    }
+    writing.await.unwrap().unwrap();
+    wait_caught_up(&from, &to, "a").await;
+    never_halted(&walferry);
+    assert_same(&from, &to, &["t", "other"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compatible_changes_pass_and_a_rename_halts_with_its_remedy() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));

@@ -7,6 +7,8 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use serde::Serialize;
 
+use crate::columns;
+
 /// One of the two followers, and the sink that feeds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Side {
@@ -114,6 +116,8 @@ pub enum Fault {
     Clock(Role),
     /// A follower is emptied and begins with a new copy.
     Rebuild(Side),
+    /// A table of the leader gets columns, which are renamed, written and dropped.
+    Alter(&'static str),
     /// A follower is built anew from Kafka as of a moment ago, stays there, and follows again.
     Travel(Side),
 }
@@ -126,6 +130,8 @@ pub enum Subject {
     Follower(Side),
     Kafka,
     Link(Pair),
+    /// What columns tables have.
+    Columns,
 }
 
 impl Fault {
@@ -146,7 +152,12 @@ impl Fault {
             Fault::TwoSources { .. } | Fault::StaleSource { .. } => Subject::Worker(Role::Source),
             Fault::TwoSinks(side) | Fault::StaleSink(side) => Subject::Worker(Role::Sink(side)),
             Fault::Clock(role) => Subject::Worker(role),
-            Fault::Rebuild(side) | Fault::Travel(side) => {
+            Fault::Alter(_) => Subject::Columns,
+            Fault::Rebuild(side) => {
+                let sink = Subject::Worker(Role::Sink(side));
+                return vec![sink, Subject::Follower(side), Subject::Columns];
+            }
+            Fault::Travel(side) => {
                 return vec![Subject::Worker(Role::Sink(side)), Subject::Follower(side)];
             }
         };
@@ -271,6 +282,7 @@ pub const KINDS: &[Kind] = &[
     kind("stale-sink", "SIGSTOP of a sink, another takes over, the first goes on", Nothing, 5_000..=10_000, |r| Fault::StaleSink(side(r))),
     kind("clock-source", "the source's clock jumps an hour ahead, then two back", Faketime, 6_000..=10_000, |_| Fault::Clock(Role::Source)),
     kind("rebuild", "a follower is emptied, its checkpoint dropped; it is copied anew under load", Nothing, 0..=2_000, |r| Fault::Rebuild(side(r))),
+    kind("alter", "columns are added to a table, renamed, written and dropped", Nothing, 2_000..=8_000, |r| Fault::Alter(columns::TABLES[r.random_range(0..columns::TABLES.len())].0)),
     // Not of b: what is replayed again and again from the first copy on does not fit on its small disk.
     kind("travel", "walferry rebuild --to-lsn of follower a, to a moment ago; then sink resume", Nothing, 1_000..=6_000, |_| Fault::Travel(Side::A)),
     kind("clock-sink", "the same of a sink", Faketime, 6_000..=10_000, |r| Fault::Clock(sink(r))),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 
+use crate::columns;
 use crate::fault::{Fault, Role, Side, Victim};
 use crate::load;
 use crate::rivals;
@@ -35,6 +36,7 @@ pub async fn inject(world: &World, fault: Fault, hold: Duration) -> anyhow::Resu
         Fault::StaleSink(side) => rivals::stale_sink(world, side, hold).await?,
         Fault::Clock(role) => clock(world, role, hold).await?,
         Fault::Rebuild(side) => rebuild(world, side, hold).await?,
+        Fault::Alter(table) => columns::alter(world, table, hold).await?,
         Fault::Travel(side) => travel(world, side, hold).await?,
     }
     Ok(None)
@@ -210,14 +212,16 @@ async fn clock(world: &World, role: Role, hold: Duration) -> anyhow::Result<()> 
 }
 
 /// What operators are told to do with a follower that cannot be saved: empty its tables, drop the
-/// schema `walferry`, start the sink.
+/// schema `walferry`, start the sink. Columns that the leader has dropped and that have not been dropped
+/// here yet would be the follower's own from then on.
 async fn rebuild(world: &World, side: Side, hold: Duration) -> anyhow::Result<()> {
     let role = Role::Sink(side);
     world.workers.kill(world.workers.of(role)?).await?;
     let client = world.follower(side).client().await?;
     let emptying = format!(
-        "BEGIN; TRUNCATE {}; DROP SCHEMA walferry CASCADE; COMMIT",
-        load::NAMES.join(", ")
+        "BEGIN; TRUNCATE {}; {} DROP SCHEMA walferry CASCADE; COMMIT",
+        load::NAMES.join(", "),
+        columns::without_extras()
     );
     // The killed worker's session may still be at its last statements, with locks on tables that are
     // emptied in another order here.
@@ -276,7 +280,7 @@ async fn travel(world: &World, side: Side, hold: Duration) -> anyhow::Result<()>
 }
 
 /// Does it again until it succeeds: a server that it needs may be away.
-async fn until_done<T>(act: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub async fn until_done<T>(act: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let end = Instant::now() + REACHED_MAX;
     loop {
         match act().await {

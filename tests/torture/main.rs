@@ -5,6 +5,7 @@
 //! load's own books and what an independent reader rebuilds from Kafka all agree.
 
 mod checks;
+mod columns;
 mod ending;
 mod fault;
 mod http;

@@ -268,7 +268,7 @@ impl Workers {
         fs::write(dir.join("config/walferry.toml"), main)?;
         let url = |role| Postgres::url_at(port(&database_proxy(role)));
         let source = format!(
-            "kind = \"postgres-source\"\nurl = \"{}\"\npartitions = 2\nconnect_timeout = \"5s\"\n\
+            "kind = \"postgres-source\"\nurl = \"{}\"\nevent_trigger = true\npartitions = 2\nconnect_timeout = \"5s\"\n\
              wal_sender_timeout = \"6s\"\n[tables]\ninclude = [\"public.*\"]\n",
             url(Role::Source)
         );

@@ -1,4 +1,5 @@
-//! The rows of one table, rebuilt from its records.
+//! The rows of one table, rebuilt from its records. Columns that come and go are passed over: the leader has none
+//! of them when the rows are compared.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value};
 
 use super::records::Record;
+use crate::columns::EXTRA;
 
 /// Columns and their values as text; None is NULL.
 pub type Row = BTreeMap<String, Option<String>>;
@@ -182,6 +184,7 @@ fn row(columns: &Value) -> anyhow::Result<Row> {
     };
     columns
         .iter()
+        .filter(|(name, _)| !name.starts_with(EXTRA))
         .map(|(name, value)| Ok((name.clone(), cell(value)?)))
         .collect()
 }
@@ -190,6 +193,9 @@ fn row(columns: &Value) -> anyhow::Result<Row> {
 fn fill(new: &mut Row, old: &Row, value: &Value) -> anyhow::Result<()> {
     for name in value["absent"].as_array().into_iter().flatten() {
         let name = name.as_str().context("an absent column's name")?;
+        if name.starts_with(EXTRA) {
+            continue;
+        }
         ensure!(
             new.get(name) == Some(&Some(PLACEHOLDER.to_owned())),
             "absent column {name} has a value"
