@@ -38,14 +38,21 @@ pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// How long the main reader stands still at most for a join's last steps, and goes on at least after it.
 const HOLD_MAX: Duration = Duration::from_secs(5);
 
+/// How often a sink that has learned something from an error tries again at once.
+const ATTEMPTS_AT_ONCE_MAX: u32 = 20;
+
 /// Runs a session; see [`run_session`](super::run_session). After a halt the batch concerned is read
 /// again in smaller batches, down to one entry, on a new connection: what it holds before the change
 /// that cannot be applied is applied, and a follower's table that was altered meanwhile is looked at
 /// anew. The entry itself is tried in smaller chunks, so that the error names the change.
 pub async fn run(context: &SinkContext) -> Result<()> {
     let mut careful = Careful::NOT;
+    let mut learned: Option<Box<dyn Sink>> = None;
+    let mut attempts = 0;
     loop {
-        let sink = sink::create(&context.pipeline, &context.sink, &context.instance);
+        let sink = learned
+            .take()
+            .unwrap_or_else(|| sink::create(&context.pipeline, &context.sink, &context.instance));
         let opened = tokio::select! {
             biased;
             () = context.stop.cancelled() => return Ok(()),
@@ -62,6 +69,15 @@ pub async fn run(context: &SinkContext) -> Result<()> {
         }
         if let Some((table, why)) = session.sink.needs_copy() {
             session.copy_anew(table, &why).await?;
+            continue;
+        }
+        if session.has_committed {
+            attempts = 0;
+        }
+        if session.sink.has_learned() && attempts < ATTEMPTS_AT_ONCE_MAX {
+            attempts += 1;
+            tracing::info!(sink = %context.sink.name, %error, "readers of the follower were in the way; trying again at once, in another order");
+            learned = Some(session.sink);
             continue;
         }
         let at = session.next_offset();

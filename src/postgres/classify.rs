@@ -4,6 +4,8 @@
 //! The text of an error never holds row values: DETAIL, CONTEXT and query texts are never shown, and
 //! the primary message only for SQLSTATEs whose messages name objects, not values.
 
+use std::fmt;
+
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 use tokio_postgres::error::DbError;
@@ -28,6 +30,25 @@ pub struct ServerError {
     /// Where in the WAL a change was being decoded.
     decoding: Option<Lsn>,
 }
+
+/// Transactions waited for each other, and the server has given this one up: the cause of such an error.
+#[derive(Debug)]
+pub struct Deadlock;
+
+impl Deadlock {
+    /// Whether it is an error's cause.
+    pub fn is_behind(error: &Error) -> bool {
+        std::error::Error::source(error).is_some_and(|cause| cause.is::<Deadlock>())
+    }
+}
+
+impl fmt::Display for Deadlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("deadlock detected")
+    }
+}
+
+impl std::error::Error for Deadlock {}
 
 /// What a server says when the text of a value does not fit into its largest allocation, 1 GiB. Postgres
 /// does not translate it (`elog`), and gives it SQLSTATE XX000.
@@ -136,6 +157,9 @@ impl ServerError {
             );
         }
         match verdict(&self.code) {
+            Verdict::Transient if self.code == "40P01" => {
+                Error::transient(what).caused_by(Deadlock)
+            }
             Verdict::Transient => Error::transient(what),
             Verdict::Halt(remedy) => Error::halt(what, remedy),
         }

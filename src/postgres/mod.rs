@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::config::PostgresSettings;
 use crate::error::{Error, Result};
 
-pub use classify::{ServerError, classify};
+pub use classify::{Deadlock, ServerError, classify};
 pub use tls::Encryption;
 pub use url::{UrlTls, split_tls};
 

@@ -108,6 +108,12 @@ pub trait Sink: Send + Sync {
         None
     }
 
+    /// Whether what was learned from the last error (which tables readers of the follower were in the way of)
+    /// gives another attempt at once, in a new session of this very sink, a better chance. Asked once.
+    fn has_learned(&mut self) -> bool {
+        false
+    }
+
     /// Begins a follower transaction that holds only if the stored checkpoint is still `from`
     /// (same owner, same version; `None`: there is none yet).
     ///

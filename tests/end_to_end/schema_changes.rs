@@ -441,6 +441,68 @@ async fn the_event_trigger_tells_of_rewritten_rows_that_no_shape_shows() {
     );
 }
 
+/// Reads two tables in this order, again and again, each time in one transaction.
+async fn read_in_order(follower: &Postgres, order: [&str; 2], stop: &AtomicBool) {
+    let client = follower.client().await;
+    let [one, other] = order;
+    let read = format!(
+        "BEGIN; SELECT count(*) FROM {one}; SELECT pg_sleep(0.05); SELECT count(*) FROM {other}; COMMIT"
+    );
+    while !stop.load(Ordering::Relaxed) {
+        match client.batch_execute(&read).await {
+            Ok(()) => {}
+            // The server gives up one of those that wait for each other: it may be this one.
+            Err(error) => {
+                assert_eq!(error.code().map(|c| c.code()), Some("40P01"), "{error:?}");
+                client.batch_execute("ROLLBACK").await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_two_tables_in_whatever_order_do_not_keep_both_from_being_altered_or_truncated()
+{
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLE).await;
+    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    let write = "INSERT INTO t (a) VALUES ('new'); INSERT INTO other (n) VALUES (1);";
+    for order in [["t", "other"], ["other", "t"]] {
+        let column = format!("from_{}", order[0]);
+        let stop = AtomicBool::new(false);
+        let readers = async {
+            let read = || read_in_order(&follower, order, &stop);
+            tokio::join!(read(), read(), read(), read());
+        };
+        let changes = async {
+            for both in [
+                format!(
+                    "ALTER TABLE t ADD COLUMN {column} int; ALTER TABLE other ADD COLUMN {column} int;"
+                ),
+                "TRUNCATE t, other;".to_owned(),
+            ] {
+                from.batch_execute(&format!("{both} {write}"))
+                    .await
+                    .unwrap();
+                wait_caught_up(&from, &to, "a").await;
+            }
+            stop.store(true, Ordering::Relaxed);
+        };
+        tokio::join!(readers, changes);
+        assert_same(&from, &to, &["t", "other"]).await;
+    }
+    never_halted(&walferry);
+    assert!(
+        walferry
+            .output()
+            .contains("readers of the follower were in the way"),
+        "no attempt met a reader"
+    );
+}
+
 /// A commit is in the stream before other sessions see what it did; here it is long before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_commit_did_that_waits_for_a_standby_is_waited_for() {

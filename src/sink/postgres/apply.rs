@@ -16,7 +16,7 @@ use super::pipeline::{Cause, Failure, Pipeline};
 use super::statements::Shape;
 use super::tables::{Table, how_to_empty};
 use crate::model::batch::Step;
-use crate::model::{NetChange, RowRef, Rows, TablePlan, UpdateGroup};
+use crate::model::{NetChange, RowRef, Rows, TableName, TablePlan, UpdateGroup};
 
 /// More inserts than this go by COPY, which costs a round trip more and less a row.
 const INSERTS_BY_COPY: usize = 64;
@@ -29,6 +29,8 @@ const STATEMENT_ROWS: usize = 64 * 1024;
 pub(super) enum Label<'a> {
     /// Opening the transaction.
     Begin,
+    /// Locking a table before anything else.
+    Lock(TableName),
     /// Comparing and bumping the checkpoint's version.
     Guard,
     /// Writing the checkpoint and COMMIT.
@@ -119,12 +121,15 @@ pub(super) async fn apply_plan<'a>(
     Ok(())
 }
 
+/// What is done by a statement that waits for the table's readers.
+pub(super) const TRUNCATING: &str = "truncating";
+
 /// Empties the table.
 pub(super) async fn truncate<'a>(work: &mut Work<'a>, scope: Scope<'a>) -> Result<(), Failed<'a>> {
     let table = scope.table;
     let emptying = how_to_empty(table.referenced, table.only, &table.quoted);
     work.wait_at_least(emptying.limit);
-    work.command(scope.label("truncating", None), emptying.sql)
+    work.command(scope.label(TRUNCATING, None), emptying.sql)
         .await
 }
 

@@ -49,6 +49,9 @@ impl Failed<'_> {
             (Label::Guard | Label::Begin, _) => {
                 plain_error(&cause, "beginning a transaction").into()
             }
+            (Label::Lock(table), _) => {
+                plain_error(&cause, &format!("locking table {table}")).into()
+            }
             (Label::Commit, _) => commit_error(&cause).into(),
             (Label::Rows(target), Cause::Affected(changed)) => missing(target, *changed, table),
             (Label::Rows(target), Cause::Database(_) | Cause::Silent(_)) => {

@@ -18,6 +18,7 @@ mod ending;
 mod failure;
 mod following;
 mod indexes;
+mod locks;
 mod noted;
 mod ordered;
 mod orders;
@@ -43,6 +44,7 @@ use crate::model::{Checkpoint, Offer, Selection, Skipped, TableChanges, TableNam
 
 use checkpoint::Identity;
 use ending::Ending;
+use locks::Locks;
 pub use orders::FollowerCheckpoint;
 use session::Session;
 pub use skips::order;
@@ -58,6 +60,8 @@ pub struct PostgresSink {
     altered: bool,
     /// The table that could not be altered, and why.
     needs_copy: Option<(TableName, String)>,
+    /// What was learned of readers that were in the way; outlives a session.
+    locks: Locks,
 }
 
 impl PostgresSink {
@@ -75,6 +79,7 @@ impl PostgresSink {
             transaction: Transaction::None,
             altered: false,
             needs_copy: None,
+            locks: Locks::default(),
         }
     }
 
@@ -161,6 +166,10 @@ impl Sink for PostgresSink {
 
     fn needs_copy(&mut self) -> Option<(TableName, String)> {
         self.needs_copy.take()
+    }
+
+    fn has_learned(&mut self) -> bool {
+        self.locks.has_learned()
     }
 
     async fn begin(&mut self, from: Option<&Checkpoint>) -> Result<()> {

@@ -32,6 +32,15 @@ pub(super) enum Cause {
 }
 
 impl Cause {
+    /// Whether transactions waited for each other, and this one was given up.
+    pub(super) fn is_deadlock(&self) -> bool {
+        use tokio_postgres::error::SqlState;
+        match self {
+            Cause::Database(error) => error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED),
+            Cause::Affected(_) | Cause::Silent(_) => false,
+        }
+    }
+
     /// Whether it is a violation of a unique or exclusion constraint.
     pub(super) fn is_conflict(&self) -> bool {
         use tokio_postgres::error::SqlState;

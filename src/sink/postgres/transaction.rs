@@ -7,14 +7,14 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::alter::NeedsCopy;
-use super::apply::{self, Failed, Label, Target, Work};
+use super::apply::{self, Failed, Label, TRUNCATING, Target, Work};
 use super::checkpoint::{self, Guard, Write};
 use super::ending::{Ending, first_missing};
 use super::failure::{Place, diverged, plain_error, rows_error};
 use super::following::{self, ALTERING_LIMIT};
 use super::params::Param;
 use super::pipeline::{Pipeline, within};
-use super::session::{CHUNK_ANSWER_LIMIT, lifted_timeouts};
+use super::session::{CHUNK_ANSWER_LIMIT, LIFTED_STATEMENT_TIMEOUT, lifted_timeouts};
 use super::skips;
 use super::statements::Shape;
 use super::tables::{self, Table};
@@ -23,7 +23,10 @@ use crate::config::SchemaChanges;
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
 use crate::model::{Checkpoint, Op, Skipped, TableChanges, TableName, TablePlan, TableSchema};
+use crate::postgres::Deadlock;
 
+/// Longest wait for the lock of a table: longer than `lock_timeout`, which ends it.
+const LOCKING_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for a ROLLBACK.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -90,8 +93,34 @@ impl PostgresSink {
                 work.command(Label::Begin, begin).await?;
                 let (client, me) = (Arc::clone(work.client()), Arc::clone(&self.me));
                 let answer = async move { guard.run(&client, &me).await };
-                work.push(Label::Guard, Box::pin(answer), Some(1)).await
+                work.push(Label::Guard, Box::pin(answer), Some(1)).await?;
+                self.lock_first(work).await
             }
+        }
+    }
+
+    /// Locks tables whose readers were in the way at the last attempt.
+    async fn lock_first<'a>(&mut self, work: &mut Work<'a>) -> Result<(), Failed<'a>> {
+        for table in self.locks.first() {
+            let quoted = table.quoted();
+            let lock =
+                format!("{LIFTED_STATEMENT_TIMEOUT}; LOCK TABLE {quoted} IN ACCESS EXCLUSIVE MODE");
+            work.wait_at_least(LOCKING_LIMIT);
+            work.command(Label::Lock(table), lock).await?;
+            work.drain().await?;
+        }
+        Ok(())
+    }
+
+    /// Notes the table that a deadlock came of waiting for.
+    fn note_deadlock(&mut self, failure: &Failed<'_>) {
+        let table = match &failure.label {
+            Label::Lock(table) => Some(table),
+            Label::Rows(target) if target.doing == TRUNCATING => Some(&target.table.schema.table),
+            Label::Rows(_) | Label::Begin | Label::Guard | Label::Commit => None,
+        };
+        if let Some(table) = table.filter(|_| failure.cause.is_deadlock()) {
+            self.locks.lost(table);
         }
     }
 
@@ -169,12 +198,13 @@ impl PostgresSink {
         let Some(failure) = failed else {
             return Ok(());
         };
+        self.note_deadlock(&failure);
         let table = match &failure.label {
             Label::Rows(target) => tables
                 .iter()
                 .find(|table| std::ptr::eq(Arc::as_ptr(table), target.table))
                 .map(Arc::clone),
-            Label::Begin | Label::Guard | Label::Commit => None,
+            Label::Begin | Label::Lock(_) | Label::Guard | Label::Commit => None,
         };
         Err(failure.ending(table))
     }
@@ -205,9 +235,13 @@ impl PostgresSink {
         self.altered = true;
         let following = following::follow(follower, schema, may);
         let followed = tokio::time::timeout(ALTERING_LIMIT, following).await;
-        match followed.map_err(|_elapsed| {
+        let followed = followed.map_err(|_elapsed| {
             Error::transient(format!("altering table {} has not ended", schema.table))
-        })?? {
+        })?;
+        if followed.as_ref().is_err_and(Deadlock::is_behind) {
+            self.locks.lost(&schema.table);
+        }
+        match followed? {
             Ok(()) => {}
             Err(NeedsCopy(why)) => {
                 self.needs_copy = Some((schema.table.clone(), why.clone()));
@@ -251,7 +285,10 @@ impl PostgresSink {
             Ok(()) => work.drain().await,
             Err(failure) => Err(failure),
         };
-        started.map_err(|failure| failure.ending(None))
+        started.map_err(|failure| {
+            self.note_deadlock(&failure);
+            failure.ending(None)
+        })
     }
 
     /// Copies the rows of a copy into their table.
@@ -260,9 +297,11 @@ impl PostgresSink {
         let follows = self.follows();
         let table = self.session()?.table(&rows.schema, follows)?;
         let mut work = self.work(false)?;
-        load_all(self, &mut work, &table, rows)
-            .await
-            .map_err(|failure| failure.ending(None))
+        let loaded = load_all(self, &mut work, &table, rows).await;
+        loaded.map_err(|failure| {
+            self.note_deadlock(&failure);
+            failure.ending(None)
+        })
     }
 
     /// Empties a table for a copy, if its rows are walferry's.
@@ -285,7 +324,12 @@ impl PostgresSink {
         match emptied {
             Ok(None) => Ok(()),
             Ok(Some(others)) => Err(others.refusal(table).into()),
-            Err(cause) => Err(rows_error(&Place::of_table(table), None, &cause, "emptying").into()),
+            Err(cause) => {
+                if cause.is_deadlock() {
+                    self.locks.lost(table);
+                }
+                Err(rows_error(&Place::of_table(table), None, &cause, "emptying").into())
+            }
         }
     }
 
@@ -306,6 +350,7 @@ impl PostgresSink {
         sent.map_err(|failure| failure.ending(None))?;
         self.transaction = Transaction::None;
         self.altered = false;
+        self.locks.committed();
         Ok(())
     }
 
