@@ -14,6 +14,7 @@ mod checkpoint;
 mod columns;
 mod copy;
 mod create;
+mod emptying;
 mod ending;
 mod failure;
 mod following;
