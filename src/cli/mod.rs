@@ -187,9 +187,9 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             logging::init_quiet();
             history::run(&settings()?, &tables, json).await
         }
-        Command::Copy { tables } => {
+        Command::Copy { tables, from } => {
             logging::init_quiet();
-            copy::run(&settings()?, &tables).await
+            copy::run(&settings()?, &tables, from.as_deref()).await
         }
         Command::Sink { action } => {
             logging::init_quiet();

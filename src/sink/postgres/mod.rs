@@ -18,6 +18,7 @@ mod ending;
 mod failure;
 mod following;
 mod indexes;
+mod lending;
 mod noted;
 mod ordered;
 mod orders;
@@ -43,6 +44,7 @@ use crate::model::{Checkpoint, Offer, Selection, Skipped, TableChanges, TableNam
 
 use checkpoint::Identity;
 use ending::Ending;
+pub use lending::{Lender, Readiness, Shown};
 pub use orders::FollowerCheckpoint;
 use session::Session;
 pub use skips::order;
