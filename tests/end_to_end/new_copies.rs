@@ -7,18 +7,24 @@ use crate::copies::{TABLES, copies_of, leader_with_rows, write_until};
 use crate::support::{Pipeline, Postgres, assert_equal, until, wait_caught_up};
 
 /// A `walferry copy` that runs beside the test, with what it prints in a file.
-struct Asking {
+pub struct Asking {
     child: Child,
     said: std::path::PathBuf,
 }
 
 impl Asking {
     fn begin(pipeline: &Pipeline, tables: &[&str]) -> Self {
+        Self::begin_with(pipeline, tables, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn begin_with(pipeline: &Pipeline, tables: &[&str], more: &[&str]) -> Self {
         let said = pipeline
             .dir
             .join(format!("copy-{}.out", crate::support::unique()));
         let file = std::fs::File::create(&said).unwrap();
         let mut command = pipeline.command(&["copy"]);
+        command.args(more);
         if !tables.is_empty() {
             command.arg("--tables").args(tables);
         }
@@ -34,7 +40,7 @@ impl Asking {
         std::fs::read_to_string(&self.said).unwrap()
     }
 
-    async fn says(&self, part: &str) {
+    pub async fn says(&self, part: &str) {
         until(&format!("walferry copy says {part}"), || async {
             let said = self.said();
             said.contains(part).then_some(()).ok_or(said)
@@ -43,7 +49,7 @@ impl Asking {
     }
 
     /// Its exit code, once it has ended, and what it has said.
-    async fn ended(mut self) -> (Option<i32>, String) {
+    pub async fn ended(mut self) -> (Option<i32>, String) {
         let (child, said) = (&mut self.child, &self.said);
         let status = until("walferry copy ends", || {
             let status = child.try_wait().unwrap();
@@ -59,7 +65,7 @@ impl Asking {
     }
 }
 
-fn add_sink(pipeline: &Pipeline, name: &str, follower: &Postgres) {
+pub fn add_sink(pipeline: &Pipeline, name: &str, follower: &Postgres) {
     let url = follower.url("postgres");
     pipeline.write(
         &format!("connectors/{name}.toml"),
@@ -68,7 +74,7 @@ fn add_sink(pipeline: &Pipeline, name: &str, follower: &Postgres) {
 }
 
 /// The id of the newest copy that the log of a process names, in lines with `part`.
-fn newest_copy(output: &str, part: &str) -> Option<i64> {
+pub fn newest_copy(output: &str, part: &str) -> Option<i64> {
     let lines = output.lines().filter(|line| line.contains(part));
     let ids = lines.filter_map(|line| {
         let (_, rest) = line.split_once("copy=")?;
