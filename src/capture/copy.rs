@@ -25,6 +25,7 @@ use crate::killpoint::{self, Point};
 use crate::log::commit_log::{CopyBegin, CopyEnd, Entry, Extent, Extents};
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot};
+use crate::log::progress::Pauses;
 use crate::log::topics::Topics;
 use crate::model::{Epoch, Lsn, Oid, TableName, TableOffers};
 use crate::postgres::connect;
@@ -57,6 +58,8 @@ pub struct Copier {
     pub leader: (String, u32),
     /// Where tables' rows were rewritten: a copy's versions say it too.
     pub rewrites: Rewrites,
+    /// Whether copies are paused.
+    pub pauses: Pauses,
     /// Whether a copy is under way: a new epoch would void it.
     pub copying: watch::Sender<bool>,
 }
@@ -100,7 +103,16 @@ impl Copier {
         if !self.context.source.copy {
             return std::future::pending().await;
         }
-        let mut wishes = Wishes::open(&self.context, &self.topics, &self.producer).await?;
+        let wishes = Wishes::open(&self.context, &self.topics, &self.producer).await?;
+        self.pauses = wishes.pauses();
+        let (context, pauses) = (self.context.clone(), self.pauses.clone());
+        tokio::select! {
+            never = show_pauses(&context, &pauses) => never,
+            made = self.make(wishes) => made,
+        }
+    }
+
+    async fn make(mut self, mut wishes: Wishes) -> Result<()> {
         let mut captured: Vec<TableName> = self
             .tables
             .iter()
@@ -110,7 +122,11 @@ impl Copier {
         let mut failures = AllFailures::default();
         loop {
             let wished = wishes.now(&captured, &mut self.ledger, &made).await;
-            let (from, next) = failures.next(&wished.tables, Instant::now());
+            let (from, next) = match self.pauses.now() {
+                // Going on is a change of what is wished for.
+                true => (ReadFrom::Leader, Next::Wait),
+                false => failures.next(&wished.tables, Instant::now()),
+            };
             let due = match next {
                 Next::Copy(tables) => {
                     self.copying.send_replace(true);
@@ -327,7 +343,10 @@ impl Copier {
             point: snapshot.point,
             batch,
             tables: copied,
-            throttle: Throttle::new(self.context.source.copy_max_bytes_per_second),
+            throttle: Throttle::new(
+                self.context.source.copy_max_bytes_per_second,
+                self.pauses.clone(),
+            ),
         });
         let at_point = Arc::new(at_point);
         let read = read_all(snapshot, Arc::clone(&at_point), &writer).await;
@@ -423,6 +442,25 @@ impl Copier {
         };
         self.ledger.valid(copy, &Entry::CopyBegin(begin));
         self.ledger.valid(copy + 1, &Entry::CopyEnd(end));
+    }
+}
+
+/// Says when copies are paused and when they go on.
+async fn show_pauses(context: &CaptureContext, pauses: &Pauses) -> Result<()> {
+    let mut paused = pauses.now();
+    context.status.update(|view| view.copies_paused = paused);
+    loop {
+        if paused {
+            tracing::warn!(
+                "copies are paused until walferry copy --resume; one that was begun keeps its snapshot"
+            );
+        }
+        pauses.until(!paused).await;
+        paused = !paused;
+        context.status.update(|view| view.copies_paused = paused);
+        if !paused {
+            tracing::info!("copies go on");
+        }
     }
 }
 

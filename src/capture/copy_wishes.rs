@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::log::copies::CopyLedger;
 use crate::log::copy_request::Standing;
 use crate::log::producer::EpochProducer;
-use crate::log::progress::{self, ProgressReader};
+use crate::log::progress::{self, Pauses, ProgressReader};
 use crate::log::topics::Topics;
 use crate::model::TableName;
 
@@ -98,6 +98,11 @@ impl Wishes {
             tables: once(tables, of_followers),
             look_at,
         }
+    }
+
+    /// Whether copies are paused.
+    pub fn pauses(&self) -> Pauses {
+        self.progress.pauses()
     }
 
     /// Waits for another wish. Cancel-safe.

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{KafkaSettings, SinkSettings, SourceSettings};
 use crate::error::{Error, Result};
 use crate::log::producer::{EpochProducer, PartitionSlot};
+use crate::log::progress::Pauses;
 use crate::log::topics::Topics;
 use crate::model::TableName;
 use crate::source::publication;
@@ -225,6 +226,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         ledger: taken.ledger,
         leader: taken.leader,
         rewrites: past.rewrites.clone(),
+        pauses: Pauses::never(),
         copying,
     };
     tasks.spawn(copier.run());

@@ -245,7 +245,7 @@ pub enum Command {
     /// before anything is asked. Ctrl-C ends the waiting and nothing else. Exits with 3 when a table is
     /// not captured any more.
     #[command(
-        after_help = "Examples:\n  walferry copy\n  walferry copy --tables public.orders 'shop.*'\n  walferry copy --from warehouse    # at no cost to the leader"
+        after_help = "Examples:\n  walferry copy\n  walferry copy --tables public.orders 'shop.*'\n  walferry copy --from warehouse    # at no cost to the leader\n  walferry copy --pause             # until walferry copy --resume"
     )]
     Copy {
         /// Tables to copy: schema.table with * and ?, or a bare table name [default: all captured]
@@ -254,6 +254,12 @@ pub enum Command {
         /// Read the rows from the Postgres follower of this sink [default: from the leader]
         #[arg(long, value_name = "SINK")]
         from: Option<String>,
+        /// Ask for nothing, but pause the source's copies: those under way and those to come
+        #[arg(long, conflicts_with_all = ["tables", "from", "resume"])]
+        pause: bool,
+        /// Ask for nothing, but let paused copies go on
+        #[arg(long, conflicts_with_all = ["tables", "from"])]
+        resume: bool,
     },
     /// Let a running walferry read its settings again
     ///

@@ -91,6 +91,40 @@ pub(super) async fn run(
     .await
 }
 
+/// Pauses the source's copies, or lets them go on.
+pub(super) async fn pause(settings: &Settings, pause: bool) -> Result<(), Failure> {
+    let topic = Topics::new(settings.pipeline.as_str()).progress();
+    is_there(settings, &topic).await.map_err(Failure::of)?;
+    let done = match pause {
+        true => progress::pause_copies(&settings.kafka, &topic).await,
+        false => progress::resume_copies(&settings.kafka, &topic).await,
+    };
+    done.map_err(Failure::of)?;
+    println!(
+        "{}",
+        match pause {
+            true =>
+                "copies are paused: those under way keep their snapshot, which holds back VACUUM on the server that \
+                 is read, and no other one begins; walferry copy --resume lets them go on",
+            false => "copies go on",
+        }
+    );
+    Ok(())
+}
+
+/// Checks that a topic of the pipeline is there.
+async fn is_there(settings: &Settings, topic: &str) -> Result<()> {
+    let admin = TopicAdmin::open(&settings.kafka)?;
+    let topics = [topic.to_owned()];
+    if admin.describe(&topics).await?.is_empty() {
+        return Err(Error::halt(
+            format!("topic {topic} is not there: no source of this pipeline has begun"),
+            "start the source (walferry run), or correct pipeline and kafka.brokers in walferry.toml",
+        ));
+    }
+    Ok(())
+}
+
 /// The commit log as it is followed.
 struct Log {
     settings: Settings,
@@ -103,17 +137,7 @@ impl Log {
     /// Reads the log from its low end to its end now.
     async fn read(settings: &Settings, topics: &Topics) -> Result<(Self, CopyLedger)> {
         let commits = topics.commits();
-        let admin = TopicAdmin::open(&settings.kafka)?;
-        if admin
-            .describe(std::slice::from_ref(&commits))
-            .await?
-            .is_empty()
-        {
-            return Err(Error::halt(
-                format!("topic {commits} is not there: no source of this pipeline has begun"),
-                "start the source (walferry run), or correct pipeline and kafka.brokers in walferry.toml",
-            ));
-        }
+        is_there(settings, &commits).await?;
         let mut tail = LogTail::open(&settings.kafka, &commits, From::Low).await?;
         let mut ledger = CopyLedger::at_low_end(tail.low());
         let mut place = LogPlace::at_low_end(tail.low());

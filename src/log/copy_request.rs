@@ -22,6 +22,9 @@ use crate::model::{Lsn, TableName};
 /// How keys of requests begin: with what no sink's name has.
 const KEY_PREFIX: &str = "copy:";
 
+/// The key of the record that pauses copies, for as long as it stands; no sink's name has a colon.
+pub const PAUSE_KEY: &str = "pause:copies";
+
 /// Tables of which new copies are asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

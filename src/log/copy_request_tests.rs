@@ -65,8 +65,8 @@ fn ledger(entries: &[(i64, Entry)]) -> CopyLedger {
 #[test]
 fn no_sink_can_have_the_key_of_a_request() {
     let key = key("0123456789abcdef");
-    assert!(is_key(&key));
-    assert!(!is_connector_name(&key));
+    assert!(is_key(&key) && !is_key(PAUSE_KEY));
+    assert!(!is_connector_name(&key) && !is_connector_name(PAUSE_KEY));
     for sink in ["copy", "copy-1", "warehouse"] {
         assert!(is_connector_name(sink) && !is_key(sink), "{sink}");
     }
