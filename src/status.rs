@@ -193,6 +193,9 @@ pub struct SourceView {
     pub epochs: u64,
     /// Copies of tables.
     pub copies: Vec<CopyProgress>,
+    /// Whether copies are paused by order.
+    #[serde(default)]
+    pub copies_paused: bool,
     /// Newest error.
     pub last_error: Option<LastError>,
     /// Errors that ended an epoch, by class; counted by the supervisor.

@@ -74,6 +74,7 @@ fn context(server: &Postgres, pipeline: &str, instance: &str) -> CaptureContext 
             queue_max_bytes: 64 << 20,
         },
         kafka: kafka_settings(),
+        sinks: watch::channel(Vec::new()).1,
         kept_log: KeptLog::default(),
         traces: Default::default(),
         samples: watch::channel(None).1,

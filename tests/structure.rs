@@ -20,7 +20,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "capture",
         &[
-            "error", "model", "config", "status", "postgres", "pgoutput", "source", "log", "trace",
+            "error", "model", "config", "status", "postgres", "pgoutput", "source", "log", "sink",
+            "trace",
         ],
     ),
     ("history", &["error", "model", "config", "log"]),

@@ -10,26 +10,28 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::capture::CaptureContext;
-use crate::capture::copy_choice::{BACK_OFF_MIN, Failures, Next, group};
-use crate::capture::copy_rows::{CopiedTable, RowWriter, read_all};
+use crate::capture::copy_choice::{AllFailures, BACK_OFF_MIN, Next, ReadFrom, group};
+use crate::capture::copy_follower::Follower;
+use crate::capture::copy_rows::{CopiedTable, RowWriter, SnapshotTable, read_all};
 use crate::capture::copy_throttle::Throttle;
 use crate::capture::copy_wishes::Wishes;
 use crate::capture::outbox::Outbox;
 use crate::capture::past::Rewrites;
 use crate::capture::publisher::{Order, Published, extents};
 use crate::capture::stream_loop::push_schema;
-use crate::capture::tables::{CapturedTable, Labels, limits_changed};
+use crate::capture::tables::{CapturedTable, Labels};
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
 use crate::log::commit_log::{CopyBegin, CopyEnd, Entry, Extent, Extents};
 use crate::log::copies::CopyLedger;
 use crate::log::producer::{EpochProducer, PartitionSlot};
+use crate::log::progress::Pauses;
 use crate::log::topics::Topics;
 use crate::model::{Epoch, Lsn, Oid, TableName, TableOffers};
 use crate::postgres::connect;
 use crate::source::catalog::{self, CatalogTable};
-use crate::source::copy::{Snapshot, open_snapshot, table_bytes};
-use crate::source::{indexes, published};
+use crate::source::copy::{Snapshot, table_bytes};
+use crate::source::indexes;
 use crate::status::{CopyProgress, LastError};
 
 /// The maker of copies of one epoch.
@@ -56,6 +58,8 @@ pub struct Copier {
     pub leader: (String, u32),
     /// Where tables' rows were rewritten: a copy's versions say it too.
     pub rewrites: Rewrites,
+    /// Whether copies are paused.
+    pub pauses: Pauses,
     /// Whether a copy is under way: a new epoch would void it.
     pub copying: watch::Sender<bool>,
 }
@@ -99,20 +103,34 @@ impl Copier {
         if !self.context.source.copy {
             return std::future::pending().await;
         }
-        let mut wishes = Wishes::open(&self.context, &self.topics, &self.producer).await?;
+        let wishes = Wishes::open(&self.context, &self.topics, &self.producer).await?;
+        self.pauses = wishes.pauses();
+        let (context, pauses) = (self.context.clone(), self.pauses.clone());
+        tokio::select! {
+            never = show_pauses(&context, &pauses) => never,
+            made = self.make(wishes) => made,
+        }
+    }
+
+    async fn make(mut self, mut wishes: Wishes) -> Result<()> {
         let mut captured: Vec<TableName> = self
             .tables
             .iter()
             .map(|table| table.schema.table.clone())
             .collect();
         let mut made = BTreeMap::new();
-        let mut failures = Failures::default();
+        let mut failures = AllFailures::default();
         loop {
             let wished = wishes.now(&captured, &mut self.ledger, &made).await;
-            let due = match failures.next(&wished.tables, Instant::now()) {
+            let (from, next) = match self.pauses.now() {
+                // Going on is a change of what is wished for.
+                true => (ReadFrom::Leader, Next::Wait),
+                false => failures.next(&wished.tables, Instant::now()),
+            };
+            let due = match next {
                 Next::Copy(tables) => {
                     self.copying.send_replace(true);
-                    let ended = self.copy_some(&tables, &mut failures).await;
+                    let ended = self.copy_some(&tables, &from, &mut failures).await;
                     self.copying.send_replace(false);
                     made.extend(ended.copied);
                     // What is gone stays so; the next epoch's captured set will say it.
@@ -133,7 +151,12 @@ impl Copier {
     }
 
     /// Makes one copy: of as many of these tables as go into one.
-    async fn copy_some(&mut self, wanted: &[TableName], failures: &mut Failures) -> Ended {
+    async fn copy_some(
+        &mut self,
+        wanted: &[TableName],
+        from: &ReadFrom,
+        failures: &mut AllFailures,
+    ) -> Ended {
         let mut ended = Ended::default();
         let (tables, indexes) = match self.choose(wanted).await {
             Ok(chosen) => {
@@ -150,14 +173,19 @@ impl Copier {
             return ended;
         }
         let names: Vec<TableName> = tables.iter().map(|t| t.schema.table.clone()).collect();
-        match self.copy((&tables, indexes), &names).await {
+        let failures = failures.of(from);
+        match self.copy((&tables, indexes), &names, from).await {
             Ok(copy) => {
                 failures.copied(&names);
                 ended.copied = names.into_iter().map(|table| (table, copy)).collect();
             }
             Err(error) => {
                 failures.failed(&names, error.class(), Instant::now());
-                self.said(&error.at(named(&names)));
+                let place = match from {
+                    ReadFrom::Leader => named(&names),
+                    ReadFrom::Follower(_) => format!("{} from {from}", named(&names)),
+                };
+                self.said(&error.at(place));
             }
         }
         ended
@@ -176,25 +204,28 @@ impl Copier {
         &mut self,
         (tables, indexes): (&[CatalogTable], Vec<TableOffers>),
         names: &[TableName],
+        from: &ReadFrom,
     ) -> Result<i64> {
+        let follower = match from {
+            ReadFrom::Leader => None,
+            ReadFrom::Follower(sink) => {
+                let follower = Follower::of(&self.context, sink)?;
+                follower.look(names).await?;
+                Some(follower)
+            }
+        };
         // Entries of a log without any boundary could not be told from repeats.
         self.reached(Lsn::ZERO).await?;
         let copy = self.begin(tables, indexes).await?;
         let begun_us = self.context.samples.borrow().map(|sample| sample.clock_us);
         killpoint::pass(Point::CopyBegun);
-        let source = &self.context.source;
-        let snapshot = open_snapshot(
-            &source.postgres,
-            &format!("walferry_{}_copy", self.context.pipeline),
-            &format!("walferry_copy_{:08x}_{copy}", rand::random::<u32>()),
-            source.copy_readers,
-        )
-        .await?;
-        killpoint::pass(Point::CopySnapshot);
-        self.check_leader(&snapshot)?;
+        let (snapshot, read) = match &follower {
+            None => self.of_leader(copy, tables).await?,
+            Some(follower) => self.of_follower(follower, tables).await?,
+        };
         let point = snapshot.point;
-        tracing::info!(copy, %point, tables = names.len(), "copying tables");
-        let rows = self.rows(copy, snapshot, tables).await?;
+        tracing::info!(copy, %point, tables = names.len(), %from, "copying tables");
+        let rows = self.rows(copy, snapshot, (read, tables)).await?;
         killpoint::pass(Point::CopyRowsAcked);
         self.reached(point).await?;
         let (ended, end) = oneshot::channel();
@@ -291,18 +322,8 @@ impl Copier {
         &self,
         copy: i64,
         snapshot: Snapshot,
-        tables: &[CatalogTable],
+        (at_point, tables): (Vec<SnapshotTable>, &[CatalogTable]),
     ) -> Result<Extents> {
-        let oids: Vec<Oid> = tables.iter().map(|table| table.schema.relation).collect();
-        let mut at_point = snapshot.lock(&oids).await?;
-        self.check_limits(&snapshot, tables).await?;
-        for (then, now) in at_point.iter_mut().zip(tables) {
-            // Topics, and what a named publication limits, belong to the captured set.
-            then.schema.table = now.schema.table.clone();
-            then.schema.partitions = now.schema.partitions;
-            then.limit(now.limits.clone());
-            then.schema.rewritten = self.rewrites.at(then.schema.relation);
-        }
         self.publish_schemas(&at_point).await?;
         let batch = self.producer.open_batch();
         let copied: Vec<CopiedTable> = at_point
@@ -322,14 +343,18 @@ impl Copier {
             point: snapshot.point,
             batch,
             tables: copied,
-            throttle: Throttle::new(self.context.source.copy_max_bytes_per_second),
+            throttle: Throttle::new(
+                self.context.source.copy_max_bytes_per_second,
+                self.pauses.clone(),
+            ),
         });
-        let read = read_all(snapshot, &at_point, &writer).await;
+        let at_point = Arc::new(at_point);
+        let read = read_all(snapshot, Arc::clone(&at_point), &writer).await;
         // Also of a copy that failed: the producer forgets a batch only here, and has room for few.
         let acked = self.producer.acked(batch).await?;
         read?;
         let mut rows = extents(&self.producer, &acked, None).await?;
-        for table in &at_point {
+        for table in at_point.iter() {
             let partitions = rows
                 .entry(self.topics.copy(&table.schema.table))
                 .or_default();
@@ -349,43 +374,8 @@ impl Copier {
         Ok(rows)
     }
 
-    /// The copy's sessions are new ones: after a fail-over they may be on another leader than the
-    /// stream, and rows of one history must not be joined with changes of another.
-    fn check_leader(&self, snapshot: &Snapshot) -> Result<()> {
-        let found = &snapshot.identity;
-        if (&found.system_id, found.timeline) == (&self.leader.0, self.leader.1) {
-            return Ok(());
-        }
-        Err(Error::transient(format!(
-            "the copy is connected to a leader on timeline {}, the stream to one on timeline {}",
-            found.timeline, self.leader.1
-        )))
-    }
-
-    /// The rows are limited as the epoch says, changes from the point on as the catalog said at the
-    /// point: both must be the same.
-    async fn check_limits(&self, snapshot: &Snapshot, tables: &[CatalogTable]) -> Result<()> {
-        let source = &self.context.source;
-        let Some(session) = snapshot
-            .readers
-            .first()
-            .filter(|_| !source.manage_publication)
-        else {
-            return Ok(());
-        };
-        let oids: Vec<Oid> = tables.iter().map(|table| table.schema.relation).collect();
-        let then = published::memberships(session, &source.publication, &oids).await?;
-        let other = tables
-            .iter()
-            .find(|table| then.get(&table.schema.relation) != table.limits.membership.as_ref());
-        match other {
-            None => Ok(()),
-            Some(table) => Err(limits_changed(&table.schema.table)),
-        }
-    }
-
     /// Schema versions of the copy's rows are in the log before the first row is.
-    async fn publish_schemas(&self, tables: &[CatalogTable]) -> Result<()> {
+    async fn publish_schemas(&self, tables: &[SnapshotTable]) -> Result<()> {
         let slot = self.producer.partition_slot(&self.topics.schemas(), 0);
         let mut out = Outbox::default();
         for table in tables {
@@ -452,6 +442,25 @@ impl Copier {
         };
         self.ledger.valid(copy, &Entry::CopyBegin(begin));
         self.ledger.valid(copy + 1, &Entry::CopyEnd(end));
+    }
+}
+
+/// Says when copies are paused and when they go on.
+async fn show_pauses(context: &CaptureContext, pauses: &Pauses) -> Result<()> {
+    let mut paused = pauses.now();
+    context.status.update(|view| view.copies_paused = paused);
+    loop {
+        if paused {
+            tracing::warn!(
+                "copies are paused until walferry copy --resume; one that was begun keeps its snapshot"
+            );
+        }
+        pauses.until(!paused).await;
+        paused = !paused;
+        context.status.update(|view| view.copies_paused = paused);
+        if !paused {
+            tracing::info!("copies go on");
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Which copy is made next: the tables that need one, in groups, those that failed by themselves.
 //! Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::error::Class;
@@ -13,6 +14,42 @@ use crate::model::TableName;
 pub const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// Longest wait after a copy that failed.
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// Where the rows of a copy are read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReadFrom {
+    /// The leader.
+    Leader,
+    /// The follower of this sink.
+    Follower(String),
+}
+
+impl fmt::Display for ReadFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadFrom::Leader => f.write_str("the leader"),
+            ReadFrom::Follower(sink) => write!(f, "the follower of {sink}"),
+        }
+    }
+}
+
+/// Tables by where their copies are to be read, each once: what the leader is to be asked for anyway needs no
+/// follower, and of several followers the first will do.
+pub fn once(
+    leader: BTreeSet<TableName>,
+    followers: BTreeMap<String, BTreeSet<TableName>>,
+) -> BTreeMap<ReadFrom, Vec<TableName>> {
+    let mut seen = leader.clone();
+    let mut all = BTreeMap::from([(ReadFrom::Leader, leader.into_iter().collect())]);
+    for (sink, mut tables) in followers {
+        tables.retain(|table| seen.insert(table.clone()));
+        if !tables.is_empty() {
+            let tables: Vec<TableName> = tables.into_iter().collect();
+            all.insert(ReadFrom::Follower(sink), tables);
+        }
+    }
+    all
+}
 
 /// Captured tables that need a copy: none in the log is good for them, or a sink asks for a newer
 /// one. `made` are this epoch's copies by table: a wish for one above them that it cannot have seen
@@ -101,6 +138,36 @@ pub fn group(mut tables: Vec<(u64, TableName)>, max_bytes: u64) -> Vec<TableName
 /// so that one sick table does not keep the others from their copy.
 #[derive(Debug, Default)]
 pub struct Failures(BTreeMap<TableName, Failure>);
+
+/// Failures by where the rows were to be read: a sick follower keeps no copy of the leader waiting.
+#[derive(Debug, Default)]
+pub struct AllFailures(BTreeMap<ReadFrom, Failures>);
+
+impl AllFailures {
+    /// What comes next of the tables that are wished for, the leader's first. Failures are forgotten where
+    /// nothing is wished for any more.
+    pub fn next(
+        &mut self,
+        wished: &BTreeMap<ReadFrom, Vec<TableName>>,
+        now: Instant,
+    ) -> (ReadFrom, Next) {
+        self.0.retain(|from, _| wished.contains_key(from));
+        let mut due: Option<Instant> = None;
+        for (from, tables) in wished {
+            match self.of(from).next(tables, now) {
+                Next::Copy(tables) => return (from.clone(), Next::Copy(tables)),
+                Next::WaitUntil(at) => due = due.into_iter().chain([at]).min(),
+                Next::Wait => {}
+            }
+        }
+        (ReadFrom::Leader, due.map_or(Next::Wait, Next::WaitUntil))
+    }
+
+    /// Those of copies that are read there.
+    pub fn of(&mut self, from: &ReadFrom) -> &mut Failures {
+        self.0.entry(from.clone()).or_default()
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Failure {
@@ -290,6 +357,61 @@ mod tests {
         assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
         failures.copied(&needed);
         assert_eq!(failures.next(&needed, now), Next::Copy(needed.clone()));
+    }
+
+    #[test]
+    fn a_table_is_read_once_and_from_the_leader_if_it_is_to_be_read_there_anyway() {
+        let set = |names: &[&str]| names.iter().map(|name| table(name)).collect();
+        let followers = BTreeMap::from([
+            ("x".to_owned(), set(&["a", "b"])),
+            ("y".to_owned(), set(&["b"])),
+            ("z".to_owned(), set(&["b", "c"])),
+        ]);
+        let of = |sink: &str| ReadFrom::Follower(sink.to_owned());
+        assert_eq!(
+            once(set(&["a"]), followers),
+            BTreeMap::from([
+                (ReadFrom::Leader, vec![table("a")]),
+                (of("x"), vec![table("b")]),
+                (of("z"), vec![table("c")]),
+            ])
+        );
+    }
+
+    #[test]
+    fn the_leaders_copies_come_first_and_a_sick_follower_keeps_none_of_them_waiting() {
+        let follower = ReadFrom::Follower("x".to_owned());
+        let wished = |leader: &[&str], of_follower: &[&str]| {
+            let names = |names: &[&str]| names.iter().map(|name| table(name)).collect::<Vec<_>>();
+            once(
+                names(leader).into_iter().collect(),
+                BTreeMap::from([("x".to_owned(), names(of_follower).into_iter().collect())]),
+            )
+        };
+        let (mut failures, now) = (AllFailures::default(), Instant::now());
+        let nothing = wished(&[], &[]);
+        assert_eq!(failures.next(&nothing, now), (ReadFrom::Leader, Next::Wait));
+        let of = |from: &ReadFrom, name: &str| (from.clone(), Next::Copy(vec![table(name)]));
+        let both = wished(&["a"], &["b"]);
+        assert_eq!(failures.next(&both, now), of(&ReadFrom::Leader, "a"));
+        let one = wished(&[], &["b"]);
+        assert_eq!(failures.next(&one, now), of(&follower, "b"));
+        failures
+            .of(&follower)
+            .failed(&[table("b")], Class::Halt, now);
+        let (_, waits) = failures.next(&one, now);
+        assert_eq!(waits, Next::WaitUntil(now + BACK_OFF_MAX));
+        let both = wished(&["b"], &[]);
+        assert_eq!(
+            failures.next(&both, now),
+            of(&ReadFrom::Leader, "b"),
+            "the leader is another matter"
+        );
+        assert_eq!(
+            failures.next(&one, now),
+            of(&follower, "b"),
+            "another request begins anew"
+        );
     }
 
     #[test]

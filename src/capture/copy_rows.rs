@@ -23,15 +23,41 @@ use crate::log::header::{
     COPY_HEADER, CopyHeader, PART_HEADER, PartHeader, RECORD_HEADER, RecordHeader,
 };
 use crate::log::producer::{BatchId, EpochProducer, Header, PartitionSlot, Sent};
-use crate::model::{Epoch, Lsn, Op, Position};
+use crate::model::{Epoch, Lsn, Op, Position, TableSchema};
 use crate::postgres::classify;
-use crate::source::catalog::CatalogTable;
+use crate::source::catalog::{CatalogTable, Leaf};
 use crate::source::copy::{Chunk, RowParser, Snapshot, plan_chunks, statement};
 
 /// Rows after which progress is shown.
 const ROWS_A_REPORT: u64 = 4096;
 /// How long readers wait for the stream's records to drain before they look again.
 const YIELD_INTERVAL: Duration = Duration::from_millis(2);
+
+/// A table as it is in a snapshot, on the server that is read.
+#[derive(Debug)]
+pub struct SnapshotTable {
+    /// The leader's schema version that its rows are of.
+    pub schema: TableSchema,
+    /// Where the rows lie.
+    pub leaves: Vec<Leaf>,
+    /// The version's columns, in its order, by their names there.
+    pub columns: Vec<String>,
+    /// The rows that are read; none: all.
+    pub row_filter: Option<String>,
+}
+
+impl SnapshotTable {
+    /// A table of the leader.
+    pub fn of_leader(table: CatalogTable) -> Self {
+        let columns = table.schema.columns.iter();
+        SnapshotTable {
+            columns: columns.map(|column| column.name.clone()).collect(),
+            schema: table.schema,
+            leaves: table.leaves,
+            row_filter: table.limits.row_filter,
+        }
+    }
+}
 
 /// A table of the copy.
 pub struct CopiedTable {
@@ -79,7 +105,7 @@ pub struct RowWriter {
 /// The first reader's error; the others are stopped and send nothing more.
 pub async fn read_all(
     snapshot: Snapshot,
-    tables: &[CatalogTable],
+    tables: Arc<Vec<SnapshotTable>>,
     writer: &Arc<RowWriter>,
 ) -> Result<()> {
     let leaves: Vec<_> = tables
@@ -94,19 +120,13 @@ pub async fn read_all(
         .zip(blocks)
         .map(|((index, leaf), blocks)| (index, leaf.table.clone(), blocks))
         .collect();
-    let filters: Arc<Vec<Option<String>>> = Arc::new(
-        tables
-            .iter()
-            .map(|table| table.limits.row_filter.clone())
-            .collect(),
-    );
     let chunks = Arc::new(std::sync::Mutex::new(plan_chunks(&leaves)));
     let mut readers = JoinSet::new();
     for session in snapshot.readers {
         let reader = Reader {
             session,
             writer: writer.clone(),
-            filters: filters.clone(),
+            tables: tables.clone(),
             chunks: chunks.clone(),
         };
         readers.spawn(reader.run());
@@ -136,7 +156,7 @@ async fn join_all(readers: &mut JoinSet<Result<Client>>) -> Result<Vec<Client>> 
 struct Reader {
     session: Client,
     writer: Arc<RowWriter>,
-    filters: Arc<Vec<Option<String>>>,
+    tables: Arc<Vec<SnapshotTable>>,
     chunks: Arc<std::sync::Mutex<VecDeque<Chunk>>>,
 }
 
@@ -163,8 +183,8 @@ impl Reader {
 
     async fn chunk(&self, chunk: &Chunk, row: &mut RowEncoder) -> Result<()> {
         let table = &self.writer.tables[chunk.table];
-        let filter = self.filters[chunk.table].as_deref();
-        let sql = statement(table.table.schema(), filter, chunk);
+        let read = &self.tables[chunk.table];
+        let sql = statement(&read.columns, read.row_filter.as_deref(), chunk);
         let doing = "reading rows";
         let stream = self
             .session

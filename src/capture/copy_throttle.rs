@@ -1,7 +1,10 @@
-//! `copy.max_bytes_per_second`: how fast the readers of a copy may read, all together.
+//! `copy.max_bytes_per_second`: how fast the readers of a copy may read, all together; and not at all while
+//! copies are paused.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::log::progress::Pauses;
 
 /// Readers that are ahead by less do not wait: a row is small, and timers are not that fine.
 const AHEAD_MAX: Duration = Duration::from_millis(20);
@@ -13,19 +16,24 @@ pub struct Throttle {
     max_bytes_per_second: Option<usize>,
     /// When what was read so far should have been read.
     paid_at: Mutex<Instant>,
+    pauses: Pauses,
 }
 
 impl Throttle {
     /// Nothing read yet.
-    pub fn new(max_bytes_per_second: Option<usize>) -> Self {
+    pub fn new(max_bytes_per_second: Option<usize>, pauses: Pauses) -> Self {
         Throttle {
             max_bytes_per_second,
             paid_at: Mutex::new(Instant::now()),
+            pauses,
         }
     }
 
-    /// Notes what was read, and waits as long as that is too fast.
+    /// Notes what was read, and waits as long as that is too fast, or copies are paused.
     pub async fn read(&self, bytes: usize) {
+        if self.pauses.now() {
+            self.pauses.until(false).await;
+        }
         let Some(max) = self.max_bytes_per_second else {
             return;
         };
@@ -70,7 +78,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_limit_nobody_waits() {
-        let throttle = Throttle::new(None);
+        let throttle = Throttle::new(None, Pauses::never());
         throttle.read(usize::MAX).await;
     }
 }

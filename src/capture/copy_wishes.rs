@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::capture::CaptureContext;
-use crate::capture::copy_choice::{BACK_OFF_MIN, needed, outdated};
+use crate::capture::copy_choice::{BACK_OFF_MIN, ReadFrom, needed, once, outdated};
 use crate::error::Result;
 use crate::log::copies::CopyLedger;
 use crate::log::copy_request::Standing;
 use crate::log::producer::EpochProducer;
-use crate::log::progress::{self, ProgressReader};
+use crate::log::progress::{self, Pauses, ProgressReader};
 use crate::log::topics::Topics;
 use crate::model::TableName;
 
@@ -30,8 +30,8 @@ pub struct Wishes {
 /// What is wished for now.
 #[derive(Debug, Default)]
 pub struct Wished {
-    /// Tables that need a copy.
-    pub tables: Vec<TableName>,
+    /// Tables that need a copy, by where it is to be read; each once.
+    pub tables: BTreeMap<ReadFrom, Vec<TableName>>,
     /// When to look again although nothing has changed.
     pub look_at: Option<Instant>,
 }
@@ -73,13 +73,17 @@ impl Wishes {
         let mut tables: BTreeSet<TableName> =
             needed(captured, ledger, &sinks, made).into_iter().collect();
         let mut look_at = self.outdated(captured, ledger, &mut tables);
+        let mut of_followers: BTreeMap<String, BTreeSet<TableName>> = BTreeMap::new();
         for (key, request) in requests {
             let Some(log_end) = log_end else {
                 look_at = Some(Instant::now() + BACK_OFF_MIN);
                 continue;
             };
             match request.standing(captured, ledger, log_end) {
-                Standing::Open(open) => tables.extend(open),
+                Standing::Open(open) => match request.from {
+                    None => tables.extend(open),
+                    Some(sink) => of_followers.entry(sink).or_default().extend(open),
+                },
                 Standing::Fulfilled => self.remove(key).await,
                 Standing::OfAnotherLog => {
                     tracing::warn!(
@@ -91,9 +95,14 @@ impl Wishes {
             }
         }
         Wished {
-            tables: tables.into_iter().collect(),
+            tables: once(tables, of_followers),
             look_at,
         }
+    }
+
+    /// Whether copies are paused.
+    pub fn pauses(&self) -> Pauses {
+        self.progress.pauses()
     }
 
     /// Waits for another wish. Cancel-safe.

@@ -8,7 +8,9 @@ pub mod captured_set;
 mod column_numbers;
 pub mod copy;
 pub mod copy_choice;
+mod copy_follower;
 mod copy_rows;
+mod copy_snapshot;
 mod copy_throttle;
 mod copy_wishes;
 pub mod encode_tx;
@@ -32,9 +34,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{KafkaSettings, SourceSettings};
+use crate::config::{KafkaSettings, SinkSettings, SourceSettings};
 use crate::error::{Error, Result};
 use crate::log::producer::{EpochProducer, PartitionSlot};
+use crate::log::progress::Pauses;
 use crate::log::topics::Topics;
 use crate::model::TableName;
 use crate::source::publication;
@@ -64,6 +67,9 @@ pub struct CaptureContext {
     pub source: SourceSettings,
     /// Kafka's settings.
     pub kafka: KafkaSettings,
+    /// All sinks in `connectors/`, whether or not this process runs them: copies may be read from their
+    /// followers.
+    pub sinks: watch::Receiver<Vec<SinkSettings>>,
     /// The commit log as the last epoch read it.
     pub kept_log: KeptLog,
     /// What the leader's clock says, for all parts of the process.
@@ -220,6 +226,7 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         ledger: taken.ledger,
         leader: taken.leader,
         rewrites: past.rewrites.clone(),
+        pauses: Pauses::never(),
         copying,
     };
     tasks.spawn(copier.run());

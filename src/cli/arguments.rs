@@ -255,15 +255,26 @@ pub enum Command {
     ///
     /// Streaming goes on, and followers that have their tables do not notice: a new copy is a base
     /// backup for those that are added or copied anew later. The source makes it wherever it runs,
-    /// one group of tables after the other, and only copies that begin now count. Ctrl-C ends the
-    /// waiting and nothing else. Exits with 3 when a table is not captured any more.
+    /// one group of tables after the other, and only copies that begin now count. With --from the rows
+    /// are read from the follower of a sink instead of the leader; one that is not fit for it is refused
+    /// before anything is asked. Ctrl-C ends the waiting and nothing else. Exits with 3 when a table is
+    /// not captured any more.
     #[command(
-        after_help = "Examples:\n  walferry copy\n  walferry copy --tables public.orders 'shop.*'"
+        after_help = "Examples:\n  walferry copy\n  walferry copy --tables public.orders 'shop.*'\n  walferry copy --from warehouse    # at no cost to the leader\n  walferry copy --pause             # until walferry copy --resume"
     )]
     Copy {
         /// Tables to copy: schema.table with * and ?, or a bare table name [default: all captured]
         #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
         tables: Vec<String>,
+        /// Read the rows from the Postgres follower of this sink [default: from the leader]
+        #[arg(long, value_name = "SINK")]
+        from: Option<String>,
+        /// Ask for nothing, but pause the source's copies: those under way and those to come
+        #[arg(long, conflicts_with_all = ["tables", "from", "resume"])]
+        pause: bool,
+        /// Ask for nothing, but let paused copies go on
+        #[arg(long, conflicts_with_all = ["tables", "from"])]
+        resume: bool,
     },
     /// Let a running walferry read its settings again
     ///

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::status::count;
 use super::tables::chosen;
-use super::{Failure, shutdown, supervisor};
+use super::{Failure, shutdown, sink_of, supervisor};
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::log::commit_log::{Entry, Verdict, judge};
@@ -19,6 +19,7 @@ use crate::log::tail::{From, LogTail};
 use crate::log::topics::{TopicAdmin, Topics};
 use crate::model::TableName;
 use crate::model::checkpoint::LogPlace;
+use crate::sink::Lender;
 
 /// After so long without an entry of the log there is no source: one that is idle writes each second.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -27,8 +28,20 @@ const BEGIN: Duration = Duration::from_secs(30);
 /// Wait before the log is opened again after an error that may pass.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Asks for copies of the captured tables that the patterns name, and waits for them.
-pub(super) async fn run(settings: &Settings, tables: &[String]) -> Result<(), Failure> {
+/// Asks for copies of the captured tables that the patterns name, and waits for them. `from`: the sink whose
+/// follower is to be read; none: the leader is.
+pub(super) async fn run(
+    settings: &Settings,
+    tables: &[String],
+    from: Option<&str>,
+) -> Result<(), Failure> {
+    let lender = match from {
+        Some(name) => {
+            let sink = sink_of(settings, name)?;
+            Some(Lender::of(&settings.pipeline, sink).map_err(Failure::Usage)?)
+        }
+        None => None,
+    };
     if let Some(source) = settings.source.as_ref().filter(|source| !source.copy) {
         return Err(Failure::Usage(Error::halt(
             format!(
@@ -44,14 +57,24 @@ pub(super) async fn run(settings: &Settings, tables: &[String]) -> Result<(), Fa
     let (log, ledger) = Log::read(settings, &topics).await.map_err(Failure::of)?;
     let captured: Vec<&TableName> = ledger.captured().keys().collect();
     let tables = chosen(&captured, tables).map_err(Failure::Usage)?;
+    // A request that nobody can fulfil is not made: the source would try it again and again.
+    if let Some(lender) = &lender {
+        lender.look(&tables).await.map_err(Failure::of)?;
+    }
     let log_end = log.place.next_offset;
-    let request = CopyRequest::behind(log_end, tables.iter().cloned());
+    let request =
+        CopyRequest::behind(log_end, tables.iter().cloned()).read_from(from.map(str::to_owned));
     let key = copy_request::key(&supervisor::instance_token());
     progress::ask(&settings.kafka, &topics.progress(), &key, &request)
         .await
         .map_err(Failure::of)?;
     for table in &tables {
-        println!("{table}: a new copy is asked for");
+        match from {
+            None => println!("{table}: a new copy is asked for"),
+            Some(sink) => {
+                println!("{table}: a new copy is asked for, from the follower of {sink}");
+            }
+        }
     }
     let awaited = Awaited::behind(log_end, tables, ledger, topics);
     Waiting {
@@ -62,9 +85,44 @@ pub(super) async fn run(settings: &Settings, tables: &[String]) -> Result<(), Fa
         is_silent: false,
         has_left: false,
         said: None,
+        from: from.map(str::to_owned),
     }
     .wait(&stop)
     .await
+}
+
+/// Pauses the source's copies, or lets them go on.
+pub(super) async fn pause(settings: &Settings, pause: bool) -> Result<(), Failure> {
+    let topic = Topics::new(settings.pipeline.as_str()).progress();
+    is_there(settings, &topic).await.map_err(Failure::of)?;
+    let done = match pause {
+        true => progress::pause_copies(&settings.kafka, &topic).await,
+        false => progress::resume_copies(&settings.kafka, &topic).await,
+    };
+    done.map_err(Failure::of)?;
+    println!(
+        "{}",
+        match pause {
+            true =>
+                "copies are paused: those under way keep their snapshot, which holds back VACUUM on the server that \
+                 is read, and no other one begins; walferry copy --resume lets them go on",
+            false => "copies go on",
+        }
+    );
+    Ok(())
+}
+
+/// Checks that a topic of the pipeline is there.
+async fn is_there(settings: &Settings, topic: &str) -> Result<()> {
+    let admin = TopicAdmin::open(&settings.kafka)?;
+    let topics = [topic.to_owned()];
+    if admin.describe(&topics).await?.is_empty() {
+        return Err(Error::halt(
+            format!("topic {topic} is not there: no source of this pipeline has begun"),
+            "start the source (walferry run), or correct pipeline and kafka.brokers in walferry.toml",
+        ));
+    }
+    Ok(())
 }
 
 /// The commit log as it is followed.
@@ -79,17 +137,7 @@ impl Log {
     /// Reads the log from its low end to its end now.
     async fn read(settings: &Settings, topics: &Topics) -> Result<(Self, CopyLedger)> {
         let commits = topics.commits();
-        let admin = TopicAdmin::open(&settings.kafka)?;
-        if admin
-            .describe(std::slice::from_ref(&commits))
-            .await?
-            .is_empty()
-        {
-            return Err(Error::halt(
-                format!("topic {commits} is not there: no source of this pipeline has begun"),
-                "start the source (walferry run), or correct pipeline and kafka.brokers in walferry.toml",
-            ));
-        }
+        is_there(settings, &commits).await?;
         let mut tail = LogTail::open(&settings.kafka, &commits, From::Low).await?;
         let mut ledger = CopyLedger::at_low_end(tail.low());
         let mut place = LogPlace::at_low_end(tail.low());
@@ -156,6 +204,8 @@ struct Waiting {
     has_left: bool,
     /// The error that was said last.
     said: Option<String>,
+    /// The sink whose follower is read, if it is not the leader.
+    from: Option<String>,
 }
 
 impl Waiting {
@@ -239,6 +289,12 @@ impl Waiting {
                 "waiting: the source has begun none of these copies yet: it makes one copy after the other, and none \
                  with copy.enabled = false; walferry status and its log tell more"
             );
+            if let Some(sink) = &self.from {
+                eprintln!(
+                    "waiting: a copy from the follower of {sink} is tried again where that cannot be read, and is \
+                     not made from the leader instead; walferry copy without --from has it made there"
+                );
+            }
         }
     }
 

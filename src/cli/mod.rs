@@ -185,9 +185,17 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             logging::init_quiet();
             history::run(&settings()?, &tables, json).await
         }
-        Command::Copy { tables } => {
+        Command::Copy {
+            tables,
+            from,
+            pause,
+            resume,
+        } => {
             logging::init_quiet();
-            copy::run(&settings()?, &tables).await
+            match pause || resume {
+                true => copy::pause(&settings()?, pause).await,
+                false => copy::run(&settings()?, &tables, from.as_deref()).await,
+            }
         }
         Command::Sink { action } => {
             logging::init_quiet();

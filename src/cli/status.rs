@@ -122,6 +122,13 @@ fn picture(report: &StatusReport, rates: Option<&Rates<'_>>, paces: Option<&Pace
         }
     }
     if let Some(source) = &report.source {
+        if source.view.copies_paused {
+            let name = &source.name;
+            let _ = writeln!(
+                out,
+                "{name}: copies are paused; walferry copy --resume lets them go on"
+            );
+        }
         last_error(&mut out, &source.name, source.view.last_error.as_ref());
     }
     for sink in &report.sinks {
@@ -382,7 +389,13 @@ mod tests {
         let bar = "leader: public.t [█████░░░░░░░░░░░░░░░]  25%  500 rows/s  12s left";
         assert!(shown.contains(bar), "{shown}");
         let plain = picture(&report, None, None);
+        assert!(!plain.contains("paused"), "{plain}");
         let line = "leader: copying public.t: 2,000 of about 8,000 rows\n";
         assert!(plain.contains(line), "{plain}");
+        if let Some(source) = &mut report.source {
+            source.view.copies_paused = true;
+        }
+        let plain = picture(&report, None, None);
+        assert!(plain.contains("leader: copies are paused"), "{plain}");
     }
 }

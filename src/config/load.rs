@@ -96,6 +96,7 @@ pub fn load(config_dir: &Path, connectors_dir: &Path) -> Result<Settings> {
         pipeline,
         source: None,
         sinks: Vec::new(),
+        known_sinks: Vec::new(),
     };
     for (name, path) in connector_files(connectors_dir)? {
         connector(&mut settings, &name, &path)?;
@@ -107,6 +108,7 @@ pub fn load(config_dir: &Path, connectors_dir: &Path) -> Result<Settings> {
         ));
     }
     one_follower_one_sink(&settings, connectors_dir)?;
+    settings.known_sinks.clone_from(&settings.sinks);
     Ok(settings)
 }
 

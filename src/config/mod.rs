@@ -53,8 +53,10 @@ pub struct Settings {
     pub otlp: Option<OtlpSettings>,
     /// The source, if there is one in `connectors/`.
     pub source: Option<SourceSettings>,
-    /// The sinks in `connectors/`, by name.
+    /// The sinks in `connectors/`, by name, as far as the process runs them.
     pub sinks: Vec<SinkSettings>,
+    /// All sinks in `connectors/`: also those that `run --only` leaves to other processes.
+    pub known_sinks: Vec<SinkSettings>,
 }
 
 /// How Kafka is reached and how its topics are made.

@@ -5,6 +5,9 @@
 //! source removes it when each of its tables has such a copy or is not captured any more. It holds
 //! nothing: the log is trimmed as if it were not there, as a copy that was trimmed away fulfils no wish.
 //! A request of a command that was killed stays and is fulfilled all the same.
+//!
+//! A request may name a sink: then the copies made for it are read from that sink's follower, and the leader
+//! is spared. Whatever copy is made meanwhile fulfils it too.
 
 use std::collections::BTreeSet;
 
@@ -19,12 +22,18 @@ use crate::model::{Lsn, TableName};
 /// How keys of requests begin: with what no sink's name has.
 const KEY_PREFIX: &str = "copy:";
 
+/// The key of the record that pauses copies, for as long as it stands; no sink's name has a colon.
+pub const PAUSE_KEY: &str = "pause:copies";
+
 /// Tables of which new copies are asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CopyRequest {
     /// The tables, each with the last offset of the log that was there before the request.
     pub wants: Vec<Want>,
+    /// The sink from whose follower the rows are to be read; none: from the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 /// What a source makes of a request.
@@ -56,7 +65,14 @@ impl CopyRequest {
         let wants = tables.into_iter().map(|table| Want { table, after });
         CopyRequest {
             wants: wants.collect(),
+            from: None,
         }
+    }
+
+    /// The same with rows from the follower of this sink; none: from the leader.
+    #[must_use]
+    pub fn read_from(self, sink: Option<String>) -> Self {
+        CopyRequest { from: sink, ..self }
     }
 
     /// What is left of it for a source with this captured set, which knows these copies and whose log

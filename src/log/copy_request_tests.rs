@@ -65,10 +65,26 @@ fn ledger(entries: &[(i64, Entry)]) -> CopyLedger {
 #[test]
 fn no_sink_can_have_the_key_of_a_request() {
     let key = key("0123456789abcdef");
-    assert!(is_key(&key));
-    assert!(!is_connector_name(&key));
+    assert!(is_key(&key) && !is_key(PAUSE_KEY));
+    assert!(!is_connector_name(&key) && !is_connector_name(PAUSE_KEY));
     for sink in ["copy", "copy-1", "warehouse"] {
         assert!(is_connector_name(sink) && !is_key(sink), "{sink}");
+    }
+}
+
+#[test]
+fn a_request_names_the_follower_only_where_it_is_to_be_read() {
+    let request = CopyRequest::behind(8, [table("t")]);
+    let json = serde_json::to_string(&request).unwrap();
+    let of_leader = r#"{"wants":[{"schema":"public","name":"t","after":7}]}"#;
+    assert_eq!(json, of_leader, "as earlier releases write and read it");
+    let request = request.read_from(Some("a".to_owned()));
+    let json = serde_json::to_string(&request).unwrap();
+    let of_follower = r#"{"wants":[{"schema":"public","name":"t","after":7}],"from":"a"}"#;
+    assert_eq!(json, of_follower);
+    for (json, from) in [(of_leader, None), (of_follower, Some("a"))] {
+        let read: CopyRequest = serde_json::from_str(json).unwrap();
+        assert_eq!(read.from.as_deref(), from);
     }
 }
 

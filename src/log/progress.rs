@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::client::{QuietContext, client_config, refused};
-use crate::log::copy_request::{self, CopyRequest};
+use crate::log::copy_request::{self, CopyRequest, PAUSE_KEY};
 use crate::log::partition::{ASK_TIMEOUT, FETCH_WAIT, PartitionReader, STOP_CHECK_INTERVAL};
 use crate::model::{Lsn, TableName};
 
@@ -133,6 +133,22 @@ pub async fn ask(
     put(kafka, topic, key, Some(&value)).await
 }
 
+/// Pauses copies until they are [resumed](resume_copies), whatever becomes of the source meanwhile.
+///
+/// # Errors
+/// As [`forget`].
+pub async fn pause_copies(kafka: &KafkaSettings, topic: &str) -> Result<()> {
+    put(kafka, topic, PAUSE_KEY, Some(br#"{"paused":true}"#)).await
+}
+
+/// Lets copies go on.
+///
+/// # Errors
+/// As [`forget`].
+pub async fn resume_copies(kafka: &KafkaSettings, topic: &str) -> Result<()> {
+    forget(kafka, topic, PAUSE_KEY).await
+}
+
 async fn put(kafka: &KafkaSettings, topic: &str, key: &str, value: Option<&[u8]>) -> Result<()> {
     let fixed = [("enable.idempotence", "true"), ("acks", "all")];
     let producer: FutureProducer<QuietContext> =
@@ -154,11 +170,16 @@ async fn put(kafka: &KafkaSettings, topic: &str, key: &str, value: Option<&[u8]>
 struct Newest {
     sinks: BTreeMap<String, Progress>,
     requests: BTreeMap<String, CopyRequest>,
+    copies_paused: bool,
 }
 
 impl Newest {
-    /// Notes a record; whether it is one of either kind.
+    /// Notes a record; whether it is one of these kinds.
     fn note(&mut self, key: &str, value: Option<&[u8]>) -> bool {
+        if key == PAUSE_KEY {
+            self.copies_paused = value.is_some();
+            return true;
+        }
         match (copy_request::is_key(key), value) {
             (false, Some(value)) => keep(&mut self.sinks, key, value),
             (true, Some(value)) => keep(&mut self.requests, key, value),
@@ -222,10 +243,44 @@ impl ProgressReader {
         self.newest.borrow().requests.clone()
     }
 
+    /// Whether copies are paused, for those who are to stop then.
+    pub fn pauses(&self) -> Pauses {
+        Pauses(self.newest.clone())
+    }
+
     /// Waits for a change since it was last waited for. Cancel-safe.
     pub async fn changed(&mut self) {
         if self.newest.changed().await.is_err() {
             // The thread ends only when this reader is dropped.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Whether copies are paused.
+#[derive(Clone, Debug)]
+pub struct Pauses(watch::Receiver<Newest>);
+
+impl Pauses {
+    /// They never are.
+    pub fn never() -> Self {
+        Pauses(watch::channel(Newest::default()).1)
+    }
+
+    /// Whether they are now.
+    pub fn now(&self) -> bool {
+        self.0.borrow().copies_paused
+    }
+
+    /// Waits until they are, or are not. Cancel-safe.
+    pub async fn until(&self, paused: bool) {
+        let mut newest = self.0.clone();
+        let gone = newest
+            .wait_for(|newest| newest.copies_paused == paused)
+            .await
+            .is_err();
+        if gone {
+            // Whoever could tell is gone, and the epoch with it.
             std::future::pending::<()>().await;
         }
     }
@@ -306,5 +361,8 @@ mod tests {
         assert_eq!((newest.sinks.len(), newest.requests.len()), (1, 1));
         assert!(newest.note(&key, None) && newest.note("a", None));
         assert!(newest.sinks.is_empty() && newest.requests.is_empty());
+        assert!(newest.note(PAUSE_KEY, Some(br#"{"paused":true}"#)) && newest.copies_paused);
+        assert!(newest.sinks.is_empty() && newest.requests.is_empty());
+        assert!(newest.note(PAUSE_KEY, None) && !newest.copies_paused);
     }
 }

@@ -6,7 +6,7 @@
 pub mod postgres;
 pub mod stdout;
 
-pub use postgres::FollowerCheckpoint;
+pub use postgres::{FollowerCheckpoint, Lender, Readiness, Shown};
 
 use std::collections::BTreeSet;
 use std::pin::Pin;

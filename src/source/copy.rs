@@ -1,5 +1,5 @@
 //! Reading the rows of tables as they were at one point: an exported snapshot, chunks of blocks,
-//! COPY's text format.
+//! COPY's text format. On the leader; a snapshot of a follower (`capture::copy_follower`) is read in the same way.
 //!
 //! The snapshot belongs to a temporary slot's consistent point C: what transactions with a commit
 //! LSN below C left is visible, and nothing else. Two things can change under a snapshot although
@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 use crate::config::PostgresSettings;
 use crate::error::{Error, Result};
 use crate::model::relation::{quote_identifier, quote_literal};
-use crate::model::{Lsn, Oid, TableName, TableSchema};
+use crate::model::{Lsn, Oid, TableName};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable};
 use crate::source::connection::{ReplicationConnection, SystemIdentity};
@@ -26,11 +26,11 @@ const CHUNK_BLOCKS: u64 = 4096;
 /// How long asking for sizes waits for a table that somebody has locked.
 const SIZE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sessions that see the leader at one point.
+/// Sessions that see the leader at one point, or a follower that shows it at that point.
 pub struct Snapshot {
     /// The point C.
     pub point: Lsn,
-    /// The server that it is a point of.
+    /// The leader that it is a point of.
     pub identity: SystemIdentity,
     /// One session a reader, each in a transaction with the snapshot.
     pub readers: Vec<Client>,
@@ -158,7 +158,8 @@ impl Snapshot {
     }
 }
 
-fn changed() -> Error {
+/// A table is not any more what it was at the point: copy again.
+pub fn changed() -> Error {
     Error::transient("a table was dropped, renamed, truncated or rewritten while its copy began")
 }
 
@@ -226,13 +227,9 @@ pub async fn table_bytes(client: &Client, tables: &[CatalogTable]) -> Result<Has
     Ok(sizes.collect())
 }
 
-/// The COPY that reads a chunk.
-pub fn statement(schema: &TableSchema, row_filter: Option<&str>, chunk: &Chunk) -> String {
-    let columns: Vec<String> = schema
-        .columns
-        .iter()
-        .map(|column| quote_identifier(&column.name))
-        .collect();
+/// The COPY that reads these columns of a chunk.
+pub fn statement(columns: &[String], row_filter: Option<&str>, chunk: &Chunk) -> String {
+    let columns: Vec<String> = columns.iter().map(|name| quote_identifier(name)).collect();
     let mut conditions = Vec::new();
     if chunk.from > 0 {
         conditions.push(format!("ctid >= '({},0)'::pg_catalog.tid", chunk.from));

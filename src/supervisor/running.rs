@@ -35,6 +35,8 @@ pub(super) struct Running {
     lag: (SharedTracker, HostClock),
     leader_clock: Arc<LeaderClock>,
     traces: Traces,
+    /// All sinks in `connectors/`, for the source.
+    sinks: watch::Sender<Vec<SinkSettings>>,
     stop: CancellationToken,
     parts: BTreeMap<String, Part>,
     /// The lag of sinks is fed from when there is one.
@@ -83,6 +85,7 @@ impl Running {
     ) -> Result<Self> {
         let traces = Traces::start(settings.otlp.as_ref(), &settings.pipeline)?;
         let connectors = connectors(&settings);
+        let (sinks, _) = watch::channel(settings.known_sinks.clone());
         let mut running = Running {
             settings,
             status,
@@ -90,6 +93,7 @@ impl Running {
             lag,
             leader_clock: Arc::default(),
             traces,
+            sinks,
             stop: stop.clone(),
             parts: BTreeMap::new(),
             feed: JoinSet::new(),
@@ -112,6 +116,7 @@ impl Running {
             .await;
         let other_source = self.settings.source != settings.source;
         self.settings = settings;
+        self.sinks.send_replace(self.settings.known_sinks.clone());
         let mut connectors = connectors(&self.settings);
         self.show(&changes);
         for name in changes.added.iter().chain(&changes.restarted) {
@@ -229,6 +234,7 @@ impl Running {
             instance: self.instance.clone(),
             source,
             kafka: self.settings.kafka.clone(),
+            sinks: self.sinks.subscribe(),
             kept_log: KeptLog::default(),
             samples,
             leader_clock: self.leader_clock.clone(),

@@ -5,6 +5,7 @@ mod support;
 
 mod commands;
 mod copies;
+mod copies_from;
 mod ddl;
 mod followers;
 mod history;

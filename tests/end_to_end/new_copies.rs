@@ -4,21 +4,28 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::copies::{TABLES, copies_of, leader_with_rows, write_until};
+use crate::support::http::part;
 use crate::support::{Pipeline, Postgres, assert_equal, until, wait_caught_up};
 
 /// A `walferry copy` that runs beside the test, with what it prints in a file.
-struct Asking {
+pub struct Asking {
     child: Child,
     said: std::path::PathBuf,
 }
 
 impl Asking {
     fn begin(pipeline: &Pipeline, tables: &[&str]) -> Self {
+        Self::begin_with(pipeline, tables, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn begin_with(pipeline: &Pipeline, tables: &[&str], more: &[&str]) -> Self {
         let said = pipeline
             .dir
             .join(format!("copy-{}.out", crate::support::unique()));
         let file = std::fs::File::create(&said).unwrap();
         let mut command = pipeline.command(&["copy"]);
+        command.args(more);
         if !tables.is_empty() {
             command.arg("--tables").args(tables);
         }
@@ -34,7 +41,7 @@ impl Asking {
         std::fs::read_to_string(&self.said).unwrap()
     }
 
-    async fn says(&self, part: &str) {
+    pub async fn says(&self, part: &str) {
         until(&format!("walferry copy says {part}"), || async {
             let said = self.said();
             said.contains(part).then_some(()).ok_or(said)
@@ -43,7 +50,7 @@ impl Asking {
     }
 
     /// Its exit code, once it has ended, and what it has said.
-    async fn ended(mut self) -> (Option<i32>, String) {
+    pub async fn ended(mut self) -> (Option<i32>, String) {
         let (child, said) = (&mut self.child, &self.said);
         let status = until("walferry copy ends", || {
             let status = child.try_wait().unwrap();
@@ -59,7 +66,7 @@ impl Asking {
     }
 }
 
-fn add_sink(pipeline: &Pipeline, name: &str, follower: &Postgres) {
+pub fn add_sink(pipeline: &Pipeline, name: &str, follower: &Postgres) {
     let url = follower.url("postgres");
     pipeline.write(
         &format!("connectors/{name}.toml"),
@@ -68,7 +75,7 @@ fn add_sink(pipeline: &Pipeline, name: &str, follower: &Postgres) {
 }
 
 /// The id of the newest copy that the log of a process names, in lines with `part`.
-fn newest_copy(output: &str, part: &str) -> Option<i64> {
+pub fn newest_copy(output: &str, part: &str) -> Option<i64> {
     let lines = output.lines().filter(|line| line.contains(part));
     let ids = lines.filter_map(|line| {
         let (_, rest) = line.split_once("copy=")?;
@@ -210,6 +217,56 @@ async fn a_copy_that_runs_already_fulfils_no_request_and_a_killed_source_forgets
     assert_eq!(copies_of(&pipeline, &["items", "events"]).await, [2, 1]);
     wait_caught_up(&from, &to, "a").await;
     assert_equal(&from, &to, TABLES).await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
+/// Slow enough that it is paused before it is through, on whatever machine.
+const VERY_SLOW: &str = "copy.max_bytes_per_second = \"200KiB\"\ncopy.group_max_bytes = \"64KiB\"";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paused_copies_stop_where_they_are_and_stay_so_over_a_restart_of_the_source() {
+    let (leader, follower) = (leader_with_rows().await, Postgres::start("follower"));
+    let pipeline = Pipeline::with(&leader, &[&follower], VERY_SLOW, "");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    let rows = async || {
+        let source = part(&pipeline, "leader").await?;
+        let copies = source["copies"].as_array().cloned().unwrap_or_default();
+        let items = copies.iter().find(|copy| copy["table"] == "public.items");
+        let rows = items.and_then(|copy| copy["rows"].as_u64()).unwrap_or(0);
+        Ok::<_, String>((rows, source["copies_paused"] == true))
+    };
+    until("the large table is being copied", || async {
+        let (rows, _) = rows().await?;
+        (rows > 0).then_some(()).ok_or("no row yet".to_owned())
+    })
+    .await;
+    let said = pipeline.do_it(&["copy", "--pause"]);
+    assert!(said.contains("holds back VACUUM"), "{said}");
+    walferry.says("copies are paused").await;
+    assert!(rows().await.unwrap().1);
+    walferry.kill();
+
+    let walferry = pipeline.run();
+    walferry.says("copies are paused").await;
+    let said = pipeline.do_it(&["status"]);
+    assert!(said.contains("walferry copy --resume"), "{said}");
+    // The stream goes on, and by then a copy would have begun.
+    leader.sql("INSERT INTO events (item) VALUES (1)").await;
+    until("the source publishes", || async {
+        let source = part(&pipeline, "leader").await?;
+        let changes = source["changes"].as_u64();
+        (changes > Some(0)).then_some(()).ok_or(source.to_string())
+    })
+    .await;
+    assert!(!walferry.output().contains("copying tables"));
+    assert_eq!(copies_of(&pipeline, &["items"]).await, [0]);
+
+    pipeline.do_it(&["copy", "--resume"]);
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, TABLES).await;
+    assert!(!rows().await.unwrap().1);
+    assert_eq!(copies_of(&pipeline, &["items"]).await, [1]);
     assert_eq!(walferry.terminate(), 0);
 }
 

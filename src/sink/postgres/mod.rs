@@ -19,6 +19,7 @@ mod ending;
 mod failure;
 mod following;
 mod indexes;
+mod lending;
 mod locks;
 mod noted;
 mod ordered;
@@ -45,6 +46,7 @@ use crate::model::{Checkpoint, Offer, Selection, Skipped, TableChanges, TableNam
 
 use checkpoint::Identity;
 use ending::Ending;
+pub use lending::{Lender, Readiness, Shown};
 use locks::Locks;
 pub use orders::FollowerCheckpoint;
 use session::Session;

@@ -11,7 +11,7 @@ use super::Identity;
 use super::alter::LeaderShape;
 use super::columns::{Noted, Numbers};
 use crate::error::{Error, NEW_PIPELINE, Result};
-use crate::model::{Lsn, TableSchema};
+use crate::model::{Lsn, SchemaVersion, TableSchema};
 use crate::postgres::classify;
 
 const READ: &str = "SELECT version, numbers::text, leader::text FROM walferry.columns \
@@ -91,6 +91,48 @@ impl Notes<'_> {
             .map_err(|error| classify(&error, "writing walferry.columns"))?;
         Ok(())
     }
+}
+
+/// The newest note of a table: of the version that the follower shows.
+#[derive(Clone, Debug)]
+pub(super) struct Last {
+    /// The version.
+    pub version: SchemaVersion,
+    /// Its columns on the follower.
+    pub numbers: Numbers,
+    /// Up to where the leader's rewriting of rows is in it.
+    pub rewritten: Option<Lsn>,
+    /// How many versions are noted.
+    pub versions: usize,
+}
+
+/// The newest note of the follower's table with this OID on this server (as in [`Notes`]), if there is one.
+pub(super) async fn last(
+    client: &Client,
+    me: &Identity,
+    (server, relation): (&str, u32),
+) -> Result<Option<Last>> {
+    let failed = |error| classify(&error, "reading walferry.columns");
+    let params: [&(dyn ToSql + Sync); 4] = [&me.pipeline, &me.sink, &relation, &server];
+    let rows = client.query(READ, &params).await.map_err(failed)?;
+    let Some(row) = rows.last() else {
+        return Ok(None);
+    };
+    let version: String = row.try_get(0).map_err(failed)?;
+    let numbers: String = row.try_get(1).map_err(failed)?;
+    let leader: Option<String> = row.try_get(2).map_err(failed)?;
+    let quoted = serde_json::Value::String(version);
+    let leader: Option<LeaderShape> = leader
+        .as_deref()
+        .map(serde_json::from_str)
+        .transpose()
+        .map_err(unreadable)?;
+    Ok(Some(Last {
+        version: serde_json::from_value(quoted).map_err(unreadable)?,
+        numbers: serde_json::from_str(&numbers).map_err(unreadable)?,
+        rewritten: leader.and_then(|leader| leader.rewritten),
+        versions: rows.len(),
+    }))
 }
 
 fn unreadable(error: serde_json::Error) -> Error {

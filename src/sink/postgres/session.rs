@@ -351,7 +351,17 @@ pub(super) async fn lay_out(client: &Client) -> Result<()> {
         .map_err(|error| failed(&error))
 }
 
-async fn read_system_id(client: &Client) -> Result<Option<String>> {
+/// Whether the session may read the control file.
+pub(super) async fn may_read_control(client: &Client) -> Result<bool> {
+    let may =
+        "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')";
+    let row = client.query_one(may, &[]).await;
+    row.and_then(|row| row.try_get(0))
+        .map_err(|error| classify(&error, "looking at the follower"))
+}
+
+/// The follower's system identifier.
+pub(super) async fn read_system_id(client: &Client) -> Result<Option<String>> {
     client
         .query_one(
             "SELECT system_identifier::text FROM pg_catalog.pg_control_system()",
