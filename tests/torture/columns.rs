@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use tokio::time::sleep;
 
-use crate::fault::Side;
+use crate::fault::{ALTERED, Side};
 use crate::inject::until_done;
 use crate::load::NAMES;
 use crate::world::World;
@@ -16,22 +16,22 @@ use crate::world::World;
 /// What the names of columns begin with that come and go.
 pub const EXTRA: &str = "extra";
 
-/// Tables that are altered, each with a statement that writes a row of it and changes nothing.
-pub const TABLES: [(&str, &str); 4] = [
-    ("accounts", "UPDATE accounts SET note = note WHERE id = 1"),
-    (
-        "journal",
-        "UPDATE journal SET kind = kind WHERE (client, seq) = (SELECT client, max(seq) FROM journal GROUP BY client LIMIT 1)",
-    ),
-    (
-        "documents",
-        "UPDATE documents SET revision = revision WHERE id = (SELECT min(id) FROM documents)",
-    ),
-    (
-        "wanderers",
-        "UPDATE wanderers SET hops = hops WHERE id = (SELECT min(id) FROM wanderers)",
-    ),
-];
+/// A statement that writes a row of a table and changes nothing.
+fn touch(table: &str) -> &'static str {
+    match table {
+        "accounts" => "UPDATE accounts SET note = note WHERE id = 1",
+        "journal" => {
+            "UPDATE journal SET kind = kind WHERE (client, seq) = (SELECT client, max(seq) FROM journal GROUP BY client LIMIT 1)"
+        }
+        "documents" => {
+            "UPDATE documents SET revision = revision WHERE id = (SELECT min(id) FROM documents)"
+        }
+        "wanderers" => {
+            "UPDATE wanderers SET hops = hops WHERE id = (SELECT min(id) FROM wanderers)"
+        }
+        other => unreachable!("{other} is not among those that are altered"),
+    }
+}
 
 /// Adds columns to a table of the leader, renames one, writes them, and drops them.
 ///
@@ -40,8 +40,7 @@ pub const TABLES: [(&str, &str); 4] = [
 pub async fn alter(world: &World, table: &str, hold: Duration) -> anyhow::Result<()> {
     // A copy that is made meanwhile would have the columns, and a table made by hand would lack them.
     until_done(async || all_in_effect(world).await).await?;
-    let touch = TABLES.iter().find(|(name, _)| *name == table);
-    let touch = touch.map_or("", |(_, touch)| touch);
+    let touch = touch(table);
     // A journal's rows are found by all of their columns, one by one.
     let write = match table {
         "journal" => touch.to_owned(),
@@ -90,10 +89,10 @@ async fn all_in_effect(world: &World) -> anyhow::Result<()> {
 
 /// Statements that drop what a table may have of such columns.
 pub fn without_extras() -> String {
-    let drop = |(table, _): &(&str, &str)| {
+    let drop = |table: &&str| {
         format!(
             "ALTER TABLE {table} DROP COLUMN IF EXISTS extra, DROP COLUMN IF EXISTS extra_text, DROP COLUMN IF EXISTS extra_number;"
         )
     };
-    TABLES.iter().map(drop).collect()
+    ALTERED.iter().map(drop).collect()
 }

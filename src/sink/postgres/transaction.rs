@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::PostgresSink;
 use super::alter::NeedsCopy;
 use super::apply::{self, Failed, Label, TRUNCATING, Target, Work};
 use super::checkpoint::{self, Guard, Write};
@@ -16,7 +17,6 @@ use super::session::{CHUNK_ANSWER_LIMIT, LIFTED_STATEMENT_TIMEOUT, lifted_timeou
 use super::skips;
 use super::statements::Shape;
 use super::tables::{self, Table};
-use super::{Identity, PostgresSink};
 use crate::config::SchemaChanges;
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
