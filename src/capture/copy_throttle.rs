@@ -77,6 +77,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn while_copies_are_paused_nobody_reads_on() {
+        let (tell, pauses) = Pauses::told();
+        let throttle = Throttle::new(None, pauses);
+        throttle.read(1).await;
+        tell(true);
+        let mut reading = std::pin::pin!(throttle.read(1));
+        for _ in 0..3 {
+            assert!(futures_util::poll!(&mut reading).is_pending());
+            tokio::task::yield_now().await;
+        }
+        tell(false);
+        reading.await;
+    }
+
+    #[tokio::test]
     async fn without_a_limit_nobody_waits() {
         let throttle = Throttle::new(None, Pauses::never());
         throttle.read(usize::MAX).await;

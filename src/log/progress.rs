@@ -267,6 +267,14 @@ impl Pauses {
         Pauses(watch::channel(Newest::default()).1)
     }
 
+    /// Told by whoever calls the function.
+    #[cfg(test)]
+    pub(crate) fn told() -> (impl Fn(bool), Self) {
+        let (newest, pauses) = watch::channel(Newest::default());
+        let tell = move |paused| newest.send_modify(|newest| newest.copies_paused = paused);
+        (tell, Pauses(pauses))
+    }
+
     /// Whether they are now.
     pub fn now(&self) -> bool {
         self.0.borrow().copies_paused
