@@ -4,10 +4,12 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use std::time::{Duration, Instant};
 
 use support::{kafka_settings, unique};
+use walferry::capture::silence::{self, Patience};
 use walferry::config::{Durability, KafkaSettings, Secret};
 use walferry::error::{Class, Error};
 use walferry::log::commit_log::{BatchEntry, Entry, EpochEntry};
@@ -416,6 +418,56 @@ async fn a_producer_without_brokers_is_dropped_at_once() {
     let begun = Instant::now();
     drop(producer);
     assert!(begun.elapsed() < Duration::from_millis(100));
+}
+
+/// Short, so that a test need not wait for what an operator would.
+const PATIENCE: Patience = Patience {
+    look_every: Duration::from_millis(100),
+    silent_for: Duration::from_millis(500),
+    answers_for: Duration::from_millis(1_000),
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_kafka_acknowledges_nothing_to_is_given_up_only_while_kafka_answers() {
+    let name = topic(&format!("{}.s.t", pipeline()), 1, Retention::Settings).await;
+    let watching = |kafka: KafkaSettings, producer: &Arc<EpochProducer>| {
+        silence::watch(kafka, name.clone(), Arc::clone(producer), PATIENCE)
+    };
+    let open = || Arc::new(EpochProducer::open(&kafka_settings(), QUEUE).expect("producer"));
+
+    // A record that nobody pushes is one that a stuck client never sends.
+    let stuck = open();
+    let (batch, slot) = (stuck.open_batch(), stuck.partition_slot(&name, 0));
+    stuck
+        .send(batch, slot, None, Some(b"v"), &[])
+        .expect("taken");
+    let error = error(watching(kafka_settings(), &stuck).await);
+    assert_eq!(error.class(), Class::Transient);
+    assert!(error.what().contains("acknowledged nothing"), "{error}");
+
+    // Kafka is away: nothing that new clients would help with.
+    let mut away = kafka_settings();
+    away.brokers = "127.0.0.1:9".to_owned();
+    let patient = tokio::time::timeout(Duration::from_secs(5), watching(away, &stuck));
+    assert!(patient.await.is_err(), "it waits for Kafka");
+
+    // Something is acknowledged now and then, and something else is always under way.
+    let busy = open();
+    let (batch, slot) = (busy.open_batch(), busy.partition_slot(&name, 0));
+    let sending = async {
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            busy.send(batch, slot, None, Some(b"v"), &[])
+                .expect("taken");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            busy.push();
+        }
+    };
+    tokio::select! {
+        ended = watching(kafka_settings(), &busy) => panic!("{ended:?}"),
+        () = sending => {}
+    }
+    assert!(busy.acknowledged() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

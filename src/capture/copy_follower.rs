@@ -22,7 +22,7 @@ use crate::postgres::{classify, connect};
 use crate::sink::{Lender, Readiness, Shown};
 use crate::source::catalog::{self, CatalogTable};
 use crate::source::connection::SystemIdentity;
-use crate::source::copy::{Snapshot, changed};
+use crate::source::copy::Snapshot;
 
 /// How often a follower that is behind is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -33,11 +33,6 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 
 const BEGIN: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET row_security = off;
     BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
-
-/// Numbers, names and types of the columns of some relations.
-const SHAPES: &str =
-    "SELECT attrelid, attnum, attname::text, atttypid, atttypmod FROM pg_catalog.pg_attribute
-    WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum";
 
 /// The follower that a copy is read from.
 pub struct Follower {
@@ -105,10 +100,10 @@ impl Follower {
             point: checkpoint.applied,
             identity: leader_of(&checkpoint)?,
             readers,
+            outside: self.session().await?,
         };
         let oids: Vec<Oid> = shown.iter().map(|shown| shown.relation).collect();
         let there = snapshot.lock(&oids).await?;
-        self.same_shapes(&snapshot, &there).await?;
         let found = there.into_iter().zip(schemas).zip(columns);
         let tables = found.map(|((there, schema), columns)| SnapshotTable {
             schema,
@@ -212,33 +207,6 @@ impl Follower {
         }
         Ok(readers)
     }
-
-    /// Rows are read by columns' names as they are now: they must be those of the snapshot. Nobody alters the
-    /// tables from here on, as they are locked.
-    async fn same_shapes(&self, snapshot: &Snapshot, tables: &[CatalogTable]) -> Result<()> {
-        let leaves = tables.iter().flat_map(|table| &table.leaves);
-        let oids: Vec<u32> = leaves.map(|leaf| leaf.relation.0).collect();
-        let now = self.session().await?;
-        let then = snapshot
-            .readers
-            .first()
-            .ok_or_else(|| Error::transient("a copy has no reader"))?;
-        match shapes(&now, &oids).await? == shapes(then, &oids).await? {
-            true => Ok(()),
-            false => Err(changed()),
-        }
-    }
-}
-
-/// A column of a relation: number, name, type and its modifier.
-type Shape = (u32, i16, String, u32, i32);
-
-async fn shapes(client: &Client, oids: &[u32]) -> Result<Vec<Shape>> {
-    let rows = client.query(SHAPES, &[&oids]).await;
-    let rows = rows.map_err(|error| classify(&error, "reading the follower's columns"))?;
-    let shape =
-        |row: &tokio_postgres::Row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
-    Ok(rows.iter().map(shape).collect())
 }
 
 fn name(table: &CatalogTable) -> TableName {

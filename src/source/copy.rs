@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub identity: SystemIdentity,
     /// One session a reader, each in a transaction with the snapshot.
     pub readers: Vec<Client>,
+    /// A session on the same server that sees it as it is now.
+    pub outside: Client,
 }
 
 /// Creates a temporary slot and gives its snapshot to so many sessions. Waits for transactions that
@@ -70,10 +72,13 @@ pub async fn open_snapshot(
     }
     // The sessions hold the snapshot themselves now; the slot would only keep WAL.
     drop(exporter);
+    let outside = connect(settings, application_name).await?;
+    catalog::prepare_session(&outside).await?;
     Ok(Snapshot {
         point: created.consistent_point,
         identity,
         readers: sessions,
+        outside,
     })
 }
 
@@ -83,8 +88,8 @@ impl Snapshot {
     /// reader, and Postgres cannot see that they wait for each other.
     ///
     /// # Errors
-    /// Transient when a table was dropped, renamed, truncated or rewritten since, or when somebody waits
-    /// to do so right now: copy again.
+    /// Transient when a table was dropped, renamed, altered, truncated or rewritten since, or when somebody
+    /// waits to do so right now: copy again.
     pub async fn lock(&self, relations: &[Oid]) -> Result<Vec<CatalogTable>> {
         let session = self
             .readers
@@ -129,10 +134,12 @@ impl Snapshot {
             )
             .await
             .map_err(|error| classify(&error, "checking tables before their copy"))?;
-        if row.get(0) {
-            Ok(tables)
-        } else {
-            Err(changed())
+        // Rows are read by columns' names as they are now. Nobody alters the tables from here on.
+        let is_same =
+            row.get(0) && shapes(&self.outside, &oids).await? == shapes(session, &oids).await?;
+        match is_same {
+            true => Ok(tables),
+            false => Err(changed()),
         }
     }
 
@@ -159,8 +166,26 @@ impl Snapshot {
 }
 
 /// A table is not any more what it was at the point: copy again.
-pub fn changed() -> Error {
-    Error::transient("a table was dropped, renamed, truncated or rewritten while its copy began")
+fn changed() -> Error {
+    Error::transient(
+        "a table was dropped, renamed, altered, truncated or rewritten while its copy began",
+    )
+}
+
+/// Numbers, names and types of the columns of some relations.
+const SHAPES: &str = "SELECT attrelid, attnum, attname::text, atttypid, atttypmod
+    FROM pg_catalog.pg_attribute
+    WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum";
+
+/// A column of a relation: number, name, type and its modifier.
+type ColumnShape = (u32, i16, String, u32, i32);
+
+async fn shapes(client: &Client, oids: &[u32]) -> Result<Vec<ColumnShape>> {
+    let rows = client.query(SHAPES, &[&oids]).await;
+    let rows = rows.map_err(|error| classify(&error, "reading the columns of a copy's tables"))?;
+    let shape =
+        |row: &tokio_postgres::Row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
+    Ok(rows.iter().map(shape).collect())
 }
 
 /// A range of blocks of one leaf.

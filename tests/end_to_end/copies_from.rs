@@ -149,6 +149,49 @@ async fn a_follower_that_is_behind_is_waited_for_and_read_in_the_shape_that_it_s
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_altered_between_a_copys_snapshot_and_its_locks_is_never_read_by_names_of_another_moment()
+ {
+    let leader = leader_with_rows().await;
+    let (first, second) = (Postgres::start("first"), Postgres::start("second"));
+    let pipeline = Pipeline::new(&leader, &[&first]);
+    let (from, to) = (leader.client().await, first.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    // Whoever reads column note by its name finds another one behind the lock.
+    to.batch_execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let asking = Asking::begin_with(&pipeline, &["items"], &["--from", "a"]);
+    let watcher = first.client().await;
+    until("the copy waits for the lock", || async {
+        let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                       WHERE NOT granted AND mode = 'AccessShareLock' AND query LIKE 'LOCK TABLE%'";
+        let waiting: i64 = watcher.query_one(waiting, &[]).await.unwrap().get(0);
+        (waiting > 0).then_some(()).ok_or(walferry.output())
+    })
+    .await;
+    to.batch_execute(
+        "ALTER TABLE items RENAME COLUMN note TO theirs; ALTER TABLE items ADD COLUMN note text DEFAULT 'own'; COMMIT",
+    )
+    .await
+    .unwrap();
+    let (code, said) = asking.ended().await;
+    assert_eq!(code, Some(0), "{said}");
+    let output = walferry.output();
+    assert!(
+        output.contains("altered, truncated or rewritten while its copy began"),
+        "{output}"
+    );
+    assert_eq!(walferry.terminate(), 0);
+    add_sink(&pipeline, "b", &second);
+    let walferry = pipeline.run();
+    let to = second.client().await;
+    wait_caught_up(&from, &to, "b").await;
+    assert_equal(&from, &to, TABLES).await;
+    assert_eq!(walferry.terminate(), 0);
+}
+
 /// What `walferry copy --from` says where it asks for nothing.
 async fn refused(pipeline: &Pipeline, from: &str, code: i32) -> String {
     let asking = Asking::begin_with(pipeline, &["items"], &["--from", from]);

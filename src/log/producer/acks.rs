@@ -91,6 +91,8 @@ pub(super) struct Acks {
     free: Mutex<(Vec<usize>, u64)>,
     bytes: AtomicUsize,
     records: AtomicUsize,
+    /// Records ever acknowledged.
+    acknowledged: AtomicU64,
     /// Bytes (with overhead, see `overhead`) at which a waiting sender goes on; `usize::MAX`: nobody waits.
     wanted: AtomicUsize,
     overhead: AtomicUsize,
@@ -122,6 +124,7 @@ impl Acks {
             free: Mutex::new(((0..CELLS).rev().collect(), 0)),
             bytes: AtomicUsize::new(0),
             records: AtomicUsize::new(0),
+            acknowledged: AtomicU64::new(0),
             wanted: AtomicUsize::new(0),
             overhead: AtomicUsize::new(0),
             room: Notify::new(),
@@ -153,6 +156,7 @@ impl Acks {
     fn done_with(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, SeqCst);
         self.records.fetch_sub(1, SeqCst);
+        self.acknowledged.fetch_add(1, SeqCst);
         let wanted = self.wanted.load(SeqCst);
         if wanted > 0 && self.queued(self.overhead.load(SeqCst)) < wanted {
             self.room.notify_waiters();
@@ -176,6 +180,11 @@ impl Acks {
             cell.complete.notify_one();
         }
         slot
+    }
+
+    /// Records ever acknowledged.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(SeqCst)
     }
 
     /// Bytes sent and not acknowledged, with `overhead` bytes a record.

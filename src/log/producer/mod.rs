@@ -204,6 +204,11 @@ impl EpochProducer {
         self.hand_over.acks.queued(0)
     }
 
+    /// Records acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.hand_over.acks.acknowledged()
+    }
+
     /// Waits until every record of the batch is acknowledged (nothing more may be sent to it), and
     /// forgets the batch. Cancel-safe: a batch that was not returned can be waited for again.
     ///
