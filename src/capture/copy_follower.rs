@@ -16,13 +16,12 @@ use crate::capture::copy_rows::SnapshotTable;
 use crate::config::{KafkaSettings, SinkSettings};
 use crate::error::{Error, Result};
 use crate::log::schemas::SchemaStore;
-use crate::model::relation::quote_literal;
 use crate::model::{Checkpoint, Epoch, Lsn, Oid, TableName, TableSchema};
-use crate::postgres::{classify, connect};
+use crate::postgres::classify;
 use crate::sink::{Lender, Readiness, Shown};
-use crate::source::catalog::{self, CatalogTable};
+use crate::source::catalog::CatalogTable;
 use crate::source::connection::SystemIdentity;
-use crate::source::copy::Snapshot;
+use crate::source::copy::{BEGIN, Snapshot, import, session};
 
 /// How often a follower that is behind is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -30,9 +29,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STILL_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a follower that comes nearer: other copies wait meanwhile.
 const WAIT_MAX: Duration = Duration::from_secs(300);
-
-const BEGIN: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET row_security = off;
-    BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 /// The follower that a copy is read from.
 pub struct Follower {
@@ -86,10 +82,7 @@ impl Follower {
     pub async fn snapshot(&self, begun: &Begun<'_>) -> Result<(Snapshot, Vec<SnapshotTable>)> {
         let names: Vec<TableName> = begun.tables.iter().map(name).collect();
         let (first, checkpoint) = self.wait(begun, &names).await?;
-        let mut shown = Vec::with_capacity(names.len());
-        for table in &names {
-            shown.push(self.lender.shown(&first, table).await?);
-        }
+        let shown = self.lender.shown(&first, &names).await?;
         let schemas = versions(begun, &shown).await?;
         let mut columns = Vec::with_capacity(names.len());
         for (shown, schema) in shown.iter().zip(&schemas) {
@@ -127,9 +120,7 @@ impl Follower {
     }
 
     async fn session(&self) -> Result<Client> {
-        let session = connect(self.lender.settings(), &self.application_name).await?;
-        catalog::prepare_session(&session).await?;
-        Ok(session)
+        session(self.lender.settings(), &self.application_name).await
     }
 
     /// A session with a snapshot in which the follower is far enough, and its checkpoint there.
@@ -192,19 +183,10 @@ impl Follower {
             .await
             .map_err(|error| classify(&error, doing))?;
         let exported: String = row.try_get(0).map_err(|error| classify(&error, doing))?;
-        let import = format!(
-            "{BEGIN}; SET TRANSACTION SNAPSHOT {}",
-            quote_literal(&exported)
-        );
+        let others = self.readers.saturating_sub(1);
+        let name = &self.application_name;
         let mut readers = vec![first];
-        for _ in 1..self.readers.max(1) {
-            let session = self.session().await?;
-            session
-                .batch_execute(&import)
-                .await
-                .map_err(|error| classify(&error, doing))?;
-            readers.push(session);
-        }
+        readers.extend(import(self.lender.settings(), name, &exported, others).await?);
         Ok(readers)
     }
 }

@@ -3,6 +3,7 @@
 //! `run_epoch` prepares, takes over, and then runs side by side: the stream's loop, the writer of
 //! entries, the sampler, the maker of copies, and the watch on the captured set. The first of them that fails ends all.
 
+mod announced;
 pub mod batches;
 pub mod captured_set;
 mod column_numbers;

@@ -37,13 +37,13 @@ impl Patience {
 /// What was seen of the producer. Pure.
 struct Silence {
     patience: Patience,
-    acknowledged: u64,
+    acknowledged: usize,
     since: Instant,
     answers_since: Option<Instant>,
 }
 
 impl Silence {
-    fn new(patience: Patience, acknowledged: u64, now: Instant) -> Self {
+    fn new(patience: Patience, acknowledged: usize, now: Instant) -> Self {
         Silence {
             patience,
             acknowledged,
@@ -53,7 +53,7 @@ impl Silence {
     }
 
     /// Whether Kafka is to be asked now. `waiting`: records are under way; `acknowledged`: how many ever were.
-    fn look(&mut self, waiting: bool, acknowledged: u64, now: Instant) -> bool {
+    fn look(&mut self, waiting: bool, acknowledged: usize, now: Instant) -> bool {
         if !waiting || acknowledged != self.acknowledged {
             *self = Silence::new(self.patience, acknowledged, now);
         }

@@ -133,32 +133,20 @@ pub enum Command {
     )]
     Replay {
         /// Tables to print: schema.table with * and ?, or a bare table name [default: all]
-        #[arg(
-            long,
-            value_name = "TABLE",
-            num_args = 1..,
-            value_delimiter = ',',
-            conflicts_with = "into"
-        )]
+        #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
         tables: Vec<String>,
         /// Transactions that committed at or behind this LSN [default: from where the log begins, or where
         /// the follower stands]
         #[arg(long, value_name = "LSN", group = "beginning")]
         from_lsn: Option<Lsn>,
         /// From the first transaction that committed later, by the leader's clock; UTC
-        #[arg(
-            long,
-            value_name = "TIME",
-            group = "beginning",
-            value_parser = parse_time_ms,
-            conflicts_with = "into"
-        )]
+        #[arg(long, value_name = "TIME", group = "beginning", value_parser = parse_time_ms)]
         from_time: Option<i64>,
         /// Where it ends [default: where the log ends now]
         #[command(flatten)]
         to: Boundary,
         /// One JSON object a line
-        #[arg(long, conflicts_with = "into")]
+        #[arg(long)]
         json: bool,
         /// Sink whose follower is moved on to the end of the range, or stdout
         #[arg(long, value_name = "SINK", default_value = STDOUT)]

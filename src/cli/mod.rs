@@ -119,6 +119,12 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             let settings = settings()?;
             logging::init_quiet();
             if into != STDOUT {
+                if json || !tables.is_empty() || from_time.is_some() {
+                    return Err(Failure::Usage(Error::halt(
+                        format!("--tables, --json and --from-time do not go with --into {into}"),
+                        "leave them out: a follower goes on from where it stands, with all its tables",
+                    )));
+                }
                 let asked = rebuild::Asked {
                     sink: into,
                     what: rebuild::What::Replay { from: from_lsn },

@@ -49,6 +49,17 @@ impl Log {
         Ok(log)
     }
 
+    /// Takes the end as it is now for the target.
+    pub fn stop_at_end(&mut self) -> Lsn {
+        let end = self.now.place.to.unwrap_or(Lsn::ZERO);
+        self.then = Standing {
+            target: Some(end),
+            ..self.now.clone()
+        };
+        self.then_stays = true;
+        end
+    }
+
     fn pass(&mut self, offset: i64, entry: &Entry) -> Result<()> {
         self.now.step(offset, entry, &self.terms)?;
         if !self.then_stays {

@@ -85,11 +85,11 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
         ),
         None => None,
     };
-    let open = |target| Log::open(settings, &terms, target);
-    let mut log = open(target).await.map_err(Failure::of)?;
+    let mut log = Log::open(settings, &terms, target)
+        .await
+        .map_err(Failure::of)?;
     if let (What::Replay { .. }, None) = (&asked.what, target) {
-        target = Some(log.now.place.to.unwrap_or(Lsn::ZERO));
-        log = open(target).await.map_err(Failure::of)?;
+        target = Some(log.stop_at_end());
     }
     let mut follower = sink::checkpoint(&settings.pipeline, sink)
         .await

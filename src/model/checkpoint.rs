@@ -42,8 +42,14 @@ impl LogPlace {
     /// Whether a reader that is to stop at the boundary `target` is there; `split`: how far it has applied
     /// the next entry already.
     pub fn is_at(&self, target: Option<Lsn>, split: Option<Lsn>) -> bool {
-        let boundary = split.or(self.to);
+        let boundary = self.boundary(split);
         target.is_some_and(|target| boundary.is_some_and(|boundary| boundary >= target))
+    }
+
+    /// The boundary up to which a reader has read that has applied the next entry up to `split`; none: it has
+    /// read nothing.
+    pub fn boundary(&self, split: Option<Lsn>) -> Option<Lsn> {
+        split.or(self.to)
     }
 }
 
@@ -104,7 +110,7 @@ impl Checkpoint {
 
     /// The boundary up to which the follower has read: its tables in effect show the leader there.
     pub fn boundary(&self) -> Lsn {
-        self.split.or(self.log.to).unwrap_or(Lsn::ZERO)
+        self.log.boundary(self.split).unwrap_or(Lsn::ZERO)
     }
 
     /// Whether the follower has reached the boundary at which it is to stop.

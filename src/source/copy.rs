@@ -55,31 +55,55 @@ pub async fn open_snapshot(
     let snapshot = created
         .snapshot
         .ok_or_else(|| Error::transient("the leader exported no snapshot with the slot"))?;
-    let begin = format!(
-        "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET row_security = off;
-         BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT {}",
-        quote_literal(&snapshot)
-    );
-    let mut sessions = Vec::new();
-    for _ in 0..readers.max(1) {
-        let session = connect(settings, application_name).await?;
-        catalog::prepare_session(&session).await?;
-        session
-            .batch_execute(&begin)
-            .await
-            .map_err(|error| classify(&error, "importing the copy's snapshot"))?;
-        sessions.push(session);
-    }
+    let sessions = import(settings, application_name, &snapshot, readers.max(1)).await?;
     // The sessions hold the snapshot themselves now; the slot would only keep WAL.
     drop(exporter);
-    let outside = connect(settings, application_name).await?;
-    catalog::prepare_session(&outside).await?;
     Ok(Snapshot {
         point: created.consistent_point,
         identity,
         readers: sessions,
-        outside,
+        outside: session(settings, application_name).await?,
     })
+}
+
+/// Begins the transaction of a reader.
+pub const BEGIN: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET row_security = off;
+    BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+
+/// A session in which values have the text that records have.
+///
+/// # Errors
+/// As connecting.
+pub async fn session(settings: &PostgresSettings, application_name: &str) -> Result<Client> {
+    let session = connect(settings, application_name).await?;
+    catalog::prepare_session(&session).await?;
+    Ok(session)
+}
+
+/// So many sessions that see what an exported snapshot shows.
+///
+/// # Errors
+/// As connecting, and when the snapshot is gone.
+pub async fn import(
+    settings: &PostgresSettings,
+    application_name: &str,
+    snapshot: &str,
+    sessions: u32,
+) -> Result<Vec<Client>> {
+    let begin = format!(
+        "{BEGIN}; SET TRANSACTION SNAPSHOT {}",
+        quote_literal(snapshot)
+    );
+    let mut all = Vec::new();
+    for _ in 0..sessions {
+        let session = session(settings, application_name).await?;
+        session
+            .batch_execute(&begin)
+            .await
+            .map_err(|error| classify(&error, "importing the copy's snapshot"))?;
+        all.push(session);
+    }
+    Ok(all)
 }
 
 impl Snapshot {

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use walferry::model::Lsn;
 
 use crate::copies::{TABLES, copies_of, leader_with_rows, write_until};
-use crate::new_copies::{Asking, add_sink, newest_copy};
+use crate::new_copies::{Asking, add_follower, add_sink, newest_copy};
 use crate::support::http::part;
 use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
 
@@ -69,16 +69,9 @@ async fn a_copy_read_from_a_follower_while_writes_go_on_is_what_a_later_follower
     leader
         .sql("UPDATE items SET n = n + 1 WHERE id < 500; DELETE FROM items WHERE id % 97 = 0")
         .await;
-    add_sink(&pipeline, "b", &second);
-    let walferry = pipeline.run();
-    let to = second.client().await;
-    wait_caught_up(&from, &to, "b").await;
-    assert_equal(&from, &to, TABLES).await;
-    assert_equal(&from, &to, &["empty_one"]).await;
-    let loaded = newest_copy(&walferry.output(), "loading a copy");
+    let loaded = add_follower(&pipeline, &from, &second).await;
     assert_eq!(loaded, Some(new_copy), "that of the follower is loaded");
     assert_eq!(copies_of(&pipeline, TABLES).await, [2, 2]);
-    assert_eq!(walferry.terminate(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,12 +177,7 @@ async fn a_table_altered_between_a_copys_snapshot_and_its_locks_is_never_read_by
         "{output}"
     );
     assert_eq!(walferry.terminate(), 0);
-    add_sink(&pipeline, "b", &second);
-    let walferry = pipeline.run();
-    let to = second.client().await;
-    wait_caught_up(&from, &to, "b").await;
-    assert_equal(&from, &to, TABLES).await;
-    assert_eq!(walferry.terminate(), 0);
+    add_follower(&pipeline, &from, &second).await;
 }
 
 /// What `walferry copy --from` says where it asks for nothing.

@@ -3,6 +3,8 @@
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio_postgres::Client;
+
 use crate::copies::{TABLES, copies_of, leader_with_rows, write_until};
 use crate::support::http::part;
 use crate::support::{Pipeline, Postgres, assert_equal, until, wait_caught_up};
@@ -74,6 +76,24 @@ pub fn add_sink(pipeline: &Pipeline, name: &str, follower: &Postgres) {
     );
 }
 
+/// Adds sink b to a pipeline that does not run, and has it follow until it holds the leader's rows. The id of the
+/// copy that it has loaded.
+pub async fn add_follower(
+    pipeline: &Pipeline,
+    leader: &Client,
+    follower: &Postgres,
+) -> Option<i64> {
+    add_sink(pipeline, "b", follower);
+    let walferry = pipeline.run();
+    let to = follower.client().await;
+    wait_caught_up(leader, &to, "b").await;
+    assert_equal(leader, &to, TABLES).await;
+    assert_equal(leader, &to, &["empty_one"]).await;
+    let loaded = newest_copy(&walferry.output(), "loading a copy");
+    assert_eq!(walferry.terminate(), 0);
+    loaded
+}
+
 /// The id of the newest copy that the log of a process names, in lines with `part`.
 pub fn newest_copy(output: &str, part: &str) -> Option<i64> {
     let lines = output.lines().filter(|line| line.contains(part));
@@ -124,15 +144,9 @@ async fn a_new_copy_is_made_while_writes_go_on_and_later_followers_load_it() {
     leader
         .sql("UPDATE items SET n = n + 1 WHERE id < 500")
         .await;
-    add_sink(&pipeline, "b", &second);
-    let walferry = pipeline.run();
-    let to = second.client().await;
-    wait_caught_up(&from, &to, "b").await;
-    assert_equal(&from, &to, TABLES).await;
-    let loaded = newest_copy(&walferry.output(), "loading a copy");
+    let loaded = add_follower(&pipeline, &from, &second).await;
     assert_eq!(loaded, Some(new_copy), "the newest is loaded");
     assert_eq!(copies_of(&pipeline, TABLES).await, [2, 2]);
-    assert_eq!(walferry.terminate(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

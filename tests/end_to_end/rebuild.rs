@@ -174,6 +174,11 @@ async fn a_follower_is_moved_on_step_by_step_and_stays_at_each() {
         assert!(code == 2 && said.contains(part), "{said}");
         assert_eq!(shows(&to).await, exactly(299));
     }
+    let (code, said) = pipeline.say(&["replay", "--into", "a", "--json"]);
+    assert!(
+        code == 2 && said.contains("do not go with --into a"),
+        "{said}"
+    );
     let (code, said) = pipeline.say(&["replay", "--into", "nobody", "--to-lsn", lsn(310)]);
     assert!(code == 2 && said.contains("no sink nobody"), "{said}");
 

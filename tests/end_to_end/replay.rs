@@ -126,6 +126,7 @@ async fn exactly_the_transactions_of_a_range_are_printed() {
     assert_eq!(named("--before-transaction"), up_to(19));
     let long_ago = printed(&pipeline, &["--from-time", "2020-02-02T20:20:20"]);
     assert_eq!(long_ago, whole);
+    assert_eq!(printed(&pipeline, &["--into", "stdout"]), whole);
     let items = printed(&pipeline, &["--tables", "items", "--from-lsn", &lsns[290]]);
     assert_eq!(lines(&items).len(), 10);
     assert!(!items.contains("public.events"), "{items}");

@@ -90,9 +90,9 @@ pub(super) struct Acks {
     cells: Box<[Cell]>,
     free: Mutex<(Vec<usize>, u64)>,
     bytes: AtomicUsize,
-    records: AtomicUsize,
-    /// Records ever acknowledged.
-    acknowledged: AtomicU64,
+    /// Records ever sent, and ever acknowledged.
+    sent: AtomicUsize,
+    acknowledged: AtomicUsize,
     /// Bytes (with overhead, see `overhead`) at which a waiting sender goes on; `usize::MAX`: nobody waits.
     wanted: AtomicUsize,
     overhead: AtomicUsize,
@@ -123,8 +123,8 @@ impl Acks {
             cells: (0..CELLS).map(|_| Cell::default()).collect(),
             free: Mutex::new(((0..CELLS).rev().collect(), 0)),
             bytes: AtomicUsize::new(0),
-            records: AtomicUsize::new(0),
-            acknowledged: AtomicU64::new(0),
+            sent: AtomicUsize::new(0),
+            acknowledged: AtomicUsize::new(0),
             wanted: AtomicUsize::new(0),
             overhead: AtomicUsize::new(0),
             room: Notify::new(),
@@ -149,13 +149,12 @@ impl Acks {
         let cell = cell_of(batch);
         self.cells[cell].sent.fetch_add(1, SeqCst);
         self.bytes.fetch_add(bytes, SeqCst);
-        self.records.fetch_add(1, SeqCst);
+        self.sent.fetch_add(1, SeqCst);
         (cell << SLOT_BITS) | slot.0 as usize
     }
 
     fn done_with(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, SeqCst);
-        self.records.fetch_sub(1, SeqCst);
         self.acknowledged.fetch_add(1, SeqCst);
         let wanted = self.wanted.load(SeqCst);
         if wanted > 0 && self.queued(self.overhead.load(SeqCst)) < wanted {
@@ -183,13 +182,16 @@ impl Acks {
     }
 
     /// Records ever acknowledged.
-    pub(super) fn acknowledged(&self) -> u64 {
+    pub(super) fn acknowledged(&self) -> usize {
         self.acknowledged.load(SeqCst)
     }
 
     /// Bytes sent and not acknowledged, with `overhead` bytes a record.
     pub(super) fn queued(&self, overhead: usize) -> usize {
-        self.bytes.load(SeqCst) + self.records.load(SeqCst) * overhead
+        // In this order: what is sent is never fewer.
+        let acknowledged = self.acknowledged();
+        let records = self.sent.load(SeqCst) - acknowledged;
+        self.bytes.load(SeqCst) + records * overhead
     }
 
     pub(super) async fn room(&self, overhead: usize, enough: usize) -> Result<()> {

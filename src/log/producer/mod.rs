@@ -205,7 +205,7 @@ impl EpochProducer {
     }
 
     /// Records acknowledged so far.
-    pub fn acknowledged(&self) -> u64 {
+    pub fn acknowledged(&self) -> usize {
         self.hand_over.acks.acknowledged()
     }
 

@@ -112,9 +112,7 @@ impl Lender {
             .map_err(|error| classify(&error, "setting up a session on the follower"))?;
         let checkpoint = self.checkpoint(&client).await?;
         self.readiness(&checkpoint, tables, None)?;
-        for table in tables {
-            self.shown(&client, table).await?;
-        }
+        self.shown(&client, tables).await?;
         Ok(())
     }
 
@@ -186,27 +184,32 @@ impl Lender {
         Ok(Readiness::At(checkpoint.applied))
     }
 
-    /// What the follower shows of a table that is in effect, as the session sees it.
+    /// What the follower shows of tables that are in effect, as the session sees it.
     ///
     /// # Errors
-    /// Halt when its rows are not, or not surely, those of the leader.
-    pub async fn shown(&self, client: &Client, table: &TableName) -> Result<Shown> {
-        let shown = self.shown_there(client, table).await;
-        shown
-            .map_err(|error| error.at(format!("table {table} on the follower of {}", self.me.sink)))
+    /// Halt when the rows of one are not, or not surely, those of the leader.
+    pub async fn shown(&self, client: &Client, tables: &[TableName]) -> Result<Vec<Shown>> {
+        let server = match may_read_control(client).await? {
+            true => read_system_id(client).await?.unwrap_or_default(),
+            false => String::new(),
+        };
+        let mut all = Vec::with_capacity(tables.len());
+        for table in tables {
+            let shown = self.shown_of(client, &server, table).await;
+            all.push(shown.map_err(|error| {
+                error.at(format!("table {table} on the follower of {}", self.me.sink))
+            })?);
+        }
+        Ok(all)
     }
 
-    async fn shown_there(&self, client: &Client, table: &TableName) -> Result<Shown> {
+    async fn shown_of(&self, client: &Client, server: &str, table: &TableName) -> Result<Shown> {
         let me = &self.me;
         self.only_the_leaders(client, table).await?;
         let Some(found) = relation(client, table).await? else {
             return Err(Error::halt("it is not there", FROM_LEADER));
         };
-        let server = match may_read_control(client).await? {
-            true => read_system_id(client).await?.unwrap_or_default(),
-            false => String::new(),
-        };
-        let Some(noted) = last(client, me, (&server, found.oid)).await? else {
+        let Some(noted) = last(client, me, (server, found.oid)).await? else {
             return Err(Error::halt(
                 "walferry.columns does not say which version of the leader's table it shows",
                 FROM_LEADER,

@@ -4,8 +4,8 @@
 //! is noted of the leader's side. The newest note is of the shape that the table has. A table made anew, or
 //! another server, has no notes.
 
-use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 
 use super::Identity;
 use super::alter::LeaderShape;
@@ -45,16 +45,12 @@ impl Notes<'_> {
             [&me.pipeline, &me.sink, &self.relation, &self.server];
         let mut noted = Noted::default();
         for row in self.client.query(READ, &params).await.map_err(failed)? {
-            let of: String = row.try_get(0).map_err(failed)?;
-            let numbers: String = row.try_get(1).map_err(failed)?;
-            let leader: Option<String> = row.try_get(2).map_err(failed)?;
-            let numbers: Numbers = serde_json::from_str(&numbers).map_err(unreadable)?;
-            let leader = leader.as_deref().map(serde_json::from_str).transpose();
+            let (of, numbers, leader) = note(&row)?;
             if of == version {
                 noted.own = Some(noted.versions.len());
             }
             noted.versions.push(numbers);
-            noted.leader.push(leader.map_err(unreadable)?);
+            noted.leader.push(leader);
         }
         Ok(noted)
     }
@@ -118,21 +114,27 @@ pub(super) async fn last(
     let Some(row) = rows.last() else {
         return Ok(None);
     };
-    let version: String = row.try_get(0).map_err(failed)?;
-    let numbers: String = row.try_get(1).map_err(failed)?;
-    let leader: Option<String> = row.try_get(2).map_err(failed)?;
+    let (version, numbers, leader) = note(row)?;
     let quoted = serde_json::Value::String(version);
-    let leader: Option<LeaderShape> = leader
-        .as_deref()
-        .map(serde_json::from_str)
-        .transpose()
-        .map_err(unreadable)?;
     Ok(Some(Last {
         version: serde_json::from_value(quoted).map_err(unreadable)?,
-        numbers: serde_json::from_str(&numbers).map_err(unreadable)?,
+        numbers,
         rewritten: leader.and_then(|leader| leader.rewritten),
         versions: rows.len(),
     }))
+}
+
+/// Version, columns and the leader's side in a row of [`READ`].
+fn note(row: &Row) -> Result<(String, Numbers, Option<LeaderShape>)> {
+    let failed = |error| classify(&error, "reading walferry.columns");
+    let numbers: String = row.try_get(1).map_err(failed)?;
+    let leader: Option<String> = row.try_get(2).map_err(failed)?;
+    let leader = leader.as_deref().map(serde_json::from_str).transpose();
+    Ok((
+        row.try_get(0).map_err(failed)?,
+        serde_json::from_str(&numbers).map_err(unreadable)?,
+        leader.map_err(unreadable)?,
+    ))
 }
 
 fn unreadable(error: serde_json::Error) -> Error {
