@@ -4,12 +4,10 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use std::time::{Duration, Instant};
 
-use support::{kafka_settings, unique};
-use walferry::capture::silence::{self, Patience};
+use support::{DEADLINE, ForgetfulKafka, kafka_settings, unique, until};
 use walferry::config::{Durability, KafkaSettings, Secret};
 use walferry::error::{Class, Error};
 use walferry::log::commit_log::{BatchEntry, Entry, EpochEntry};
@@ -36,12 +34,21 @@ fn pipeline() -> String {
 }
 
 async fn topic(name: &str, partitions: i32, retention: Retention) -> String {
+    topic_at(&kafka_settings(), name, partitions, retention).await
+}
+
+async fn topic_at(
+    kafka: &KafkaSettings,
+    name: &str,
+    partitions: i32,
+    retention: Retention,
+) -> String {
     let spec = TopicSpec {
         name: name.to_owned(),
         partitions,
         retention,
     };
-    let admin = TopicAdmin::open(&kafka_settings()).expect("admin");
+    let admin = TopicAdmin::open(kafka).expect("admin");
     admin.ensure(&[spec]).await.expect("topic is made");
     name.to_owned()
 }
@@ -420,54 +427,75 @@ async fn a_producer_without_brokers_is_dropped_at_once() {
     assert!(begun.elapsed() < Duration::from_millis(100));
 }
 
-/// Short, so that a test need not wait for what an operator would.
-const PATIENCE: Patience = Patience {
-    look_every: Duration::from_millis(100),
-    silent_for: Duration::from_millis(500),
-    answers_for: Duration::from_millis(1_000),
-};
+/// Few would not show it: one of some thirty clients is left without brokers for good (`log::kept`).
+const CLIENTS: u32 = 24;
+const ROUNDS: i64 = 4;
+
+/// Reads a partition up to an offset; begins anew at an error, as a sink does.
+fn read_up_to(kafka: &KafkaSettings, name: &str, end: i64) {
+    let by = Instant::now() + DEADLINE;
+    let mut next = 0;
+    while next < end {
+        let mut reader = RecordReader::open(kafka, 1 << 20).expect("reader");
+        reader.assign(name, 0, next).expect("assigned");
+        while let Ok(read) = reader.next(name, 0, WAIT, |record| record.offset) {
+            assert!(Instant::now() < by, "a reader is stuck at {next}");
+            next = read.map_or(next, |offset| offset + 1);
+            if next >= end {
+                break;
+            }
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_kafka_acknowledges_nothing_to_is_given_up_only_while_kafka_answers() {
-    let name = topic(&format!("{}.s.t", pipeline()), 1, Retention::Settings).await;
-    let watching = |kafka: KafkaSettings, producer: &Arc<EpochProducer>| {
-        silence::watch(kafka, name.clone(), Arc::clone(producer), PATIENCE)
-    };
-    let open = || Arc::new(EpochProducer::open(&kafka_settings(), QUEUE).expect("producer"));
-
-    // A record that nobody pushes is one that a stuck client never sends.
-    let stuck = open();
-    let (batch, slot) = (stuck.open_batch(), stuck.partition_slot(&name, 0));
-    stuck
-        .send(batch, slot, None, Some(b"v"), &[])
-        .expect("taken");
-    let error = error(watching(kafka_settings(), &stuck).await);
-    assert_eq!(error.class(), Class::Transient);
-    assert!(error.what().contains("acknowledged nothing"), "{error}");
-
-    // Kafka is away: nothing that new clients would help with.
-    let mut away = kafka_settings();
-    away.brokers = "127.0.0.1:9".to_owned();
-    let patient = tokio::time::timeout(Duration::from_secs(5), watching(away, &stuck));
-    assert!(patient.await.is_err(), "it waits for Kafka");
-
-    // Something is acknowledged now and then, and something else is always under way.
-    let busy = open();
-    let (batch, slot) = (busy.open_batch(), busy.partition_slot(&name, 0));
-    let sending = async {
-        let until = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < until {
-            busy.send(batch, slot, None, Some(b"v"), &[])
-                .expect("taken");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            busy.push();
+async fn clients_that_were_told_of_no_brokers_go_on() {
+    let forgetful = ForgetfulKafka::start("forgetful");
+    let mut through = kafka_settings();
+    through.brokers = forgetful.bootstrap();
+    let often = ("topic.metadata.refresh.interval.ms", "100");
+    through
+        .properties
+        .insert(often.0.to_owned(), Secret::new(often.1));
+    let name = topic_at(&through, "s.t", 1, Retention::Settings).await;
+    let producers: Vec<_> = (0..CLIENTS)
+        .map(|_| EpochProducer::open(&through, QUEUE).expect("producer"))
+        .collect();
+    let readers = (0..CLIENTS).map(|_| {
+        let (through, name) = (through.clone(), name.clone());
+        let end = i64::from(CLIENTS) * ROUNDS;
+        tokio::task::spawn_blocking(move || read_up_to(&through, &name, end))
+    });
+    let readers = futures_util::future::join_all(readers);
+    for round in 0..ROUNDS {
+        let before = forgetful.forgot();
+        if round > 0 {
+            forgetful.forgets(true);
         }
-    };
-    tokio::select! {
-        ended = watching(kafka_settings(), &busy) => panic!("{ended:?}"),
-        () = sending => {}
+        let sends = producers.iter().map(|producer| {
+            let slot = producer.partition_slot(&name, 0);
+            send_all(producer, slot, [(None, Some(b"v".to_vec()))])
+        });
+        let remembering = async {
+            if round > 0 {
+                until("answers without brokers", async || {
+                    let forgot = forgetful.forgot() - before;
+                    (forgot >= CLIENTS / 2)
+                        .then_some(())
+                        .ok_or(forgot.to_string())
+                })
+                .await;
+                forgetful.forgets(false);
+            }
+        };
+        let all = async { tokio::join!(futures_util::future::join_all(sends), remembering) };
+        tokio::time::timeout(DEADLINE, all)
+            .await
+            .unwrap_or_else(|_| panic!("a producer is stuck in round {round}"));
     }
-    assert!(busy.acknowledged() > 0);
+    for read in readers.await {
+        read.expect("a reader got to the end");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

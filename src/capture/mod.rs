@@ -22,7 +22,6 @@ pub mod own_log;
 mod past;
 pub mod prepare;
 pub mod publisher;
-pub mod silence;
 pub mod stream_loop;
 pub mod tables;
 pub mod takeover;
@@ -36,7 +35,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::silence::Patience;
 use crate::config::{KafkaSettings, SinkSettings, SourceSettings};
 use crate::error::{Error, Result};
 use crate::log::producer::{EpochProducer, PartitionSlot};
@@ -198,12 +196,6 @@ async fn run_epoch(context: &CaptureContext) -> Result<()> {
         published: publish,
     };
     tasks.spawn(publisher.run(ordered));
-    tasks.spawn(silence::watch(
-        context.kafka.clone(),
-        topics.commits(),
-        producer.clone(),
-        Patience::OF_AN_EPOCH,
-    ));
     let (copying, copies) = watch::channel(false);
     tasks.spawn(grow_old(context.clone(), copies.clone()));
     let trimmer = Trimmer {

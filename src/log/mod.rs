@@ -11,6 +11,7 @@ pub mod copies;
 pub mod copy_request;
 pub mod header;
 pub mod held;
+pub(crate) mod kept;
 pub(crate) mod offsets;
 pub(crate) mod partition;
 pub mod producer;

@@ -13,6 +13,7 @@ use rdkafka::{ClientConfig, Message, TopicPartitionList};
 use crate::config::KafkaSettings;
 use crate::error::{COPY_ANEW, Error, NEW_PIPELINE, Result};
 use crate::log::client::{QuietContext, client_config, refused};
+use crate::log::kept::Kept;
 
 /// How long a question to the broker may take.
 pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -27,7 +28,7 @@ pub(crate) const FETCH_WAIT: Duration = Duration::from_millis(500);
 /// How often a thread that waits for records looks whether it is to stop.
 pub(crate) const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-pub(crate) type QuietConsumer = BaseConsumer<QuietContext>;
+pub(crate) type QuietConsumer = Kept<BaseConsumer<QuietContext>>;
 
 /// What the consumers of records and of the log have in common.
 pub(crate) fn consumer_config(kafka: &KafkaSettings, own: &[(&str, &str)]) -> ClientConfig {
@@ -56,9 +57,10 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, own: &[(&str, &str)]) -> Cl
 /// # Errors
 /// Halt when librdkafka refuses the settings.
 pub(crate) fn consumer(config: &ClientConfig) -> Result<QuietConsumer> {
-    config
+    let consumer = config
         .create_with_context(QuietContext::default())
-        .map_err(|error| refused("Kafka consumer", error))
+        .map_err(|error| refused("Kafka consumer", error))?;
+    Ok(Kept::new(consumer, config))
 }
 
 /// Closing a consumer waits for its threads; that must not happen on a thread that drives tasks.

@@ -16,6 +16,7 @@ use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::client::{QuietContext, client_config, refused};
 use crate::log::copy_request::{self, CopyRequest, PAUSE_KEY};
+use crate::log::kept::Kept;
 use crate::log::partition::{ASK_TIMEOUT, FETCH_WAIT, PartitionReader, STOP_CHECK_INTERVAL};
 use crate::model::{Lsn, TableName};
 
@@ -52,7 +53,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes progress records (fire and forget: the follower's checkpoint is the truth).
 pub struct ProgressWriter {
-    producer: Option<Arc<ThreadedProducer<QuietContext>>>,
+    producer: Option<Arc<Kept<ThreadedProducer<QuietContext>>>>,
     topic: String,
 }
 
@@ -69,11 +70,12 @@ impl ProgressWriter {
             ("queue.buffering.max.messages", "1000"),
         ];
         let fixed = [("enable.idempotence", "true"), ("acks", "all")];
-        let producer = client_config(kafka, &own, &fixed)
+        let config = client_config(kafka, &own, &fixed);
+        let producer = config
             .create_with_context(QuietContext::default())
             .map_err(|error| refused("Kafka producer", error))?;
         Ok(ProgressWriter {
-            producer: Some(Arc::new(producer)),
+            producer: Some(Arc::new(Kept::new(producer, &config))),
             topic: topic.to_owned(),
         })
     }

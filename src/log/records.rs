@@ -4,7 +4,6 @@
 //! read-ahead buffer; their size is bounded by a budget over all partitions.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -71,7 +70,7 @@ const RECORD_OVERHEAD_BYTES: usize = 512;
 pub struct RecordReader {
     kafka: KafkaSettings,
     budget_bytes: usize,
-    consumer: Arc<QuietConsumer>,
+    consumer: QuietConsumer,
     /// For questions, which would wait for the consumer's request for records.
     asking: QuietConsumer,
     /// Partitions that the consumer's share of the budget is made for.
@@ -109,7 +108,7 @@ impl RecordReader {
         Ok(RecordReader {
             kafka: kafka.clone(),
             budget_bytes,
-            consumer: Arc::new(consumer(&config)?),
+            consumer: consumer(&config)?,
             asking: consumer(&consumer_config(kafka, &[]))?,
             shares: SHARES_MIN,
             assigned: Vec::new(),
@@ -248,7 +247,7 @@ impl RecordReader {
             return;
         }
         let places: Vec<Place<'_>> = new.iter().map(|topic| (*topic, 0)).collect();
-        for client in [&*self.consumer, &self.asking] {
+        for client in [&self.consumer, &self.asking] {
             // For the leaders' sake: whatever is wrong shows when they are read.
             offsets::ask(client.client(), &places, Offset::Beginning);
         }
@@ -293,7 +292,7 @@ impl RecordReader {
                 assigned.moved = false;
             }
             let config = config(&self.kafka, self.budget_bytes, self.shares);
-            self.consumer = Arc::new(consumer(&config)?);
+            self.consumer = consumer(&config)?;
             self.left.clear();
             let introduced = std::mem::take(&mut self.introduced);
             self.introduce(introduced.iter().map(String::as_str));
@@ -307,7 +306,8 @@ impl RecordReader {
             let offset = Offset::Offset(assigned.next);
             kafka_result(list.add_partition_offset(topic, partition, offset), topic)?;
             // Split before it is assigned: nothing of it ever comes out of the main queue.
-            let queue = self.consumer.split_partition_queue(topic, partition);
+            let consumer = self.consumer.shared();
+            let queue = consumer.split_partition_queue(topic, partition);
             assigned.queue =
                 Some(queue.ok_or_else(|| {
                     Error::transient(format!("no queue for {topic} {partition}"))

@@ -21,6 +21,7 @@ use tokio::task::spawn_blocking;
 use crate::config::{Durability, KafkaSettings};
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::client::{QuietContext, client_config, refused};
+use crate::log::kept::Kept;
 use crate::log::partition::{ASK_TIMEOUT, QuietConsumer, consumer, drop_elsewhere};
 use crate::log::topics::{RECORD_MAX_BYTES, Retention, TopicSpec, TopicState, Topics};
 
@@ -77,7 +78,7 @@ impl TopicState {
 
 /// Administration of topics.
 pub struct TopicAdmin {
-    client: Arc<AdminClient<QuietContext>>,
+    client: Arc<Kept<AdminClient<QuietContext>>>,
     /// Asks for metadata. The administration client would do, but nobody could hear why it fails:
     /// its events are not served.
     asker: Option<Arc<QuietConsumer>>,
@@ -93,11 +94,12 @@ impl TopicAdmin {
         // A connection that brokers close is told only in the log.
         let mut asking = client_config(kafka, &[("log.connection.close", "true")], &[]);
         asking.set_log_level(RDKafkaLogLevel::Info);
-        let client = client_config(kafka, &[], &[])
+        let config = client_config(kafka, &[], &[]);
+        let client = config
             .create_with_context(QuietContext::default())
             .map_err(|error| refused("Kafka client", error))?;
         Ok(TopicAdmin {
-            client: Arc::new(client),
+            client: Arc::new(Kept::new(client, &config)),
             asker: Some(Arc::new(consumer(&asking)?)),
             kafka: kafka.clone(),
         })

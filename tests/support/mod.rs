@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)] // each test file uses a part of this one
 
 pub mod content;
+pub mod forgetful_kafka;
 pub mod http;
 pub mod kafka;
 pub mod postgres;
@@ -20,6 +21,7 @@ use ::walferry::config::{
 };
 
 pub use content::{assert_equal, wait_caught_up};
+pub use forgetful_kafka::ForgetfulKafka;
 pub use kafka::Kafka;
 pub use postgres::Postgres;
 pub use secured_kafka::SecuredKafka;

@@ -90,9 +90,7 @@ pub(super) struct Acks {
     cells: Box<[Cell]>,
     free: Mutex<(Vec<usize>, u64)>,
     bytes: AtomicUsize,
-    /// Records ever sent, and ever acknowledged.
-    sent: AtomicUsize,
-    acknowledged: AtomicUsize,
+    records: AtomicUsize,
     /// Bytes (with overhead, see `overhead`) at which a waiting sender goes on; `usize::MAX`: nobody waits.
     wanted: AtomicUsize,
     overhead: AtomicUsize,
@@ -123,8 +121,7 @@ impl Acks {
             cells: (0..CELLS).map(|_| Cell::default()).collect(),
             free: Mutex::new(((0..CELLS).rev().collect(), 0)),
             bytes: AtomicUsize::new(0),
-            sent: AtomicUsize::new(0),
-            acknowledged: AtomicUsize::new(0),
+            records: AtomicUsize::new(0),
             wanted: AtomicUsize::new(0),
             overhead: AtomicUsize::new(0),
             room: Notify::new(),
@@ -149,13 +146,13 @@ impl Acks {
         let cell = cell_of(batch);
         self.cells[cell].sent.fetch_add(1, SeqCst);
         self.bytes.fetch_add(bytes, SeqCst);
-        self.sent.fetch_add(1, SeqCst);
+        self.records.fetch_add(1, SeqCst);
         (cell << SLOT_BITS) | slot.0 as usize
     }
 
     fn done_with(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, SeqCst);
-        self.acknowledged.fetch_add(1, SeqCst);
+        self.records.fetch_sub(1, SeqCst);
         let wanted = self.wanted.load(SeqCst);
         if wanted > 0 && self.queued(self.overhead.load(SeqCst)) < wanted {
             self.room.notify_waiters();
@@ -181,17 +178,9 @@ impl Acks {
         slot
     }
 
-    /// Records ever acknowledged.
-    pub(super) fn acknowledged(&self) -> usize {
-        self.acknowledged.load(SeqCst)
-    }
-
     /// Bytes sent and not acknowledged, with `overhead` bytes a record.
     pub(super) fn queued(&self, overhead: usize) -> usize {
-        // In this order: what is sent is never fewer.
-        let acknowledged = self.acknowledged();
-        let records = self.sent.load(SeqCst) - acknowledged;
-        self.bytes.load(SeqCst) + records * overhead
+        self.bytes.load(SeqCst) + self.records.load(SeqCst) * overhead
     }
 
     pub(super) async fn room(&self, overhead: usize, enough: usize) -> Result<()> {

@@ -26,6 +26,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::log::client::{client_config, refused};
+use crate::log::kept::Kept;
 use crate::log::offsets;
 use crate::log::topics::RECORD_MAX_BYTES;
 
@@ -76,7 +77,7 @@ const LEADER_INTERVAL: Duration = Duration::from_millis(50);
 /// What librdkafka keeps a record beside key and value, for the bound of the queue.
 const RECORD_OVERHEAD_BYTES: usize = 256;
 
-type Client = ThreadedProducer<DeliveryContext>;
+type Client = Kept<ThreadedProducer<DeliveryContext>>;
 /// By [`Pace`].
 type Clients = [Arc<Client>; Pace::COUNT];
 
@@ -204,11 +205,6 @@ impl EpochProducer {
         self.hand_over.acks.queued(0)
     }
 
-    /// Records acknowledged so far.
-    pub fn acknowledged(&self) -> usize {
-        self.hand_over.acks.acknowledged()
-    }
-
     /// Waits until every record of the batch is acknowledged (nothing more may be sent to it), and
     /// forgets the batch. Cancel-safe: a batch that was not returned can be waited for again.
     ///
@@ -326,9 +322,11 @@ fn client(kafka: &KafkaSettings, linger_ms: &str, hand_over: Arc<HandOver>) -> R
         ("queue.buffering.max.messages", "0"),
         ("queue.buffering.max.kbytes", "2147483647"),
     ];
-    client_config(kafka, &own, &fixed)
+    let config = client_config(kafka, &own, &fixed);
+    let client = config
         .create_with_context(DeliveryContext::new(hand_over))
-        .map_err(|error| refused("Kafka producer", error))
+        .map_err(|error| refused("Kafka producer", error))?;
+    Ok(Kept::new(client, &config))
 }
 
 /// Headers (a MOVE's keys) and framing beside key and value of the largest record.
