@@ -312,6 +312,7 @@ async fn the_tail_gives_entries_in_order_and_asks_for_the_end() {
         system_id: "7".to_owned(),
         timeline: 1,
         captured: vec![],
+        dropped: Vec::new(),
     });
     assert_eq!(append(&producer, &commits, &epoch).await, 0);
     assert_eq!(append(&producer, &commits, &batch(1, 2)).await, 1);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::moves::renamed;
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{Entry, EpochEntry, Verdict, judge};
 use crate::log::copies::CopyLedger;
@@ -20,6 +21,8 @@ pub struct Terms {
     pub selection: Selection,
     /// Whether tables come into effect by copies; if not, they are in effect once captured.
     pub takes_copies: bool,
+    /// Whether a table that the leader has renamed stays in effect under its new name.
+    pub moves_tables: bool,
 }
 
 /// What an entry asks the reader to do.
@@ -126,13 +129,17 @@ impl Standing {
         if judge(&mut self.place, offset, entry)? != Verdict::Valid {
             return Ok(Step::Pass);
         }
+        let renamed = match entry {
+            Entry::Epoch(epoch) => renamed(&self.in_effect, &self.ledger, epoch, terms),
+            Entry::Batch(_) | Entry::CopyBegin(_) | Entry::CopyEnd(_) => Vec::new(),
+        };
         let left = self.ledger.valid(offset, entry);
         match entry {
             Entry::Batch(_) => Ok(Step::Batch),
             Entry::CopyBegin(_) | Entry::CopyEnd(_) => Ok(Step::Event),
             Entry::Epoch(epoch) => {
                 self.leader_is(epoch)?;
-                self.captured_changed(&left, terms);
+                self.captured_changed(&left, renamed, terms);
                 Ok(Step::Event)
             }
         }
@@ -166,10 +173,17 @@ impl Standing {
         Ok(())
     }
 
-    fn captured_changed(&mut self, left: &BTreeSet<TableName>, terms: &Terms) {
+    fn captured_changed(
+        &mut self,
+        left: &BTreeSet<TableName>,
+        renamed: Vec<(TableName, TableName)>,
+        terms: &Terms,
+    ) {
         let captured = &self.place.captured;
         let stays = |table: &TableName| captured.contains(table) && !left.contains(table);
         self.in_effect.retain(stays);
+        self.in_effect
+            .extend(renamed.into_iter().map(|(_, new)| new));
         if !terms.takes_copies {
             let taken = captured.iter().filter(|table| terms.selection.takes(table));
             self.in_effect.extend(taken.cloned());
@@ -280,6 +294,7 @@ mod tests {
             topics: Topics::new("p"),
             selection: Selection::new(&["*.*".to_owned()], &exclude),
             takes_copies: true,
+            moves_tables: false,
         }
     }
 
@@ -362,6 +377,7 @@ mod tests {
             system_id: "1".to_owned(),
             timeline: 1,
             captured: Vec::new(),
+            dropped: Vec::new(),
         });
         let log = [
             epoch,

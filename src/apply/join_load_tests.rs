@@ -33,6 +33,7 @@ fn log() -> Vec<Entry> {
             relation: Oid(1),
             limits: Limits::default(),
         }],
+        dropped: Vec::new(),
     });
     let batch = |number: u64| {
         let extent = Extent {
@@ -84,6 +85,7 @@ fn a_transaction_ends_with_the_entry_that_needs_a_second_chunk() {
             topics: Topics::new("p"),
             selection: Selection::new(&["*.*".to_owned()], &[]),
             takes_copies: true,
+            moves_tables: false,
         },
         wants: Wants::Changes,
         // One and a half entries: every chunk is full in the middle of one.

@@ -13,6 +13,7 @@ fn terms() -> Terms {
         topics: Topics::new("p"),
         selection: Selection::new(&["*.*".to_owned()], &["public.not_*".to_owned()]),
         takes_copies: true,
+        moves_tables: false,
     }
 }
 
@@ -30,6 +31,7 @@ fn epoch(after: i64, tables: &[(&str, u32)]) -> Entry {
                 limits: Limits::default(),
             })
             .collect(),
+        dropped: Vec::new(),
     })
 }
 

@@ -15,6 +15,7 @@ pub mod follow; // the commit log judged, tables in effect
 pub mod join; // what is next for tables that are not in effect
 pub mod join_load; // rows and changes of a join
 pub mod moment; // the boundary that a time or a transaction names
+pub mod moves; // tables that an epoch entry has under another name, or no more
 pub mod orders; // what an operator changes of a checkpoint
 pub mod partitions; // what one consumer reads, and where it stands
 pub mod plan; // the net change of a table

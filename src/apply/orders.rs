@@ -136,6 +136,7 @@ mod tests {
             topics: Topics::new("p"),
             selection: Selection::new(&["*.*".to_owned()], &["public.c".to_owned()]),
             takes_copies: true,
+            moves_tables: false,
         };
         let mut checkpoint = Checkpoint::beginning(7, LogPlace::at_low_end(0));
         checkpoint.applied = Lsn(90);

@@ -314,6 +314,8 @@ struct Batch {
     in_chunks: bool,
     /// The reader goes no further.
     at_target: bool,
+    /// It ends with an epoch entry: a table may have another name behind it.
+    epoch_ends: bool,
 }
 
 impl Batch {
@@ -321,7 +323,7 @@ impl Batch {
     /// lasting backlog the budget is used up in the middle of entries again and again, and a batch that
     /// went on would be a follower transaction without end.
     fn is_due(&self, chunk_is_full: bool, max_entries: usize) -> bool {
-        chunk_is_full || self.in_chunks || self.entries >= max_entries
+        chunk_is_full || self.in_chunks || self.epoch_ends || self.entries >= max_entries
     }
 }
 
@@ -421,6 +423,7 @@ impl Reader {
                 self.read_records(&batch, from..batch.to, self.careful.cut_at(offset))
             }
             (Step::Batch | Step::Event, event) => {
+                self.batch.epoch_ends |= matches!(event, Entry::Epoch(_));
                 self.batch.events.push((offset, event));
                 let topics = self.standing.topics(&self.terms);
                 for gone in self

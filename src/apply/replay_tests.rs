@@ -9,6 +9,7 @@ fn terms(exclude: &[&str]) -> Terms {
         topics: Topics::new("p"),
         selection: Selection::new(&["*.*".to_owned()], &exclude),
         takes_copies: false,
+        moves_tables: false,
     }
 }
 
@@ -24,6 +25,7 @@ fn epoch(tables: &[&str]) -> Entry {
         system_id: "7".to_owned(),
         timeline: 1,
         captured: captured.collect(),
+        dropped: Vec::new(),
     })
 }
 

@@ -14,12 +14,14 @@ use super::SinkContext;
 use super::careful::{Attempt, Careful};
 use super::follow::{Standing, Terms, advanced, next_version};
 use super::join::holds_main;
+use super::moves::moves;
 use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
 use super::session_indexes::IndexWork;
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas, note_shown, shown};
 use crate::error::Result;
 use crate::killpoint::{self, Point};
+use crate::log::commit_log::Entry;
 use crate::log::copies::CopyLedger;
 use crate::log::progress::{Progress, ProgressWriter};
 use crate::log::records::RecordReader;
@@ -160,6 +162,7 @@ impl<'a> Session<'a> {
             topics: Topics::new(context.pipeline.clone()),
             selection: Selection::new(&context.sink.include, &context.sink.exclude),
             takes_copies: sink.takes_copies(),
+            moves_tables: context.sink.moves_tables(),
         };
         let stored = sink.open().await?.or_else(|| shown(&context.shown, &terms));
         let orders = sink.skips().await?;
@@ -424,7 +427,8 @@ impl<'a> Session<'a> {
 
     async fn commit_end(&mut self, end: BatchEnd) -> Result<()> {
         let commit_time_us = end.last_commit.map(|commit| commit.time_us);
-        let next = advanced(&self.checkpoint, *end.standing, commit_time_us);
+        let mut next = advanced(&self.checkpoint, *end.standing, commit_time_us);
+        let all_moved = self.move_tables(&end.events, &mut next).await?;
         self.commit_skipping(next, &end.skipped).await?;
         self.committed_at = Instant::now();
         self.main_stays = end.at_target;
@@ -436,7 +440,37 @@ impl<'a> Session<'a> {
             view.transactions += end.transactions;
             view.leftovers += end.leftovers;
         });
+        if !all_moved {
+            // What was read ahead is of a reader for which they were in effect.
+            self.restart_reader().await?;
+        }
         Ok(())
+    }
+
+    /// Renames and drops tables as the leader has, in the transaction that passes these entries. Whether all could
+    /// be renamed; those that could not are no longer in effect.
+    async fn move_tables(
+        &mut self,
+        events: &[(i64, Entry)],
+        next: &mut Checkpoint,
+    ) -> Result<bool> {
+        let mut all_moved = true;
+        for (_offset, event) in events {
+            let Entry::Epoch(epoch) = event else {
+                continue;
+            };
+            let moves = moves(&self.checkpoint.in_effect, &self.ledger, epoch, &self.terms);
+            if moves.is_empty() {
+                continue;
+            }
+            let moved = self.sink.move_tables(&moves).await?;
+            for (_, new) in moves.renamed.iter().filter(|(_, new)| !moved.contains(new)) {
+                next.in_effect.remove(new);
+                next.cursors.remove(&self.terms.topics.table(new));
+                all_moved = false;
+            }
+        }
+        Ok(all_moved)
     }
 
     /// Commits progress without records, if there is any.

@@ -10,6 +10,7 @@ fn a_store_without_a_memory_goes_on_after_an_error_and_others_believe_their_own(
             topics: Topics::new("p"),
             selection: Selection::new(&["*.*".to_owned()], &[]),
             takes_copies,
+            moves_tables: false,
         };
         let memory = Shown::default();
         assert_eq!(shown(&memory, &terms), None);

@@ -259,6 +259,7 @@ mod tests {
             system_id: "s".into(),
             timeline: 1,
             captured: captured.to_vec(),
+            dropped: Vec::new(),
         };
         ledger.valid(0, &Entry::Epoch(epoch));
         for &(name, id) in complete {

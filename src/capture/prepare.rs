@@ -18,7 +18,7 @@ use crate::killpoint::{self, Point};
 use crate::log::commit_log::Captured;
 use crate::log::producer::EpochProducer;
 use crate::log::topics::{TopicAdmin, Topics};
-use crate::model::{Epoch, Selection, TableName};
+use crate::model::{Epoch, Oid, Selection, TableName};
 use crate::postgres::{classify, connect};
 use crate::source::catalog::{self, CatalogTable};
 use crate::source::event_trigger;
@@ -36,6 +36,8 @@ pub struct Prepared {
     /// Tables that somebody dropped from the managed publication: left out of this epoch, which ends
     /// once the log says so; the next one captures and copies them.
     pub dropped: Vec<TableName>,
+    /// Captured tables that the leader has dropped, and no other one has their name.
+    pub dropped_by_leader: Vec<TableName>,
     /// Tables that are in a managed publication and no longer wanted: to be dropped from it after
     /// the epoch entry.
     pub leaving: Vec<TableName>,
@@ -109,6 +111,7 @@ pub async fn prepare(
         }
     };
     let mut left_out = leave_out(&mut tables, &log, source.manage_publication)?;
+    let dropped_by_leader = dropped_by_leader(&client, &log, &tables).await?;
     places.make_topics(&found, &mut log, &mut tables).await?;
     killpoint::pass(Point::TopicsMade);
     let (mut dropped, mut leaving) = (Vec::new(), Vec::new());
@@ -136,6 +139,7 @@ pub async fn prepare(
     Ok(Prepared {
         tables,
         dropped,
+        dropped_by_leader,
         leaving,
         epoch: log.place().epoch,
         labels: Labels {
@@ -218,6 +222,23 @@ impl Places<'_> {
         tables.retain(|table| !gone.contains(&table.schema.table));
         Ok(gone)
     }
+}
+
+/// Tables that the log has as captured and that are no more on the leader, where no other one has their name.
+async fn dropped_by_leader(
+    client: &Client,
+    log: &OwnLog,
+    tables: &[CatalogTable],
+) -> Result<Vec<TableName>> {
+    let is_named = |name: &TableName| tables.iter().any(|table| table.schema.table == *name);
+    let captured = log.ledger().captured().values();
+    let missing: Vec<&Captured> = captured.filter(|table| !is_named(&table.table)).collect();
+    let oids: Vec<Oid> = missing.iter().map(|table| table.relation).collect();
+    let there = catalog::there(client, &oids).await?;
+    let gone = missing
+        .into_iter()
+        .filter(|table| !there.contains(&table.relation));
+    Ok(gone.map(|table| table.table.clone()).collect())
 }
 
 /// Tables that the log has as captured, but that are not in the publication although they are the

@@ -152,6 +152,7 @@ async fn attempt(
         system_id: found.system_id.clone(),
         timeline: found.timeline,
         captured: captured_set(&prepared.tables),
+        dropped: prepared.dropped_by_leader.clone(),
     };
     killpoint::pass(Point::BeforeEpochEntry);
     let offset = hold(

@@ -76,6 +76,7 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
         topics: Topics::new(settings.pipeline.as_str()),
         selection: Selection::new(&sink.include, &sink.exclude),
         takes_copies: true,
+        moves_tables: sink.moves_tables(),
     };
     let mut target = match asked.target {
         Some(target) => Some(

@@ -37,6 +37,7 @@ pub(super) async fn run(settings: Settings, asked: Asked) -> Result<(), Failure>
         topics: Topics::new(context.pipeline.as_str()),
         selection: Selection::new(&context.sink.include, &[]),
         takes_copies: false,
+        moves_tables: false,
     };
     let begins = async {
         let lsn = async |target: Option<Target>| match target {

@@ -285,6 +285,16 @@ pub struct PostgresSinkSettings {
     pub verify_max_rows_per_second: Option<NonZeroU64>,
 }
 
+impl SinkSettings {
+    /// Whether tables that the leader renames or drops are renamed and dropped on the follower as well.
+    pub fn moves_tables(&self) -> bool {
+        match &self.store {
+            StoreSettings::Postgres(store) => store.schema_changes == SchemaChanges::Follow,
+            StoreSettings::Stdout(_) => false,
+        }
+    }
+}
+
 /// What happens on a follower when the leader's tables are altered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchemaChanges {

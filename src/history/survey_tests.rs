@@ -28,6 +28,7 @@ fn epoch(after: i64, tables: &[(&str, u32)]) -> Entry {
         system_id: "7".to_owned(),
         timeline: 1,
         captured: captured.collect(),
+        dropped: Vec::new(),
     })
 }
 

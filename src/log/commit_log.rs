@@ -38,6 +38,9 @@ pub struct EpochEntry {
     pub timeline: u32,
     /// The captured set.
     pub captured: Vec<Captured>,
+    /// Tables of the captured set before that the leader has dropped, where no other one has their name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<TableName>,
 }
 
 /// A table of the captured set.

@@ -18,6 +18,7 @@ fn epoch(after: i64) -> Entry {
             relation: Oid(1),
             limits: Limits::default(),
         }],
+        dropped: Vec::new(),
     })
 }
 

@@ -10,6 +10,7 @@ fn epoch(instance: usize, after: i64) -> EpochEntry {
         system_id: "7".to_owned(),
         timeline: 1,
         captured: vec![],
+        dropped: Vec::new(),
     }
 }
 

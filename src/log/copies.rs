@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::log::commit_log::{Captured, CopyBegin, CopyEnd, Entry};
+use crate::log::commit_log::{Captured, CopyBegin, CopyEnd, Entry, EpochEntry};
 use crate::model::{Epoch, Lsn, TableName};
 
 /// A copy that is complete or may become so.
@@ -179,6 +179,22 @@ impl CopyLedger {
         for copy in gone.into_values() {
             self.had_copies.extend(copy.tables);
         }
+    }
+
+    /// Tables that have another name from this epoch entry on, which is the next valid entry: old and new one.
+    pub fn renamed(&self, epoch: &EpochEntry) -> Vec<(TableName, TableName)> {
+        let relation = |now: &Captured| {
+            let before = self.captured.values();
+            let mut same = before.filter(|before| now.continues(before));
+            same.next().map(|before| before.table.clone())
+        };
+        let others = epoch.captured.iter().filter(|now| {
+            let same_name = self.captured.get(&now.table);
+            same_name.is_none_or(|before| before.relation != now.relation)
+        });
+        others
+            .filter_map(|now| Some((relation(now)?, now.table.clone())))
+            .collect()
     }
 
     fn new_epoch(&mut self, captured: &[Captured]) -> BTreeSet<TableName> {

@@ -20,6 +20,7 @@ fn epoch(tables: &[(&str, u32)]) -> Entry {
                 limits: Limits::default(),
             })
             .collect(),
+        dropped: Vec::new(),
     })
 }
 

@@ -20,6 +20,7 @@ fn epoch(tables: &[&str]) -> Entry {
         system_id: "s".into(),
         timeline: 1,
         captured: captured.collect(),
+        dropped: Vec::new(),
     })
 }
 

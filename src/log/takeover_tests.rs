@@ -152,6 +152,7 @@ fn own(instance: &str, after: i64) -> EpochEntry {
         system_id: "7".to_owned(),
         timeline: 1,
         captured: vec![],
+        dropped: Vec::new(),
     }
 }
 

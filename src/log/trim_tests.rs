@@ -11,6 +11,7 @@ fn epoch() -> Entry {
         system_id: "7".to_owned(),
         timeline: 1,
         captured: Vec::new(),
+        dropped: Vec::new(),
     })
 }
 

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod limits;
 pub mod lsn;
+pub mod moves;
 pub mod offer;
 pub mod position;
 pub mod relation;
@@ -21,6 +22,7 @@ pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGro
 pub use checkpoint::{Checkpoint, Cursors, Join, JoinRows};
 pub use limits::Limits;
 pub use lsn::Lsn;
+pub use moves::Moves;
 pub use offer::{Offer, OfferKind, TableOffers};
 pub use position::{Epoch, Position, SchemaVersion};
 pub use relation::{

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{SinkSettings, StoreSettings};
 use crate::error::{Error, Result};
 use crate::model::{
-    Checkpoint, Chunk, Offer, Position, Selection, Skipped, Skips, TableChanges, TableName,
+    Checkpoint, Chunk, Moves, Offer, Position, Selection, Skipped, Skips, TableChanges, TableName,
     TablePlan, TableSchema,
 };
 
@@ -63,7 +63,7 @@ pub struct Building {
 /// One follower store, owned by one worker.
 ///
 /// Call order: `open`, `skips`, then any number of transactions
-/// `begin` ((`empty` `set_indexes_aside`? `offer_indexes`) | `load` | `apply`)* `skipped`? `commit`.
+/// `begin` ((`empty` `set_indexes_aside`? `offer_indexes`) | `load` | `apply`)* `move_tables`? `skipped`? `commit`.
 /// After any error the transaction is over and nothing of it is in the store, except that an error
 /// of `commit` leaves the outcome unknown: the worker calls `open` again and believes what it reads.
 #[async_trait]
@@ -112,6 +112,16 @@ pub trait Sink: Send + Sync {
     /// gives another attempt at once, in a new session of this very sink, a better chance. Asked once.
     fn has_learned(&mut self) -> bool {
         false
+    }
+
+    /// Renames and drops tables as the leader has, in the open transaction. Returns the new names of those that
+    /// have them now; a table that could not be renamed is copied anew under its new name. Only asked where the
+    /// settings say so.
+    ///
+    /// # Errors
+    /// Transient when a lock is not to be had; halt when a right is missing.
+    async fn move_tables(&mut self, moves: &Moves) -> Result<BTreeSet<TableName>> {
+        unreachable!("this store moves no tables: {moves:?}")
     }
 
     /// Begins a follower transaction that holds only if the stored checkpoint is still `from`

@@ -4,7 +4,7 @@
 //! [`refusals`](super::refusals); both are pure. The session's `search_path` is emptied first, so that
 //! `format_type` qualifies every type that is not built in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -142,6 +142,25 @@ pub async fn still_has(client: &Client, schema: &TableSchema) -> Result<bool> {
         let now = column.number.and_then(|number| now.get(&number));
         now == Some(&column.not_null)
     }))
+}
+
+/// Which of these relations are there.
+///
+/// # Errors
+/// As a query.
+pub async fn there(client: &Client, oids: &[Oid]) -> Result<BTreeSet<Oid>> {
+    if oids.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let oids: Vec<u32> = oids.iter().map(|oid| oid.0).collect();
+    let rows = client
+        .query(
+            "SELECT oid FROM pg_catalog.pg_class WHERE oid = ANY ($1)",
+            &[&oids],
+        )
+        .await
+        .map_err(|error| classify(&error, "looking for tables in the leader's catalog"))?;
+    Ok(rows.iter().map(|row| Oid(row.get(0))).collect())
 }
 
 #[derive(Default)]

@@ -30,6 +30,7 @@ mod secured;
 mod shapes;
 mod skips;
 mod stalled;
+mod table_names;
 mod traces;
 mod transactions;
 mod trimming;

@@ -186,6 +186,7 @@ impl World {
             system_id: "7".to_owned(),
             timeline: found.map_or(self.leader.timeline, |found| found.timeline),
             captured: self.sources[at].captured.clone(),
+            dropped: Vec::new(),
         };
         let source = &mut self.sources[at];
         source.send_entry(Entry::Epoch(own.clone()));

@@ -120,6 +120,7 @@ impl World {
                 topics,
                 selection: Selection::new(&["*.*".to_owned()], &[]),
                 takes_copies: scenario.copies,
+                moves_tables: false,
             },
             kafka: Rc::new(RefCell::new(kafka)),
             leader,

@@ -93,7 +93,7 @@ fn same_columns(a: &[usize], b: &[usize]) -> bool {
     a.len() == b.len() && a.iter().all(|column| b.contains(column))
 }
 
-async fn make_schema(client: &Client, table: &TableName, schema: &str) -> Result<()> {
+pub(super) async fn make_schema(client: &Client, table: &TableName, schema: &str) -> Result<()> {
     // Not IF NOT EXISTS alone: that asks for the right to create schemas even if it is there.
     let there = client
         .query_opt(

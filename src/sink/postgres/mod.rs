@@ -21,6 +21,7 @@ mod following;
 mod indexes;
 mod lending;
 mod locks;
+mod moving;
 mod noted;
 mod ordered;
 mod orders;
@@ -42,7 +43,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Building, Sink, SkipOrders, Wants, Work};
 use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Offer, Selection, Skipped, TableChanges, TableName, TableSchema};
+use crate::model::{
+    Checkpoint, Moves, Offer, Selection, Skipped, TableChanges, TableName, TableSchema,
+};
 
 use checkpoint::Identity;
 use ending::Ending;
@@ -169,6 +172,12 @@ impl Sink for PostgresSink {
 
     fn needs_copy(&mut self) -> Option<(TableName, String)> {
         self.needs_copy.take()
+    }
+
+    async fn move_tables(&mut self, moves: &Moves) -> Result<BTreeSet<TableName>> {
+        let mut moved = BTreeSet::new();
+        let done = self.make_moves(moves, &mut moved).await;
+        self.settle(done).await.map(|()| moved)
     }
 
     fn has_learned(&mut self) -> bool {

@@ -1,5 +1,6 @@
 //! A follower transaction, from its guard to COMMIT.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::emptying::empty_if_ours;
 use super::ending::{Ending, first_missing};
 use super::failure::{Place, diverged, plain_error, rows_error};
 use super::following::{self, ALTERING_LIMIT};
+use super::moving::{self, MOVING_LIMIT, Moving};
 use super::params::Param;
 use super::pipeline::{Pipeline, within};
 use super::session::{CHUNK_ANSWER_LIMIT, LIFTED_STATEMENT_TIMEOUT, lifted_timeouts};
@@ -20,7 +22,9 @@ use super::tables::{self, Table};
 use crate::config::SchemaChanges;
 use crate::error::{Error, Result};
 use crate::killpoint::{self, Point};
-use crate::model::{Checkpoint, Op, Skipped, TableChanges, TableName, TablePlan, TableSchema};
+use crate::model::{
+    Checkpoint, Moves, Op, Skipped, TableChanges, TableName, TablePlan, TableSchema,
+};
 use crate::postgres::Deadlock;
 
 /// Longest wait for the lock of a table: longer than `lock_timeout`, which ends it.
@@ -249,6 +253,35 @@ impl PostgresSink {
         }
         let table = tables::read(follower, schema, newest.as_ref()).await?;
         self.session()?.keep(version, table);
+        Ok(())
+    }
+
+    /// Renames and drops tables as the leader has; `moved`: the new names of those that have them now.
+    pub(super) async fn make_moves(
+        &mut self,
+        moves: &Moves,
+        moved: &mut BTreeSet<TableName>,
+    ) -> Result<(), Ending> {
+        self.start_now().await?;
+        let me = Arc::clone(&self.me);
+        let session = self.session()?;
+        let client = Arc::clone(&session.client);
+        for (old, new) in &moves.renamed {
+            session.forget(old);
+            session.forget(new);
+        }
+        self.altered = true;
+        let mut moving = Moving {
+            client: &client,
+            me: &me,
+            at: None,
+        };
+        let done = tokio::time::timeout(MOVING_LIMIT, moving.run(moves)).await;
+        let done = done.unwrap_or_else(|_elapsed| Err(moving::not_ended()));
+        if let (true, Some(table)) = (done.as_ref().is_err_and(Deadlock::is_behind), &moving.at) {
+            self.locks.lost(table);
+        }
+        *moved = done?;
         Ok(())
     }
 
