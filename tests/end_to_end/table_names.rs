@@ -102,6 +102,50 @@ async fn a_table_renamed_under_load_keeps_its_rows_and_what_the_follower_has_on_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_walferry_killed_at_each_new_name_of_a_table_that_is_written_loses_and_copies_nothing() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(TABLE).await;
+    let pipeline = Pipeline::with(&leader, &[&follower], "partitions = 2", "");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    walferry.kill();
+    let kept = oid(&to, "t").await;
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let names = ["t", "u", "v"];
+    let copied = tokio::join!(load(&leader, &names, &stop, &written), async {
+        let mut copied = 0;
+        for n in 0..7 {
+            let (old, new) = (names[n % 3], names[(n + 1) % 3]);
+            more(&written).await;
+            leader
+                .sql(&format!("ALTER TABLE {old} RENAME TO {new}"))
+                .await;
+            more(&written).await;
+            let walferry = pipeline.run();
+            // The sink is about to pass the entry, or has just passed it.
+            walferry.says("streaming epoch").await;
+            copied += walferry.output().matches("table copied part=\"a\"").count();
+            walferry.kill();
+        }
+        stop.store(true, Ordering::Relaxed);
+        copied
+    });
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_equal(&from, &to, &["u"]).await;
+    assert_eq!(oid(&to, "u").await, kept, "it is the same table");
+    assert_eq!((oid(&to, "t").await, oid(&to, "v").await), (None, None));
+    let output = walferry.output();
+    assert_eq!(
+        copied.1 + output.matches("table copied part=\"a\"").count(),
+        0,
+        "{output}"
+    );
+    assert_eq!(walferry.terminate(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_change_places_while_nobody_runs_are_followed() {
     let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     leader
