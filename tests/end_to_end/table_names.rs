@@ -4,10 +4,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio_postgres::Client;
 
-use crate::support::{Pipeline, Postgres, assert_equal, until, wait_caught_up};
+use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
 
 const TABLE: &str = "CREATE TABLE t (id bigserial PRIMARY KEY, a text, n int NOT NULL DEFAULT 0);
     INSERT INTO t (a) SELECT 'old ' || i FROM generate_series(1, 200) i;";
+
+/// A leader with these tables, and a follower that has them.
+async fn begin(tables: &str, partitions: u32) -> (Postgres, Postgres, Pipeline, Walferry) {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader.sql(tables).await;
+    let source = format!("partitions = {partitions}");
+    let pipeline = Pipeline::with(&leader, &[&follower], &source, "");
+    let walferry = pipeline.run();
+    wait_caught_up(&leader.client().await, &follower.client().await, "a").await;
+    (leader, follower, pipeline, walferry)
+}
 
 async fn oid(client: &Client, table: &str) -> Option<u32> {
     let query = "SELECT to_regclass($1)::oid";
@@ -45,12 +56,8 @@ async fn more(written: &AtomicU64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_renamed_under_load_keeps_its_rows_and_what_the_follower_has_on_top() {
-    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
-    leader.sql(TABLE).await;
-    let pipeline = Pipeline::with(&leader, &[&follower], "partitions = 3", "");
+    let (leader, follower, pipeline, walferry) = begin(TABLE, 3).await;
     let (from, to) = (leader.client().await, follower.client().await);
-    let walferry = pipeline.run();
-    wait_caught_up(&from, &to, "a").await;
     follower
         .sql("CREATE INDEX own ON t (n); CREATE VIEW looks AS SELECT count(*) FROM t")
         .await;
@@ -103,12 +110,8 @@ async fn a_table_renamed_under_load_keeps_its_rows_and_what_the_follower_has_on_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_walferry_killed_at_each_new_name_of_a_table_that_is_written_loses_and_copies_nothing() {
-    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
-    leader.sql(TABLE).await;
-    let pipeline = Pipeline::with(&leader, &[&follower], "partitions = 2", "");
+    let (leader, follower, pipeline, walferry) = begin(TABLE, 2).await;
     let (from, to) = (leader.client().await, follower.client().await);
-    let walferry = pipeline.run();
-    wait_caught_up(&from, &to, "a").await;
     walferry.kill();
     let kept = oid(&to, "t").await;
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -147,18 +150,11 @@ async fn a_walferry_killed_at_each_new_name_of_a_table_that_is_written_loses_and
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_change_places_while_nobody_runs_are_followed() {
-    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
-    leader
-        .sql(
-            "CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE b (id int PRIMARY KEY, v text, w int);
-             INSERT INTO a SELECT i, 'a' FROM generate_series(1, 50) i;
-             INSERT INTO b SELECT i, 'b' FROM generate_series(1, 70) i;",
-        )
-        .await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let tables = "CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE b (id int PRIMARY KEY, v text, w int);
+        INSERT INTO a SELECT i, 'a' FROM generate_series(1, 50) i;
+        INSERT INTO b SELECT i, 'b' FROM generate_series(1, 70) i;";
+    let (leader, follower, pipeline, walferry) = begin(tables, 1).await;
     let (from, to) = (leader.client().await, follower.client().await);
-    let walferry = pipeline.run();
-    wait_caught_up(&from, &to, "a").await;
     let (was_a, was_b) = (oid(&to, "a").await, oid(&to, "b").await);
     assert_eq!(walferry.terminate(), 0);
     leader
@@ -180,12 +176,8 @@ async fn names_that_change_places_while_nobody_runs_are_followed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_is_not_free_on_the_follower_gets_a_copy_and_hides_nothing() {
-    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
-    leader.sql(TABLE).await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (leader, follower, pipeline, walferry) = begin(TABLE, 1).await;
     let (from, to) = (leader.client().await, follower.client().await);
-    let walferry = pipeline.run();
-    wait_caught_up(&from, &to, "a").await;
     follower
         .sql("CREATE TABLE u (id bigint PRIMARY KEY, a text, n int NOT NULL, own int DEFAULT 1)")
         .await;
@@ -209,16 +201,12 @@ async fn a_name_that_is_not_free_on_the_follower_gets_a_copy_and_hides_nothing()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_the_leader_drops_is_dropped_unless_the_follower_needs_it() {
-    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
     let made = ["gone", "needed", "excluded", "anew"].map(|table| {
         format!("CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1), (2);")
     });
-    leader.sql(TABLE).await;
-    leader.sql(&made.concat()).await;
-    let pipeline = Pipeline::new(&leader, &[&follower]);
+    let (leader, follower, pipeline, walferry) =
+        begin(&(TABLE.to_owned() + &made.concat()), 1).await;
     let (from, to) = (leader.client().await, follower.client().await);
-    let walferry = pipeline.run();
-    wait_caught_up(&from, &to, "a").await;
     follower
         .sql("CREATE VIEW looks AS SELECT * FROM needed")
         .await;
