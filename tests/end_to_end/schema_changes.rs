@@ -507,22 +507,21 @@ async fn readers_of_two_tables_in_whatever_order_do_not_keep_both_from_being_alt
 /// A commit is in the stream before other sessions see what it did; here it is long before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_commit_did_that_waits_for_a_standby_is_waited_for() {
-    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    // Known to the server from its start: each of its processes takes a reload at another moment.
+    let settings = [
+        "synchronous_standby_names=nobody",
+        "synchronous_commit=local",
+    ];
+    let leader = Postgres::start_with("leader", &settings);
+    let follower = Postgres::start("follower");
     leader.sql(TABLE).await;
     let pipeline = Pipeline::new(&leader, &[&follower]);
     let (from, to) = (leader.client().await, follower.client().await);
     let writer = leader.client().await;
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
-    let standby = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'";
-    from.batch_execute(standby).await.unwrap();
-    from.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    until("the setting", || async {
-        let row = from.query_one("SHOW synchronous_standby_names", &[]);
-        let shown: String = row.await.unwrap().get(0);
-        (shown == "nobody").then_some(()).ok_or(shown)
-    })
-    .await;
+    let waits = "SET synchronous_commit = on";
+    writer.batch_execute(waits).await.unwrap();
     let alter = "ALTER TABLE t DROP COLUMN n; INSERT INTO t (a) VALUES ('new')";
     let writing = tokio::spawn(async move { writer.batch_execute(alter).await });
     until("the source at a commit that nobody sees", || async {
@@ -534,12 +533,9 @@ async fn what_a_commit_did_that_waits_for_a_standby_is_waited_for() {
         (commits == 1 && looks == 1).then_some(()).ok_or(format!("{commits}, {looks}"))
     })
     .await;
-    for end in [
-        "ALTER SYSTEM RESET synchronous_standby_names",
-        "SELECT pg_reload_conf()",
-    ] {
-        from.batch_execute(end).await.unwrap();
-    }
+    let no_longer =
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    from.batch_execute(no_longer).await.unwrap();
     writing.await.unwrap().unwrap();
     wait_caught_up(&from, &to, "a").await;
     never_halted(&walferry);
