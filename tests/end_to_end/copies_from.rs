@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use walferry::model::Lsn;
 
 use crate::copies::{TABLES, copies_of, leader_with_rows, write_until};
-use crate::new_copies::{Asking, add_follower, add_sink, newest_copy};
+use crate::new_copies::{Asking, add_follower, add_sink, newer_copy, newest_copy};
 use crate::support::http::part;
 use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
 
@@ -41,6 +41,7 @@ async fn a_copy_read_from_a_follower_while_writes_go_on_is_what_a_later_follower
     .await;
     let reads = whole_reads(&from, "items").await;
 
+    let first_copy = newer_copy(&walferry, None).await;
     let stop = AtomicBool::new(false);
     let (written, (code, said)) = tokio::join!(write_until(&leader, &stop), async {
         let ended = Asking::begin_with(&pipeline, &[], &["--from", "a"])
@@ -61,7 +62,7 @@ async fn a_copy_read_from_a_follower_while_writes_go_on_is_what_a_later_follower
     }
     assert!(tells_of(&walferry, "the follower of a"));
     assert_eq!(whole_reads(&from, "items").await, reads, "of the leader");
-    let new_copy = newest_copy(&walferry.output(), "tables copied").unwrap();
+    let new_copy = newer_copy(&walferry, Some(first_copy)).await;
     wait_caught_up(&from, &to, "a").await;
     assert_equal(&from, &to, TABLES).await;
     assert_eq!(walferry.terminate(), 0);
