@@ -428,7 +428,7 @@ async fn a_producer_without_brokers_is_dropped_at_once() {
     assert!(begun.elapsed() < Duration::from_millis(100));
 }
 
-/// Few would not show it: one of some thirty clients is left without brokers for good (`log::kept`).
+/// Few would not show it: not each client is left without brokers for good (`log::kept`).
 const CLIENTS: u32 = 24;
 const ROUNDS: i64 = 4;
 

@@ -1,10 +1,11 @@
 //! Clients that are helped when they have lost every broker.
 //!
 //! A cluster can name no broker at all for a moment: its only one stood still for longer than its session, was
-//! fenced, and answers before it is back. librdkafka (2.10 to 2.15 at least) gives up all brokers that an answer
-//! does not name, and is to begin anew from `bootstrap.servers` when all it knows are down. But it counts those by
-//! a counter that a race at the client's start can leave wrong for good: such a client (one of some thirty, seen by
-//! its `debug=broker,metadata`) says "no usable brokers" for ever, sends nothing, reads nothing and reports no error.
+//! fenced, and answers before it is back. librdkafka (2.10 to 2.15, where this was looked for) gives up all brokers
+//! that an answer does not name, and is to begin anew from `bootstrap.servers` when all it knows are down. But it
+//! counts those by a counter that a race at the client's start can leave wrong for good: such a client says "no
+//! usable brokers" for ever (to be seen with `debug=broker,metadata`), sends nothing, reads nothing and reports no
+//! error.
 //!
 //! An answer without brokers names no controller either, which is how such a client is known.
 

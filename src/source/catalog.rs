@@ -153,14 +153,8 @@ pub async fn there(client: &Client, oids: &[Oid]) -> Result<BTreeSet<Oid>> {
         return Ok(BTreeSet::new());
     }
     let oids: Vec<u32> = oids.iter().map(|oid| oid.0).collect();
-    let rows = client
-        .query(
-            "SELECT oid FROM pg_catalog.pg_class WHERE oid = ANY ($1)",
-            &[&oids],
-        )
-        .await
-        .map_err(|error| classify(&error, "looking for tables in the leader's catalog"))?;
-    Ok(rows.iter().map(|row| Oid(row.get(0))).collect())
+    let found = relations(client, &oids).await?;
+    Ok(found.into_keys().map(Oid).collect())
 }
 
 #[derive(Default)]

@@ -16,6 +16,7 @@ mod keys;
 mod lag;
 mod large;
 mod limits;
+mod load;
 mod metrics;
 mod new_copies;
 mod progress;

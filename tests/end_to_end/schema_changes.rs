@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
+use crate::load::{load, more};
 use crate::support::{DEADLINE, Pipeline, Postgres, Walferry, content, until, wait_caught_up};
 
 const TABLE: &str = "CREATE TABLE t (id serial PRIMARY KEY, a text, n int NOT NULL DEFAULT 0);
@@ -46,38 +47,8 @@ async fn lsn(client: &Client) -> String {
     row.await.unwrap().get(0)
 }
 
-/// Writes t without a pause, with the statement that fits its columns; how many it wrote.
-async fn load(leader: &Postgres, statements: &[&str], stop: &AtomicBool, written: &AtomicU64) {
-    let client = leader.client().await;
-    let mut with = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let done = client.batch_execute(statements[with]).await;
-        match done {
-            Ok(()) => _ = written.fetch_add(1, Ordering::Relaxed),
-            Err(error) => {
-                let code = error.code().expect("the server answers").code().to_owned();
-                // No such column, or a value of another type.
-                assert!(
-                    ["42703", "42804", "42883"].contains(&code.as_str()),
-                    "{error:?}"
-                );
-                with = (with + 1) % statements.len();
-            }
-        }
-    }
-}
-
-/// Waits for some more writes, so that each shape has rows of its own.
-async fn more(written: &AtomicU64) {
-    let before = written.load(Ordering::Relaxed);
-    until("more is written", || async {
-        match written.load(Ordering::Relaxed) > before + 10 {
-            true => Ok(()),
-            false => Err(before.to_string()),
-        }
-    })
-    .await;
-}
+/// No such column, or a value of another type.
+const OTHER_SHAPE: [&str; 3] = ["42703", "42804", "42883"];
 
 fn never_halted(walferry: &Walferry) {
     let output = walferry.output();
@@ -105,8 +76,10 @@ async fn every_kind_of_alteration_under_load_is_followed_without_a_halt() {
         "INSERT INTO t (a) VALUES ('new'); UPDATE t SET a = a || '.' WHERE id % 50 = 3; DELETE FROM t WHERE id = (SELECT min(id) FROM t)",
         "INSERT INTO t (b) VALUES ('new'); UPDATE t SET b = b || '.' WHERE id % 50 = 3",
     ];
-    tokio::join!(load(&leader, &statements, &stop, &written), async {
-        for ddl in [
+    tokio::join!(
+        load(&leader, &statements, &OTHER_SHAPE, &stop, &written),
+        async {
+            for ddl in [
             "ALTER TABLE t ADD COLUMN five int NOT NULL DEFAULT 5",
             "ALTER TABLE t ADD COLUMN at timestamptz DEFAULT now()",
             "ALTER TABLE t ADD COLUMN plain numeric(10,2)",
@@ -124,9 +97,10 @@ async fn every_kind_of_alteration_under_load_is_followed_without_a_halt() {
                 .await
                 .unwrap_or_else(|error| panic!("{ddl}: {error:?}"));
         }
-        more(&written).await;
-        stop.store(true, Ordering::Relaxed);
-    });
+            more(&written).await;
+            stop.store(true, Ordering::Relaxed);
+        }
+    );
     wait_caught_up(&from, &to, "a").await;
     never_halted(&walferry);
     let own = "SELECT count(*) FROM pg_indexes WHERE indexname = 'own_index'";
@@ -628,24 +602,29 @@ async fn a_sink_killed_again_and_again_while_tables_are_altered_ends_with_the_le
         )
     });
     let statements = names.each_ref().map(String::as_str);
-    let ((), walferry) = tokio::join!(load(&leader, &statements, &stop, &written), async {
-        for round in 0..4 {
-            for ddl in [
-                format!(
-                    "ALTER TABLE t RENAME COLUMN a TO b; ALTER TABLE t ADD COLUMN c{round} int DEFAULT {round}"
-                ),
-                format!("ALTER TABLE t RENAME COLUMN b TO a; ALTER TABLE t DROP COLUMN c{round}"),
-            ] {
-                from.batch_execute(&ddl).await.unwrap();
-                more(&written).await;
-                walferry.kill();
-                walferry = pipeline.run();
-                tokio::time::sleep(Duration::from_millis(100 * round)).await;
+    let ((), walferry) = tokio::join!(
+        load(&leader, &statements, &OTHER_SHAPE, &stop, &written),
+        async {
+            for round in 0..4 {
+                for ddl in [
+                    format!(
+                        "ALTER TABLE t RENAME COLUMN a TO b; ALTER TABLE t ADD COLUMN c{round} int DEFAULT {round}"
+                    ),
+                    format!(
+                        "ALTER TABLE t RENAME COLUMN b TO a; ALTER TABLE t DROP COLUMN c{round}"
+                    ),
+                ] {
+                    from.batch_execute(&ddl).await.unwrap();
+                    more(&written).await;
+                    walferry.kill();
+                    walferry = pipeline.run();
+                    tokio::time::sleep(Duration::from_millis(100 * round)).await;
+                }
             }
+            stop.store(true, Ordering::Relaxed);
+            walferry
         }
-        stop.store(true, Ordering::Relaxed);
-        walferry
-    });
+    );
     wait_caught_up(&from, &to, "a").await;
     never_halted(&walferry);
     assert_same(&from, &to, &["t", "other"]).await;

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio_postgres::Client;
 
-use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
+use crate::load::{load, more};
+use crate::support::{Pipeline, Postgres, Walferry, assert_equal, wait_caught_up};
 
 const TABLE: &str = "CREATE TABLE t (id bigserial PRIMARY KEY, a text, n int NOT NULL DEFAULT 0);
     INSERT INTO t (a) SELECT 'old ' || i FROM generate_series(1, 200) i;";
@@ -25,33 +26,18 @@ async fn oid(client: &Client, table: &str) -> Option<u32> {
     client.query_one(query, &[&table]).await.unwrap().get(0)
 }
 
-/// Writes a table under whichever of its names it has, without a pause, and counts.
-async fn load(leader: &Postgres, names: &[&str], stop: &AtomicBool, written: &AtomicU64) {
-    let client = leader.client().await;
-    let mut with = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let t = names[with];
-        let write = format!(
+/// No such table.
+const OTHER_NAME: [&str; 1] = ["42P01"];
+
+/// What writes a table under each of its names.
+fn writes(names: &[&str]) -> Vec<String> {
+    let write = |t: &&str| {
+        format!(
             "INSERT INTO {t} (a) VALUES ('new'); UPDATE {t} SET n = n + 1 WHERE id % 40 = 3;
              DELETE FROM {t} WHERE id = (SELECT min(id) FROM {t})"
-        );
-        match client.batch_execute(&write).await {
-            Ok(()) => _ = written.fetch_add(1, Ordering::Relaxed),
-            Err(error) => {
-                assert_eq!(error.code().expect("an answer").code(), "42P01");
-                with = (with + 1) % names.len();
-            }
-        }
-    }
-}
-
-async fn more(written: &AtomicU64) {
-    let before = written.load(Ordering::Relaxed);
-    until("more is written", || async {
-        let now = written.load(Ordering::Relaxed);
-        (now > before + 10).then_some(()).ok_or(now.to_string())
-    })
-    .await;
+        )
+    };
+    names.iter().map(write).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,8 +49,9 @@ async fn a_table_renamed_under_load_keeps_its_rows_and_what_the_follower_has_on_
         .await;
     let kept = oid(&to, "t").await;
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let statements = writes(&["t", "u", "moved.u"]);
     tokio::join!(
-        load(&leader, &["t", "u", "moved.u"], &stop, &written),
+        load(&leader, &statements, &OTHER_NAME, &stop, &written),
         async {
             more(&written).await;
             leader.sql("ALTER TABLE t RENAME TO u").await;
@@ -116,24 +103,28 @@ async fn a_walferry_killed_at_each_new_name_of_a_table_that_is_written_loses_and
     let kept = oid(&to, "t").await;
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let names = ["t", "u", "v"];
-    let copied = tokio::join!(load(&leader, &names, &stop, &written), async {
-        let mut copied = 0;
-        for n in 0..7 {
-            let (old, new) = (names[n % 3], names[(n + 1) % 3]);
-            more(&written).await;
-            leader
-                .sql(&format!("ALTER TABLE {old} RENAME TO {new}"))
-                .await;
-            more(&written).await;
-            let walferry = pipeline.run();
-            // The sink is about to pass the entry, or has just passed it.
-            walferry.says("streaming epoch").await;
-            copied += walferry.output().matches("table copied part=\"a\"").count();
-            walferry.kill();
+    let statements = writes(&names);
+    let copied = tokio::join!(
+        load(&leader, &statements, &OTHER_NAME, &stop, &written),
+        async {
+            let mut copied = 0;
+            for n in 0..7 {
+                let (old, new) = (names[n % 3], names[(n + 1) % 3]);
+                more(&written).await;
+                leader
+                    .sql(&format!("ALTER TABLE {old} RENAME TO {new}"))
+                    .await;
+                more(&written).await;
+                let walferry = pipeline.run();
+                // The sink is about to pass the entry, or has just passed it.
+                walferry.says("streaming epoch").await;
+                copied += walferry.output().matches("table copied part=\"a\"").count();
+                walferry.kill();
+            }
+            stop.store(true, Ordering::Relaxed);
+            copied
         }
-        stop.store(true, Ordering::Relaxed);
-        copied
-    });
+    );
     let walferry = pipeline.run();
     wait_caught_up(&from, &to, "a").await;
     assert_equal(&from, &to, &["u"]).await;

@@ -283,13 +283,29 @@ pub(super) async fn run(client: &Client, table: &TableName, doing: &str, sql: &s
     done.map_err(|error| refused(table, doing, sql, &error))
 }
 
-/// Why a statement has failed. Errors of DDL are for a person, unless the server's state is to blame.
-pub(super) fn refused(
+/// Runs a statement that drops something, inside of a transaction. `false`: something else depends on it, and
+/// nothing was done.
+pub(super) async fn drop_unless_needed(
+    client: &Client,
     table: &TableName,
     doing: &str,
     sql: &str,
-    error: &tokio_postgres::Error,
-) -> Error {
+) -> Result<bool> {
+    run(client, table, doing, "SAVEPOINT walferry_drop").await?;
+    let dropped = client.batch_execute(sql).await;
+    if let Err(error) = &dropped {
+        // dependent_objects_still_exist
+        if error.code().map(|code| code.code()) != Some("2BP01") {
+            return Err(refused(table, doing, sql, error));
+        }
+        run(client, table, doing, "ROLLBACK TO SAVEPOINT walferry_drop").await?;
+    }
+    run(client, table, doing, "RELEASE SAVEPOINT walferry_drop").await?;
+    Ok(dropped.is_ok())
+}
+
+/// Why a statement has failed. Errors of DDL are for a person, unless the server's state is to blame.
+fn refused(table: &TableName, doing: &str, sql: &str, error: &tokio_postgres::Error) -> Error {
     let doing = format!("{doing} table {table} on the follower");
     match error.as_db_error() {
         Some(server)

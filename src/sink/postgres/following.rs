@@ -225,30 +225,23 @@ impl Altering<'_> {
 
     /// Drops a column, unless something of the follower's own needs it.
     async fn drop_column(&self, name: &str, alteration: &Alteration) -> Result<()> {
-        self.execute("SAVEPOINT walferry_drop").await?;
-        for sql in alteration.sql(&self.schema.table.quoted()) {
-            let dropped = self.client.batch_execute(&sql).await;
-            let Err(error) = dropped else {
+        let table = &self.schema.table;
+        for sql in alteration.sql(&table.quoted()) {
+            if create::drop_unless_needed(self.client, table, ALTERING, &sql).await? {
                 continue;
-            };
-            let code = error.code().map(|code| code.code().to_owned());
-            // dependent_objects_still_exist
-            if code.as_deref() != Some("2BP01") {
-                return Err(create::refused(&self.schema.table, ALTERING, &sql, &error));
             }
-            self.execute("ROLLBACK TO SAVEPOINT walferry_drop").await?;
             tracing::warn!(
-                table = %self.schema.table,
+                %table,
                 column = name,
                 "the leader has dropped a column that something on the follower depends on; it stays there, \
                  and is NULL in rows from here on"
             );
             let loose = Alteration::DropNotNull(name.to_owned());
-            for sql in loose.sql(&self.schema.table.quoted()) {
+            for sql in loose.sql(&table.quoted()) {
                 self.execute(&sql).await?;
             }
         }
-        self.execute("RELEASE SAVEPOINT walferry_drop").await
+        Ok(())
     }
 
     async fn drop_primary_key(&self) -> Result<()> {

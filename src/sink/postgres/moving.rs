@@ -179,15 +179,9 @@ impl Moving<'_> {
 
     /// Whether it could be dropped.
     async fn drop_one(&mut self, table: &TableName) -> Result<bool> {
-        self.execute(table, "SAVEPOINT walferry_drop").await?;
+        self.at = Some(table.clone());
         let sql = format!("DROP TABLE {}", table.quoted());
-        if let Err(error) = self.client.batch_execute(&sql).await {
-            // dependent_objects_still_exist
-            if error.code().map(|code| code.code()) != Some("2BP01") {
-                return Err(create::refused(table, DROPPING, &sql, &error));
-            }
-            self.execute(table, "ROLLBACK TO SAVEPOINT walferry_drop")
-                .await?;
+        if !create::drop_unless_needed(self.client, table, DROPPING, &sql).await? {
             return Ok(false);
         }
         self.forget(table).await?;
