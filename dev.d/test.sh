@@ -5,8 +5,8 @@ readonly CARGO_DENY_VERSION=0.20.2
 # Short runs of the torture test: each seed has other faults.
 readonly TORTURE_SEEDS=(1 2) TORTURE_MINUTES=0.75
 # Parts of the end-to-end tests that run on the newest Postgres only: which one it is does not matter there.
-readonly ANY_POSTGRES=(history:: lag:: new_copies:: progress:: reader_rules:: rebuild:: reload:: replay:: secured:: skips:: stalled::
-  traces:: transactions::)
+readonly ANY_POSTGRES=(followers:: history:: idle:: invariant:: lag:: large:: metrics:: new_copies:: progress:: reader_rules:: rebuild:: reload::
+  replay:: restarts:: secured:: skips:: stalled:: traces:: transactions:: trimming::)
 
 test_lints() {
   local -a scripts

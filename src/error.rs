@@ -32,6 +32,7 @@ pub struct Error {
     what: String,
     remedy: Option<String>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    too_long: bool,
 }
 
 /// The crate's result.
@@ -45,6 +46,7 @@ impl Error {
             what: what.into(),
             remedy: None,
             cause: None,
+            too_long: false,
         }
     }
 
@@ -55,12 +57,19 @@ impl Error {
             what: what.into(),
             remedy: Some(remedy.into()),
             cause: None,
+            too_long: false,
         }
     }
 
     /// Adds what to do should it not pass by itself.
     pub fn advising(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Says that it was ended because it took too long.
+    pub fn taking_too_long(mut self) -> Self {
+        self.too_long = true;
         self
     }
 
@@ -71,6 +80,7 @@ impl Error {
             what: what.into(),
             remedy: None,
             cause: None,
+            too_long: false,
         }
     }
 
@@ -89,6 +99,12 @@ impl Error {
     /// What to do about it.
     pub fn class(&self) -> Class {
         self.class
+    }
+
+    /// Whether what failed may go in smaller parts: all of it if it took too long, all but the part that halts
+    /// otherwise.
+    pub fn may_go_in_parts(&self) -> bool {
+        self.too_long || self.class == Class::Halt
     }
 
     /// The remedy: for halts, and for transient errors that often need a person too.

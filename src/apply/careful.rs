@@ -1,8 +1,7 @@
-//! How much goes into one batch and one chunk: as much as there is, and after a halt less and less. First
-//! batches of fewer entries, down to the one that cannot be applied, so that everything before it is; then
-//! chunks of fewer changes within it, down to the one change, so that the error names it. Pure.
-
-use crate::error::Class;
+//! How much goes into one batch and one chunk: as much as there is, and less and less after a halt, and after
+//! what the follower ended because it took too long. First batches of fewer entries, down to the one that cannot be
+//! applied, so that everything before it is; then chunks of fewer changes within it, down to the one change, so
+//! that the error names it. Pure.
 
 /// Entries in one batch at most: bounds what is held of a log without records for this sink.
 const BATCH_MAX_ENTRIES: usize = 20_000;
@@ -75,21 +74,18 @@ impl Careful {
         (of == offset).then_some(cut)
     }
 
-    /// How to read on after an error at `at`, in a batch that ends at `batch_end` if it is known, with
-    /// the chunk that was being applied. `None`: the change concerned came alone already, or that is no
-    /// help.
+    /// How to read on after an error at `at` that smaller parts may avoid, in a batch that ends at `batch_end` if it
+    /// is known, with the chunk that was being applied. `None`: the change concerned came alone already, or that
+    /// is no help.
     pub fn after(
         self,
-        class: Class,
         at: i64,
         batch_end: Option<i64>,
         attempt: Option<Attempt>,
     ) -> Option<Careful> {
         let now = if at < self.until { self } else { Careful::NOT };
-        match class {
-            Class::Transient | Class::Fenced => return None,
-            Class::Halt if now.max_entries == 1 => return now.cut_after(at, attempt?),
-            Class::Halt => {}
+        if now.max_entries == 1 {
+            return now.cut_after(at, attempt?);
         }
         let known = batch_end.and_then(|end| usize::try_from(end - at).ok());
         let entries = known.unwrap_or(now.max_entries).min(now.max_entries);
@@ -137,7 +133,7 @@ mod tests {
     }
 
     fn halt(at: i64, now: Careful, end: Option<i64>) -> Option<Careful> {
-        now.after(Class::Halt, at, end, None)
+        now.after(at, end, None)
     }
 
     fn attempt(before: u64, changes: u64) -> Option<Attempt> {
@@ -166,7 +162,7 @@ mod tests {
                 }
                 handed_on += chunk;
             };
-            match now.after(Class::Halt, 7, Some(8), Some(failed)) {
+            match now.after(7, Some(8), Some(failed)) {
                 Some(smaller) => now = smaller,
                 None => return (failed, rounds),
             }
@@ -189,11 +185,11 @@ mod tests {
 
     #[test]
     fn smaller_chunks_are_for_the_entry_that_could_not_be_applied_only() {
-        let cut = careful(8, 1).after(Class::Halt, 7, Some(8), attempt(0, 32));
+        let cut = careful(8, 1).after(7, Some(8), attempt(0, 32));
         let cut = cut.unwrap();
         assert!(cut.cut_at(7).is_some() && cut.cut_at(8).is_none());
         // Something else than a chunk is in the way.
-        assert_eq!(cut.after(Class::Halt, 7, Some(8), None), None);
+        assert_eq!(cut.after(7, Some(8), None), None);
     }
 
     #[test]
@@ -222,10 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_halt_makes_batches_smaller_and_only_where_it_was() {
-        for class in [Class::Transient, Class::Fenced] {
-            assert_eq!(Careful::NOT.after(class, 10, Some(20), attempt(0, 9)), None);
-        }
+    fn batches_are_smaller_only_where_the_error_was() {
         let now = halt(10, Careful::NOT, Some(12)).unwrap();
         assert_eq!(now.max_entries_at(11), 1);
         assert_eq!(now.max_entries_at(12), BATCH_MAX_ENTRIES);

@@ -19,6 +19,7 @@ pub mod moves; // tables that an epoch entry has under another name, or no more
 pub mod orders; // what an operator changes of a checkpoint
 pub mod partitions; // what one consumer reads, and where it stands
 pub mod plan; // the net change of a table
+pub mod planned; // a chunk as the store wants it
 pub mod pull; // the records of one entry
 pub mod reader; // the main reader's thread
 pub mod rebuilding; // how far tables are

@@ -15,7 +15,8 @@ use super::careful::{Attempt, Careful};
 use super::follow::{Standing, Terms, advanced, next_version};
 use super::join::holds_main;
 use super::moves::moves;
-use super::reader::{BatchEnd, MainReader, Part, Planned, ReaderParts};
+use super::planned::Planned;
+use super::reader::{BatchEnd, MainReader, Part, ReaderParts};
 use super::session_indexes::IndexWork;
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas, note_shown, shown};
@@ -46,7 +47,8 @@ const ATTEMPTS_AT_ONCE_MAX: u32 = 20;
 /// Runs a session; see [`run_session`](super::run_session). After a halt the batch concerned is read
 /// again in smaller batches, down to one entry, on a new connection: what it holds before the change
 /// that cannot be applied is applied, and a follower's table that was altered meanwhile is looked at
-/// anew. The entry itself is tried in smaller chunks, so that the error names the change.
+/// anew. The entry itself is tried in smaller chunks, so that the error names the change. The same where a
+/// statement took too long: all of it goes in smaller steps, where it would never go at once.
 pub async fn run(context: &SinkContext) -> Result<()> {
     let mut careful = Careful::NOT;
     let mut learned: Option<Box<dyn Sink>> = None;
@@ -84,14 +86,18 @@ pub async fn run(context: &SinkContext) -> Result<()> {
         }
         let at = session.next_offset();
         let attempt = session.attempt.map(|(attempt, _first)| attempt);
-        match careful.after(error.class(), at, session.batch_end, attempt) {
+        let smaller = error
+            .may_go_in_parts()
+            .then(|| careful.after(at, session.batch_end, attempt));
+        match smaller.flatten() {
             Some(smaller) => careful = smaller,
             None => return Err(session.or_skip(error)),
         }
         tracing::info!(
             sink = %context.sink.name,
             log_offset = at,
-            "something cannot be applied; going on in smaller steps up to it"
+            %error,
+            "something cannot be applied, or not at once; going on in smaller steps up to it"
         );
     }
 }

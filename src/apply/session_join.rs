@@ -15,7 +15,7 @@ use super::join::{
 };
 use super::join_load::{CommitsReader, Loaded, Loader, LoaderParts};
 use super::partitions::Cut;
-use super::reader::NeededSchema;
+use super::planned::NeededSchema;
 use super::rebuilding;
 use super::session::Session;
 use super::start;

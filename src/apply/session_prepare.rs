@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use super::orders::without;
-use super::reader::{NeededSchema, Planned};
+use super::planned::{NeededSchema, Planned};
 use super::session::Session;
 use super::unfinished;
 use crate::error::{Error, Result};

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::support::{Pipeline, Postgres, Walferry, assert_equal, content, until, wait_caught_up};
+use crate::support::content::published;
+use crate::support::{Pipeline, Postgres, Walferry, assert_equal, wait_caught_up};
 
 /// Nothing is altered on the follower but by its operator.
 const HALT: &str = "schema_changes = \"halt\"";
@@ -58,19 +59,6 @@ fn statement<'a>(remedy: &'a str, what: &str) -> &'a str {
 
 async fn number(client: &Client, query: &str) -> i64 {
     client.query_one(query, &[]).await.unwrap().get(0)
-}
-
-/// Waits until Kafka holds all that the leader has written; entries before and after are apart.
-async fn published(leader: &Client) {
-    let target = content::mark(leader).await;
-    until("the slot is at the leader's end", || async {
-        let query = "SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots";
-        match leader.query_one(query, &[&target]).await.unwrap().get(0) {
-            true => Ok(()),
-            false => Err(target.clone()),
-        }
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Several followers: one sick follower never slows the others.
 
+use crate::support::content::published;
 use crate::support::{Pipeline, Postgres, assert_equal, until, wait_caught_up};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,6 +68,43 @@ async fn a_locked_follower_leaves_the_other_alone_and_is_whole_afterwards() {
     locker.batch_execute("COMMIT").await.unwrap();
     wait_caught_up(&from, &to_b, "b").await;
     assert_equal(&from, &to_b, &["t"]).await;
+}
+
+/// All at once these take three seconds there, and a statement may take one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_slow_follower_cannot_do_at_once_is_done_in_smaller_steps() {
+    let (leader, follower) = (Postgres::start("leader"), Postgres::start("follower"));
+    leader
+        .sql(
+            "CREATE TABLE t (id int PRIMARY KEY, v int);
+             INSERT INTO t SELECT i, 0 FROM generate_series(1, 60) i",
+        )
+        .await;
+    let pipeline = Pipeline::with(&leader, &[&follower], "", "statement_timeout = \"1s\"");
+    let (from, to) = (leader.client().await, follower.client().await);
+    let walferry = pipeline.run();
+    wait_caught_up(&from, &to, "a").await;
+    assert_eq!(walferry.terminate(), 0);
+    to.batch_execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END';
+         CREATE TRIGGER slow BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION slow();
+         ALTER TABLE t ENABLE ALWAYS TRIGGER slow",
+    )
+    .await
+    .unwrap();
+    let one_by_one = "DO $$ BEGIN FOR i IN 1..60 LOOP UPDATE t SET v = v + 1 WHERE id = i; COMMIT; END LOOP; END $$";
+    for changes in [one_by_one, "UPDATE t SET v = v + 1"] {
+        let source = pipeline.run_only(&["leader"]);
+        from.batch_execute(changes).await.unwrap();
+        published(&from).await;
+        assert_eq!(source.terminate(), 0);
+        let walferry = pipeline.run();
+        wait_caught_up(&from, &to, "a").await;
+        assert_equal(&from, &to, &["t"]).await;
+        let output = walferry.output();
+        assert!(output.contains("statement timeout"), "{output}");
+        assert_eq!(walferry.terminate(), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

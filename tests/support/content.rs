@@ -34,6 +34,19 @@ pub async fn wait_caught_up(leader: &Client, follower: &Client, sink: &str) {
     .await;
 }
 
+/// Waits until Kafka holds all that the leader has written; entries before and after are apart.
+pub async fn published(leader: &Client) {
+    let target = mark(leader).await;
+    until("the slot is at the leader's end", || async {
+        let query = "SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots";
+        match leader.query_one(query, &[&target]).await.unwrap().get(0) {
+            true => Ok(()),
+            false => Err(target.clone()),
+        }
+    })
+    .await;
+}
+
 async fn copying(follower: &Client, sink: &str) -> Result<(), String> {
     let query = "SELECT state -> 'joins' = '[]'::jsonb AND jsonb_array_length(state -> 'in_effect')
                         >= jsonb_array_length(state -> 'log' -> 'captured'), state::text

@@ -10,6 +10,10 @@ use crate::error::{COPY_ANEW, Error};
 use crate::model::batch::Step;
 use crate::model::{Position, RowRef, TableName, TablePlan};
 
+/// Remedy where even the smallest step takes too long.
+const TOO_LONG: &str = "if it goes on: find out why the follower is slow at it (a lock that is waited for, no index \
+     for the rows that are looked for), or raise statement_timeout of this sink";
+
 /// Table and records that were being written.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -138,6 +142,13 @@ pub(super) fn rows_error(place: &Place, key: Option<&str>, cause: &Cause, doing:
             ),
             "give the follower's table the leader's shape and its role the rights again, and restart walferry",
         ),
+        // Its statement_timeout; somebody else's pg_cancel_backend() cannot be told from it, and does no harm.
+        None if *server.code() == SqlState::QUERY_CANCELED => {
+            crate::postgres::classify(error, doing)
+                .at(place)
+                .taking_too_long()
+                .advising(TOO_LONG)
+        }
         None => crate::postgres::classify(error, doing).at(place),
     }
 }
