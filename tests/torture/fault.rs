@@ -118,6 +118,11 @@ pub enum Fault {
     Alter(&'static str),
     /// A follower is built anew from Kafka as of a moment ago, stays there, and follows again.
     Travel(Side),
+    /// A copy is read from one follower while it follows; another is built anew from it.
+    Lend {
+        from: Side,
+        to: Side,
+    },
 }
 
 /// What two faults at once must not share.
@@ -157,6 +162,14 @@ impl Fault {
             }
             Fault::Travel(side) => {
                 return vec![Subject::Worker(Role::Sink(side)), Subject::Follower(side)];
+            }
+            Fault::Lend { from, to } => {
+                let sink = Subject::Worker(Role::Sink(to));
+                let followers = [from, to].map(Subject::Follower);
+                return [sink, Subject::Columns]
+                    .into_iter()
+                    .chain(followers)
+                    .collect();
             }
         };
         vec![one]
@@ -286,6 +299,7 @@ pub const KINDS: &[Kind] = &[
     kind("alter", "columns are added to a table, renamed, written and dropped", Nothing, 2_000..=8_000, |r| Fault::Alter(ALTERED[r.random_range(0..ALTERED.len())])),
     // Not of b: what is replayed again and again from the first copy on does not fit on its small disk.
     kind("travel", "walferry rebuild --to-lsn of follower a, to a moment ago; then sink resume", Nothing, 1_000..=6_000, |_| Fault::Travel(Side::A)),
+    kind("lend", "walferry copy --from b; then follower a is built anew from that copy by walferry rebuild", Nothing, 0..=2_000, |_| Fault::Lend { from: Side::B, to: Side::A }),
     kind("clock-sink", "the same of a sink", Faketime, 6_000..=10_000, |r| Fault::Clock(sink(r))),
 ];
 

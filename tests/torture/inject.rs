@@ -38,6 +38,7 @@ pub async fn inject(world: &World, fault: Fault, hold: Duration) -> anyhow::Resu
         Fault::Rebuild(side) => rebuild(world, side, hold).await?,
         Fault::Alter(table) => columns::alter(world, table, hold).await?,
         Fault::Travel(side) => travel(world, side, hold).await?,
+        Fault::Lend { from, to } => lend(world, (from, to), hold).await?,
     }
     Ok(None)
 }
@@ -277,6 +278,19 @@ async fn travel(world: &World, side: Side, hold: Duration) -> anyhow::Result<()>
         }
     })
     .await
+}
+
+/// A copy of all tables whose rows are read from one follower, and another one that begins with it.
+async fn lend(world: &World, (from, to): (Side, Side), hold: Duration) -> anyhow::Result<()> {
+    let copy = ["copy", "--from", from.name()];
+    until_done(async || world.workers.command(from, &copy).await).await?;
+    sleep(hold).await;
+    let order = ["rebuild", to.name(), "--detach"];
+    // Twice, as where it goes back.
+    world.begin_anew(to);
+    let ordered = until_done(async || world.workers.command(to, &order).await).await;
+    world.begin_anew(to);
+    ordered
 }
 
 /// Does it again until it succeeds: a server that it needs may be away.
