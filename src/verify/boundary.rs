@@ -22,7 +22,7 @@ use crate::model::{Hold, Lsn, TableName};
 use crate::sink::{FollowerCheckpoint, checkpoint_in};
 use crate::source::catalog::CatalogTable;
 use crate::source::connection::{CreatedSlot, ReplicationConnection, SystemIdentity};
-use crate::source::copy::{self, begin_with};
+use crate::source::copy::begin_with;
 use crate::source::{published, writers};
 
 /// How long a boundary is good for a table to begin with: snapshots keep old rows.
@@ -31,7 +31,8 @@ const FRESH_FOR: Duration = Duration::from_secs(60);
 const SLOT_MAX: Duration = Duration::from_secs(5);
 /// How much longer than the server itself its answer is awaited.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
-/// How long a follower stands at most, should nobody let it go.
+/// How long a follower is held at most, should nobody let it go, beyond the time that it needs to come to the
+/// boundary.
 const HOLD_MAX: Duration = Duration::from_secs(30);
 /// Between two looks at what is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -102,7 +103,6 @@ impl<'a> Taker<'a> {
 
     /// Takes a boundary, within the patience; an earlier one is over.
     pub(super) async fn take(&mut self) -> Result<Boundary<'a>> {
-        self.servers.end_snapshots().await?;
         let until = Instant::now() + self.pair.patience;
         loop {
             match self.attempt(until).await {
@@ -118,15 +118,19 @@ impl<'a> Taker<'a> {
 
     async fn attempt(&mut self, until: Instant) -> Result<Boundary<'a>, Missed> {
         let (pair, servers) = (self.pair, self.servers);
+        servers.end_snapshots().await?;
         let slot_max = SLOT_MAX.min(pair.follower.statement_timeout / 2);
         let mut exporter = Exporter::open(&pair.source.postgres, slot_max)
             .await
             .map_err(|error| error.at("the leader"))?;
-        self.come_near(&exporter.leader, until).await?;
         servers.old_writers_end(until).await?;
+        // As far as it lags now it will have to come to the boundary too.
+        let near = Instant::now();
+        self.come_near(&exporter.leader, until).await?;
+        let longest = HOLD_MAX + 2 * near.elapsed();
         let begun = Instant::now();
-        let (slot, hold) = self.hold(&mut exporter, until).await?;
-        let opened = open_there(pair, servers, (&slot, hold)).await;
+        let (slot, hold) = self.hold(&mut exporter, longest, until).await?;
+        let opened = open_there(pair, servers, (&slot, hold), begun + longest).await;
         self.checkpoint.let_go(hold).await;
         let stood = begun.elapsed();
         // The session holds the snapshot itself now; the slot would only keep WAL.
@@ -166,6 +170,7 @@ impl<'a> Taker<'a> {
     async fn hold(
         &mut self,
         exporter: &mut Exporter,
+        longest: Duration,
         until: Instant,
     ) -> Result<(CreatedSlot, Hold), Missed> {
         let patience = until.saturating_duration_since(Instant::now());
@@ -187,7 +192,7 @@ impl<'a> Taker<'a> {
             }
         };
         let at = slot.consistent_point;
-        let hold = still.go_on_to(at, HOLD_MAX, orders::held).await?;
+        let hold = still.go_on_to(at, longest, orders::held).await?;
         killpoint::pass(Point::FollowerHeld);
         Ok((slot, hold))
     }
@@ -198,16 +203,17 @@ async fn open_there(
     pair: Pair<'_>,
     servers: &Servers,
     (slot, hold): (&CreatedSlot, Hold),
+    until: Instant,
 ) -> Result<BTreeSet<TableName>, Missed> {
     let snapshot = slot
         .snapshot
         .as_ref()
         .ok_or_else(|| Error::transient("the leader exported no snapshot with the slot"))?;
-    let leader = begin_with(&servers.leader.inside, snapshot);
-    let (_begun, in_effect) = tokio::try_join!(
-        async { Ok(leader.await?) },
-        follower_there(pair, servers, hold)
-    )?;
+    let leader = async {
+        let begun = begin_with(&servers.leader.inside, snapshot).await;
+        begun.map_err(Missed::from)
+    };
+    let ((), in_effect) = tokio::try_join!(leader, follower_there(pair, servers, hold, until))?;
     Ok(in_effect)
 }
 
@@ -215,12 +221,12 @@ async fn follower_there(
     pair: Pair<'_>,
     servers: &Servers,
     hold: Hold,
+    until: Instant,
 ) -> Result<BTreeSet<TableName>, Missed> {
-    let session = &servers.follower.inside;
-    let until = Instant::now() + HOLD_MAX;
+    let follower = &servers.follower;
     loop {
-        servers.begin_on_follower(copy::BEGIN).await?;
-        let known = checkpoint_in(session, pair.pipeline, pair.sink).await?;
+        follower.begin_snapshot().await?;
+        let known = checkpoint_in(&follower.inside, pair.pipeline, pair.sink).await?;
         let known = known.ok_or_else(|| unknown(pair))?;
         if known.hold != Some(hold) {
             return Err(Missed::NotYet(Error::transient(format!(
@@ -233,10 +239,9 @@ async fn follower_there(
             return Ok(known.in_effect);
         }
         if Instant::now() >= until {
-            let error = not_in_time(pair, known.applied, hold.at);
-            return Err(Missed::NotYet(error));
+            return Err(Missed::NotYet(not_in_time(pair, known.applied, hold.at)));
         }
-        servers.end_on_follower().await?;
+        follower.end_snapshot().await?;
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -72,7 +72,7 @@ impl Periodic {
                     self.every
                 }
                 Err(error) => {
-                    tracing::warn!(sink = self.sink.name, error = %error.what(), "the follower could not be compared with the leader");
+                    tracing::warn!(sink = self.sink.name, error = %error.what(), remedy = error.remedy(), "the follower could not be compared with the leader");
                     self.every.min(RETRY)
                 }
             };

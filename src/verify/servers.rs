@@ -12,7 +12,7 @@ use crate::config::PostgresSettings;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, TableName};
 use crate::postgres::classify;
-use crate::source::copy::session;
+use crate::source::copy::{self, session};
 use crate::source::writers::{self, Writer};
 
 /// Between two looks at open transactions.
@@ -132,17 +132,6 @@ impl Servers {
         ))
     }
 
-    /// Begins a transaction on the follower.
-    pub(super) async fn begin_on_follower(&self, begin: &str) -> Result<()> {
-        let begun = self.follower.inside.batch_execute(begin).await;
-        begun.map_err(|error| classify(&error, "beginning a snapshot on the follower"))
-    }
-
-    /// Ends it.
-    pub(super) async fn end_on_follower(&self) -> Result<()> {
-        self.follower.end_snapshot().await
-    }
-
     /// Ends the snapshots of both, so that they may remove old rows.
     pub(super) async fn end_snapshots(&self) -> Result<()> {
         tokio::try_join!(self.leader.end_snapshot(), self.follower.end_snapshot())?;
@@ -172,7 +161,14 @@ impl Server {
         })
     }
 
-    async fn end_snapshot(&self) -> Result<()> {
+    /// Begins a snapshot of what the server shows now.
+    pub(super) async fn begin_snapshot(&self) -> Result<()> {
+        let begun = self.inside.batch_execute(copy::BEGIN).await;
+        begun.map_err(|error| classify(&error, "beginning a snapshot"))
+    }
+
+    /// Ends it, if there is one.
+    pub(super) async fn end_snapshot(&self) -> Result<()> {
         let ended = self.inside.batch_execute("ROLLBACK").await;
         ended.map_err(|error| classify(&error, "ending a snapshot"))
     }
@@ -209,12 +205,11 @@ async fn shape(client: &Client, table: &TableName) -> Result<Vec<ColumnShape>> {
     Ok(rows.iter().map(shape).collect())
 }
 
-/// That a follower did not come to a position within the patience.
+/// That a follower did not come to a position in time.
 pub(super) fn not_in_time(pair: Pair<'_>, shows: Lsn, wanted: Lsn) -> Error {
-    let seconds = pair.patience.as_secs();
     Error::transient(format!(
-        "follower {} shows {shows}, and did not come to {wanted} within {seconds} s: \
-         walferry status tells how its sink is",
+        "follower {} shows {shows}, and did not come to {wanted} in time: walferry status tells how its sink is",
         pair.sink
     ))
+    .advising("wait longer with --patience")
 }
