@@ -63,11 +63,13 @@ pub enum Point {
     InEffect,
     /// Sink: progress is about to be said.
     BeforeProgress,
+    /// Comparison: the follower is ordered to stand at a boundary.
+    FollowerHeld,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 28] = [
+    pub const ALL: [Point; 29] = [
         Point::TopicsMade,
         Point::PublicationMade,
         Point::SlotMade,
@@ -96,6 +98,7 @@ impl Point {
         Point::BeforeEffect,
         Point::InEffect,
         Point::BeforeProgress,
+        Point::FollowerHeld,
     ];
 }
 

@@ -127,7 +127,6 @@ fn sink(page: &mut Page, labels: &[&str; 2], view: &SinkView) {
         let at = verified.at_unix_seconds as f64;
         SINK_VERIFIED_TIMESTAMP_SECONDS.set(page, labels, at);
         SINK_VERIFIED_DIFFERING_ROWS.set(page, labels, verified.differing as f64);
-        SINK_VERIFIED_UNDECIDED_ROWS.set(page, labels, verified.undecided as f64);
         SINK_VERIFIED_NOT_COMPARED_TABLES.set(page, labels, verified.not_compared as f64);
     }
     SINK_RETRIES_TOTAL.count(page, labels, view.retries);

@@ -268,8 +268,6 @@ pub struct Verified {
     pub rows: u64,
     /// Rows that the follower lacks, has beyond those, or holds otherwise.
     pub differing: u64,
-    /// Rows that changed at every look.
-    pub undecided: u64,
     /// Tables that could not be compared.
     pub not_compared: u64,
 }

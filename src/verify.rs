@@ -1,60 +1,50 @@
 //! `walferry verify`: whether a Postgres follower holds the rows of its leader, while both are live.
 //!
-//! No moment is the same on two servers, so nothing is compared at one. A look is three snapshots: of the
-//! leader; of the follower, once it shows all that the leader's snapshot showed; of the leader again. A row
-//! that the leader has in both its snapshots as the same version (`ctid`, `xmin`) was not touched in between,
-//! and the follower must hold it. One that was touched is looked at again. `rounds` has the rule.
+//! Both are compared at one and the same boundary (`boundary`), so what differs there is wrong, however often rows
+//! change. Tables are read once, as sums of hashes by bucket of the key, computed in the databases; only where
+//! buckets differ rows are looked at, by key. Tables are read part by part (`scan`), so that it is known how far it
+//! is and can be done slowly (`pace`).
 //!
-//! Tables are read once, as sums of hashes by bucket of the key, computed in the databases; only where buckets
-//! differ rows are looked at, by key. Reads only, takes no lock but those of reading, needs no slot. Tables are
-//! read part by part (`scan`), so that it is known how far it is and can be done slowly (`pace`).
+//! Changes no row of a table; takes no lock on tables but those of reading.
 
+mod boundary;
 mod course;
 mod pace;
 pub mod periodic;
 mod report;
-mod rounds;
 mod scan;
+mod servers;
 mod snapshot;
 mod sql;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio_postgres::Client;
-
-use crate::config::{PostgresSettings, PostgresSinkSettings, SourceSettings};
+use crate::config::{PostgresSinkSettings, SourceSettings};
 use crate::error::{Error, Result};
-use crate::model::{Lsn, Selection};
-use crate::postgres::{classify, connect};
-use crate::source::catalog::{self, CatalogTable};
+use crate::model::{Selection, TableName};
+use crate::source::catalog::CatalogTable;
 use crate::source::published;
 
+use boundary::{Boundary, Taker};
 pub use course::Progress;
 use course::{Course, Read};
 pub use report::{Differences, Report, TableReport};
-use rounds::{Candidates, Looked};
 use scan::Scan;
-use snapshot::{Place, Rows, Snapshot, Sum};
+use servers::Servers;
+use snapshot::{Rows, Sum};
 use sql::TableSql;
 
 /// Rows a bucket should have.
 const BUCKET_ROWS: u64 = 1_000;
 /// Buckets of a table, at most.
 const BUCKETS_MAX: u64 = 100_000;
-/// Rows that differ after the first look and are looked at again, at most; a table with more is said to
-/// differ in that many.
-const CANDIDATES_MAX: usize = 100_000;
 /// Rows in buckets that differ that are looked at one by one, at most.
 const ROWS_MAX: u64 = 2_000_000;
-/// Looks at rows that differ, at most.
-const ROUNDS_MAX: u32 = 30;
-/// Rows of the leader that are kept from one look, at most.
-const SEEN_MAX: usize = 200_000;
-/// Between two looks, so that a commit that is in the WAL becomes visible on the leader too.
-const ROUND_EVERY: Duration = Duration::from_millis(250);
+/// Boundaries that are taken for a table that is altered or truncated again and again.
+const BOUNDARIES_MAX: usize = 3;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +61,8 @@ pub struct Pair<'a> {
     pub follower: &'a PostgresSinkSettings,
     /// Tables to compare, of those.
     pub tables: &'a Selection,
-    /// Longest wait for the follower to show what the leader has.
+    /// Longest wait for a boundary: for the follower to show what the leader has, and for the leader's open
+    /// transactions that have written.
     pub patience: Duration,
     /// So many rows are read of each server a second at most; none: as fast as they can.
     pub max_rows_per_second: Option<NonZeroU64>,
@@ -80,16 +71,11 @@ pub struct Pair<'a> {
 /// Compares, table by table; `told` hears how far it is.
 ///
 /// # Errors
-/// Those of the two servers; transient when the follower does not show what the leader has within the time;
-/// halt when it was ordered to stop at a position.
+/// Those of the two servers; transient when there is no boundary within the time; halt when the follower was ordered
+/// to stop at a position.
 pub async fn run(pair: Pair<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Report> {
-    let name = |part: &str| format!("walferry verify {part}");
-    let leader = open(&pair.source.postgres, &name("leader")).await;
-    let leader = leader.map_err(|error| error.at("the leader"))?;
-    let follower = open(&pair.follower.postgres, &name(pair.sink)).await;
-    let follower = follower.map_err(|error| error.at(format!("follower {}", pair.sink)))?;
-    hash_alike(&leader, &follower).await?;
-    let published = published::tables(&leader, &pair.source.publication).await?;
+    let servers = Servers::open(pair).await?;
+    let published = published::tables(&servers.leader.outside, &pair.source.publication).await?;
     let mut tables: Vec<CatalogTable> = published
         .into_iter()
         .filter(|table| {
@@ -108,15 +94,16 @@ pub async fn run(pair: Pair<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result
         rows_before: 0,
         told,
     };
-    let between = Between {
+    let mut comparison = Comparison {
         pair,
-        leader,
-        follower,
+        servers: &servers,
+        taker: Taker::open(pair, &servers).await?,
+        boundary: None,
     };
     let mut reports = Vec::new();
     for table in &tables {
         course.tell(&Read::default());
-        let report = between.table(table, &course).await?;
+        let report = comparison.table(&table.schema.table, &course).await?;
         course.next(report.rows);
         reports.push(report);
     }
@@ -127,228 +114,90 @@ pub async fn run(pair: Pair<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result
     })
 }
 
-/// The hash is the same in all versions of Postgres up to now, which nobody has promised.
-async fn hash_alike(leader: &Client, follower: &Client) -> Result<()> {
-    let probe = async |client: &Client| -> Result<i64> {
-        let row = client.query_one(sql::PROBE, &[]).await;
-        let row = row.map_err(|error| classify(&error, "hashing a text"))?;
-        Ok(row.get(0))
-    };
-    if probe(leader).await? == probe(follower).await? {
-        return Ok(());
-    }
-    Err(Error::halt(
-        "leader and follower do not compute hashtextextended() alike, so their rows cannot be compared",
-        "report the versions and machines of both; a table can be compared by COPY and diff meanwhile",
-    ))
-}
-
-async fn open(settings: &PostgresSettings, name: &str) -> Result<Client> {
-    let client = connect(settings, name).await?;
-    catalog::prepare_session(&client).await?;
-    // Hashing a large table takes as long as it takes.
-    let lifted = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
-    let lifted = client.batch_execute(lifted).await;
-    lifted.map_err(|error| classify(&error, "setting up the session"))?;
-    Ok(client)
-}
-
-struct Between<'a> {
+struct Comparison<'a> {
     pair: Pair<'a>,
-    leader: Client,
-    follower: Client,
+    servers: &'a Servers,
+    taker: Taker<'a>,
+    /// The newest one.
+    boundary: Option<Boundary<'a>>,
 }
 
-impl Between<'_> {
-    async fn table(&self, table: &CatalogTable, course: &Course<'_>) -> Result<TableReport> {
-        let mut report = TableReport::of(&table.schema.table);
-        let sql = match TableSql::of(table, &self.follower).await? {
-            Ok(sql) => sql,
-            Err(note) => {
-                report.note = Some(note);
+impl<'a> Comparison<'a> {
+    async fn table(&mut self, name: &TableName, course: &Course<'_>) -> Result<TableReport> {
+        let not_compared = |note: &str| TableReport {
+            note: Some(note.to_owned()),
+            ..TableReport::of(name)
+        };
+        let not_in_effect =
+            || not_compared("its copy has not come into effect on this follower yet");
+        for _ in 0..BOUNDARIES_MAX {
+            if self.boundary.is_none() && !self.taker.in_effect().await?.contains(name) {
+                return Ok(not_in_effect());
+            }
+            let boundary = match self.boundary.take().filter(Boundary::is_fresh) {
+                Some(fresh) => fresh,
+                None => self.taker.take().await?,
+            };
+            let boundary = self.boundary.insert(boundary);
+            if !boundary.in_effect.contains(name) {
+                return Ok(not_in_effect());
+            }
+            let mut tables = boundary.tables.iter();
+            let Some(table) = tables.find(|table| table.schema.table == *name) else {
+                return Ok(not_compared("it left the publication meanwhile"));
+            };
+            let sql = match TableSql::of(table, boundary.follower.0).await? {
+                Ok(sql) => sql,
+                Err(note) => return Ok(not_compared(&note)),
+            };
+            if self.servers.lock(name, &sql).await? {
+                let rate = self.pair.max_rows_per_second;
+                let report = compare(boundary, (table, &sql), rate, course).await?;
+                self.servers.unlock().await?;
                 return Ok(report);
             }
-        };
-        let rows = table.rows_estimate.unwrap_or_default();
-        let buckets = (rows / BUCKET_ROWS).clamp(1, BUCKETS_MAX);
-        let (leader, follower) = self.look().await?;
-        if !follower.in_effect.contains(&table.schema.table) {
-            report.note = Some("its copy has not come into effect on this follower yet".to_owned());
-            return Ok(report);
+            self.boundary = None;
         }
-        let rate = self.pair.max_rows_per_second;
-        let mut leader = Scan::new(leader, &sql.leader, buckets, rate);
-        let mut follower = Scan::new(follower, &sql.follower, buckets, rate);
-        let (here, there) = sums(&mut leader, &mut follower, course).await?;
-        report.compared = true;
-        report.rows = snapshot::rows(&here);
-        let unequal = unequal(&here, &there);
-        if unequal.is_empty() {
-            return Ok(report);
-        }
-        if rows_in(&here, &unequal) + rows_in(&there, &unequal) > ROWS_MAX {
-            report.note = Some(format!(
-                "{} of {buckets} parts differ, too many to be looked at row by row; counted as one row each",
-                unequal.len()
-            ));
-            report.different.count = unequal.len() as u64;
-            return Ok(report);
-        }
-        if !table.schema.has_key() {
-            drop((leader, follower));
-            self.without_key(&sql, &mut report).await?;
-            return Ok(report);
-        }
+        Err(Error::transient(format!(
+            "table {name} was altered, truncated or rewritten each time that it was to be read"
+        )))
+    }
+}
+
+async fn compare(
+    boundary: &Boundary<'_>,
+    (table, sql): (&CatalogTable, &TableSql),
+    rate: Option<NonZeroU64>,
+    course: &Course<'_>,
+) -> Result<TableReport> {
+    let mut report = TableReport {
+        boundary: Some(boundary.lsn),
+        ..TableReport::of(&table.schema.table)
+    };
+    let rows = table.rows_estimate.unwrap_or_default();
+    let buckets = (rows / BUCKET_ROWS).clamp(1, BUCKETS_MAX);
+    let mut leader = Scan::new(boundary.leader, &sql.leader, buckets, rate);
+    let mut follower = Scan::new(boundary.follower, &sql.follower, buckets, rate);
+    let (here, there) = sums(&mut leader, &mut follower, course).await?;
+    report.rows = snapshot::rows(&here);
+    let unequal = unequal(&here, &there);
+    if unequal.is_empty() {
+        return Ok(report);
+    }
+    if rows_in(&here, &unequal) + rows_in(&there, &unequal) > ROWS_MAX {
+        report.note = Some(format!(
+            "{} of {buckets} parts differ, too many to be looked at row by row; counted as one row each",
+            unequal.len()
+        ));
+        report.different.count = unequal.len() as u64;
+    } else if table.schema.has_key() {
         let (here, there) = tokio::try_join!(leader.rows_of(&unequal), follower.rows_of(&unequal))?;
-        drop((leader, follower));
-        let differing = differing(&here, &there);
-        if differing.len() > CANDIDATES_MAX {
-            report.note = Some(format!(
-                "more than {CANDIDATES_MAX} rows differ; those were not looked at one by one"
-            ));
-            report.different.count = differing.len() as u64;
-            return Ok(report);
-        }
-        self.decide(&sql, differing, &mut report).await?;
-        Ok(report)
+        by_key(&here, &there, &mut report);
+    } else {
+        let (here, there) = tokio::try_join!(leader.counts(&unequal), follower.counts(&unequal))?;
+        by_content(&here, &there, &mut report);
     }
-
-    /// A snapshot of the leader, and one of the follower that shows at least as much.
-    async fn look(&self) -> Result<(Snapshot<'_>, Snapshot<'_>)> {
-        let leader = Snapshot::of_leader(&self.leader).await?;
-        let follower = self.follower_from(leader.lsn).await?;
-        Ok((leader, follower))
-    }
-
-    async fn follower_from(&self, lsn: Lsn) -> Result<Snapshot<'_>> {
-        let place = Place {
-            pipeline: self.pair.pipeline,
-            sink: self.pair.sink,
-        };
-        let until = Instant::now() + self.pair.patience;
-        loop {
-            let snapshot = Snapshot::of_follower(&self.follower, place).await?;
-            if snapshot.lsn >= lsn {
-                return Ok(snapshot);
-            }
-            let shows = snapshot.lsn;
-            snapshot.end().await?;
-            if Instant::now() >= until {
-                let seconds = self.pair.patience.as_secs();
-                return Err(Error::transient(format!(
-                    "follower {} shows {shows}, and did not come to {lsn} within {seconds} s: \
-                     walferry status tells how its sink is",
-                    self.pair.sink
-                )));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Looks at rows again until it is known of each whether it differs.
-    async fn decide(
-        &self,
-        sql: &TableSql,
-        differing: BTreeSet<Vec<String>>,
-        report: &mut TableReport,
-    ) -> Result<()> {
-        let mut candidates = Candidates::new(differing);
-        for _ in 0..ROUNDS_MAX {
-            let open: Vec<&Vec<String>> = candidates.open().collect();
-            if open.is_empty() {
-                break;
-            }
-            tokio::time::sleep(ROUND_EVERY).await;
-            let leader = Snapshot::of_leader(&self.leader).await?;
-            let before = leader.rows_with(&sql.leader, &open).await?;
-            let from = leader.lsn;
-            leader.end().await?;
-            let (there, meanwhile) = self.follower_rows(sql, from, &open).await?;
-            let leader = Snapshot::of_leader(&self.leader).await?;
-            let after = leader.rows_with(&sql.leader, &open).await?;
-            leader.end().await?;
-            let leader: Vec<Rows> = [before]
-                .into_iter()
-                .chain(meanwhile)
-                .chain([after])
-                .collect();
-            candidates.round(&leader, &there);
-        }
-        for (key, looked) in candidates.decided() {
-            match looked {
-                Looked::Missing => report.missing.add(key),
-                Looked::Extra => report.extra.add(key),
-                Looked::Different => report.different.add(key),
-                Looked::Undecided => report.undecided += 1,
-            }
-        }
-        Ok(())
-    }
-
-    /// The follower's rows once it shows all before `from`, and the leader's again and again meanwhile, so
-    /// that the follower is not taken to be wrong where a row changes all the time.
-    async fn follower_rows(
-        &self,
-        sql: &TableSql,
-        from: Lsn,
-        keys: &[&Vec<String>],
-    ) -> Result<(Rows, Vec<Rows>)> {
-        let follower = async {
-            let follower = self.follower_from(from).await?;
-            let rows = follower.rows_with(&sql.follower, keys).await?;
-            follower.end().await?;
-            Ok::<_, Error>(rows)
-        };
-        tokio::pin!(follower);
-        let mut meanwhile = Vec::new();
-        loop {
-            tokio::select! {
-                biased;
-                rows = &mut follower => return Ok((rows?, meanwhile)),
-                rows = snapshot::rows_now(&self.leader, &sql.leader, keys),
-                    if meanwhile.len() * keys.len() < SEEN_MAX => meanwhile.push(rows?),
-            }
-        }
-    }
-
-    /// Rows that nothing tells apart are counted by their content, at one look after the other until nothing
-    /// was touched meanwhile.
-    async fn without_key(&self, sql: &TableSql, report: &mut TableReport) -> Result<()> {
-        let (mut last, mut same) = (None, 0);
-        for _ in 0..ROUNDS_MAX {
-            let (leader, follower) = self.look().await?;
-            let rate = self.pair.max_rows_per_second;
-            let leader = Scan::new(leader, &sql.leader, 1, rate);
-            let follower = Scan::new(follower, &sql.follower, 1, rate);
-            let (here, there) = tokio::try_join!(leader.counts(), follower.counts())?;
-            leader.end().await?;
-            follower.end().await?;
-            let (mut missing, mut extra) = (0, 0);
-            let all: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
-            for content in all {
-                let count = |of: &BTreeMap<String, i64>| of.get(content).copied().unwrap_or(0);
-                let more = count(&here) - count(&there);
-                missing += more.max(0).unsigned_abs();
-                extra += (-more).max(0).unsigned_abs();
-            }
-            if (missing, extra) == (0, 0) {
-                return Ok(());
-            }
-            same = if last == Some((missing, extra)) {
-                same + 1
-            } else {
-                1
-            };
-            last = Some((missing, extra));
-            if same == rounds::LOOKS {
-                (report.missing.count, report.extra.count) = (missing, extra);
-                return Ok(());
-            }
-            tokio::time::sleep(ROUND_EVERY).await;
-        }
-        report.undecided = last.map_or(0, |(missing, extra)| missing + extra);
-        Ok(())
-    }
+    Ok(report)
 }
 
 /// Sums of a table's buckets on both sides, read at the same time.
@@ -382,12 +231,67 @@ fn rows_in(sums: &BTreeMap<i32, Sum>, buckets: &[i32]) -> u64 {
     sums.map(|sum| sum.rows).sum()
 }
 
-/// Keys whose rows are not the same on both sides.
-fn differing(here: &Rows, there: &Rows) -> BTreeSet<Vec<String>> {
-    let content = |rows: &Rows, key: &Vec<String>| rows.get(key).map(|row| row.content.clone());
+/// Notes the keys whose rows are not the same on both sides.
+fn by_key(here: &Rows, there: &Rows, report: &mut TableReport) {
     let keys: BTreeSet<&Vec<String>> = here.keys().chain(there.keys()).collect();
-    let keys = keys.into_iter();
-    keys.filter(|key| content(here, key) != content(there, key))
-        .cloned()
-        .collect()
+    for key in keys {
+        let kind = match (here.get(key), there.get(key)) {
+            (Some(here), Some(there)) if here == there => continue,
+            (Some(_), Some(_)) => &mut report.different,
+            (Some(_), None) => &mut report.missing,
+            (None, _) => &mut report.extra,
+        };
+        kind.add(key.clone());
+    }
+}
+
+/// Notes how many rows that nothing tells apart but their content are not on both sides.
+fn by_content(
+    here: &BTreeMap<String, i64>,
+    there: &BTreeMap<String, i64>,
+    report: &mut TableReport,
+) {
+    let all: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+    for content in all {
+        let count = |of: &BTreeMap<String, i64>| of.get(content).copied().unwrap_or(0);
+        let more = count(here) - count(there);
+        report.missing.count += more.max(0).unsigned_abs();
+        report.extra.count += (-more).max(0).unsigned_abs();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_with_a_key_are_missing_extra_or_different() {
+        let rows = |rows: &[(&str, &str)]| -> Rows {
+            let rows = rows.iter();
+            rows.map(|(key, content)| (vec![(*key).to_owned()], (*content).to_owned()))
+                .collect()
+        };
+        let here = rows(&[("same", "x"), ("changed", "x"), ("missing", "y")]);
+        let there = rows(&[("same", "x"), ("changed", "z"), ("extra", "w")]);
+        let mut report = TableReport::of(&TableName::new("public", "t"));
+        by_key(&here, &there, &mut report);
+        let keys = [&report.missing, &report.extra, &report.different].map(|of| of.keys.concat());
+        assert_eq!(keys, [["missing"], ["extra"], ["changed"]]);
+        assert_eq!(report.differing(), 3);
+    }
+
+    #[test]
+    fn rows_without_a_key_are_counted_by_what_is_in_them() {
+        let counts = |counts: &[(&str, i64)]| -> BTreeMap<String, i64> {
+            let counts = counts.iter();
+            counts
+                .map(|(content, count)| ((*content).to_owned(), *count))
+                .collect()
+        };
+        let here = counts(&[("same", 3), ("fewer", 5), ("none", 1)]);
+        let there = counts(&[("same", 3), ("fewer", 2), ("other", 7)]);
+        let mut report = TableReport::of(&TableName::new("public", "t"));
+        by_content(&here, &there, &mut report);
+        assert_eq!((report.missing.count, report.extra.count), (4, 7));
+    }
 }

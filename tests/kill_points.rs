@@ -36,6 +36,7 @@ fn times(point: Point) -> &'static [u32] {
         | Point::IndexBuilt
         | Point::BeforeEffect
         | Point::InEffect
+        | Point::FollowerHeld
         | Point::ChunkApplied => &[1],
         Point::RowsLoaded => &[1, 2],
         Point::BeforeFeedback | Point::AfterFeedback | Point::EntrySent | Point::EntryAcked => {
@@ -156,6 +157,10 @@ async fn dies_and_goes_on(leader: &Postgres, follower: &Postgres, point: Point, 
     // The leader's UNIQUE constraint is what there is to build.
     let builds = matches!(point, Point::BeforeIndex | Point::IndexBuilt);
     let indexes = if builds { "indexes = \"unique\"\n" } else { "" };
+    let verifies = match point {
+        Point::FollowerHeld => "verify_every = \"1s\"\n",
+        _others => "",
+    };
     pipeline.write(
         "connectors/leader.toml",
         &format!(
@@ -164,7 +169,7 @@ async fn dies_and_goes_on(leader: &Postgres, follower: &Postgres, point: Point, 
     );
     pipeline.write(
         "connectors/a.toml",
-        &format!("kind = \"postgres\"\nurl = \"{sink}\"\nbatch_max_bytes = \"64KiB\"\n{indexes}"),
+        &format!("kind = \"postgres\"\nurl = \"{sink}\"\nbatch_max_bytes = \"64KiB\"\n{indexes}{verifies}"),
     );
 
     let mut dying = pipeline.run_until(&case);

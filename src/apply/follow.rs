@@ -51,8 +51,10 @@ pub struct Standing {
     pub timeline: Option<u32>,
     /// Copies in the log.
     pub ledger: CopyLedger,
-    /// Where the follower is to stop, as the checkpoint has it.
+    /// Where the reader is to stop, as the checkpoint has it.
     pub target: Option<Lsn>,
+    /// It stops there for a moment only.
+    pub held: bool,
     /// How far the next entry is applied already, as the checkpoint has it.
     pub split: Option<Lsn>,
 }
@@ -67,7 +69,8 @@ impl Standing {
             system_id: checkpoint.system_id.clone(),
             timeline: checkpoint.timeline,
             ledger,
-            target: checkpoint.target,
+            target: checkpoint.stops_at(),
+            held: checkpoint.hold.is_some(),
             split: checkpoint.split,
         }
     }
@@ -115,10 +118,11 @@ impl Standing {
             .collect()
     }
 
-    /// Whether a captured table that the sink takes is not in effect.
-    pub fn lacks_tables(&self, terms: &Terms) -> bool {
+    /// Whether the reader may stop inside of an entry. A follower that is to stay, and lacks tables, stays before
+    /// the entry: its tables come into effect between two entries. For a moment they can wait.
+    pub fn may_split(&self, terms: &Terms) -> bool {
         let mut lacking = self.place.lacks(&self.in_effect, &terms.selection);
-        lacking.next().is_some()
+        self.held || lacking.next().is_none()
     }
 
     /// Judges the next entry and notes what it changes.
@@ -286,7 +290,7 @@ pub fn only_taken(mut checkpoint: Checkpoint, terms: &Terms) -> Checkpoint {
 mod tests {
     use super::*;
     use crate::log::commit_log::BatchEntry;
-    use crate::model::{Epoch, Join};
+    use crate::model::{Epoch, Hold, Join};
 
     fn terms(exclude: &[&str]) -> Terms {
         let exclude: Vec<String> = exclude.iter().map(|pattern| (*pattern).into()).collect();
@@ -353,6 +357,27 @@ mod tests {
         assert_eq!((again.version, again.applied), (4, Lsn(7)));
         checkpoint.in_effect.insert(a);
         assert_eq!(begun_again(checkpoint.clone(), 6), checkpoint);
+    }
+
+    #[test]
+    fn who_stands_for_a_moment_may_stand_inside_of_an_entry_whatever_it_lacks() {
+        let mut checkpoint = Checkpoint::beginning(0, LogPlace::at_low_end(0));
+        let splits = |checkpoint: &Checkpoint| {
+            Standing::at(checkpoint, CopyLedger::new()).may_split(&terms(&[]))
+        };
+        assert!(splits(&checkpoint), "it lacks nothing");
+        checkpoint.log.captured = [TableName::new("public", "a")].into();
+        checkpoint.target = Some(Lsn(7));
+        assert!(!splits(&checkpoint));
+        (checkpoint.target, checkpoint.hold) = (
+            None,
+            Some(Hold {
+                at: Lsn(7),
+                until_us: 1,
+                lock: 1,
+            }),
+        );
+        assert!(splits(&checkpoint));
     }
 
     fn batch(from: u64, to: u64) -> Entry {

@@ -25,6 +25,7 @@ pub mod reader; // the main reader's thread
 pub mod rebuilding; // how far tables are
 pub mod replay; // where a range of transactions begins
 mod session; // the applier
+mod session_hold; // the applier's side of a boundary at which it is held for a moment
 mod session_indexes; // the applier's side of indexes
 mod session_join; // the applier's side of joins
 mod session_prepare; // the applier's side of schema versions

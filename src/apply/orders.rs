@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::follow::{Terms, next_version};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::LogPlace;
-use crate::model::{Checkpoint, Lsn, TableName};
+use crate::model::{Checkpoint, Hold, Lsn, TableName};
 
 /// A follower that is built anew from Kafka, up to the boundary `target` or to the present. What it holds
 /// stays until the rows of a table's copy come. `known`: the version that it has, if there is one.
@@ -110,17 +110,89 @@ pub fn moved(
     }
     Ok(Checkpoint {
         target: Some(to),
+        hold: None,
         ..next_version(known)
     })
 }
 
 /// A follower that was to stop, and follows again; `None` when it was not.
 pub fn resumed(known: &Checkpoint) -> Option<Checkpoint> {
-    known.target?;
+    known.stops_at()?;
     Some(Checkpoint {
         target: None,
+        hold: None,
         ..next_version(known)
     })
+}
+
+/// Refuses to hold a follower of these leader's system identifier and timeline for a moment. `is_held`: somebody
+/// else has it stand.
+///
+/// # Errors
+/// Halt when it was ordered to stop and stay, or follows another leader; transient when it is held, or has not
+/// followed its leader to the newest timeline.
+pub fn may_be_held(
+    known: &Checkpoint,
+    is_held: bool,
+    (system_id, timeline): (&str, u32),
+    sink: &str,
+) -> Result<()> {
+    if let Some(target) = known.target {
+        return Err(Error::halt(
+            format!(
+                "follower {sink} was ordered to stop at {target}, so it does not follow the leader"
+            ),
+            format!(
+                "let it follow again with walferry sink resume {sink}, or verify another follower"
+            ),
+        ));
+    }
+    if let Some(followed) = known.system_id.as_ref().filter(|id| *id != system_id) {
+        return Err(Error::halt(
+            format!(
+                "follower {sink} follows the leader with system identifier {followed}, and the source's url \
+                 leads to {system_id}"
+            ),
+            "correct the source's url",
+        ));
+    }
+    if let Some(followed) = known.timeline.filter(|followed| *followed != timeline) {
+        return Err(Error::transient(format!(
+            "follower {sink} shows timeline {followed} of the leader, which is on {timeline} now"
+        )));
+    }
+    match is_held {
+        true => Err(Error::transient(format!(
+            "somebody else verifies follower {sink} at this moment"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// A follower that goes on to a boundary, and stands there for a moment.
+///
+/// # Errors
+/// Transient when it is beyond already.
+pub fn held(known: &Checkpoint, hold: Hold) -> Result<Checkpoint> {
+    if hold.at < known.boundary() {
+        return Err(Error::transient(format!(
+            "the follower shows {}, beyond the leader's {}",
+            known.boundary(),
+            hold.at
+        )));
+    }
+    Ok(Checkpoint {
+        hold: Some(hold),
+        ..next_version(known)
+    })
+}
+
+/// A follower that stood for a moment, and goes on.
+pub fn let_go(known: &Checkpoint) -> Checkpoint {
+    Checkpoint {
+        hold: None,
+        ..next_version(known)
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +292,57 @@ mod tests {
         );
         known.in_effect.pop_first();
         assert_eq!(says(&known, None, 95), "s does not have all its tables yet");
+    }
+
+    const HOLD: Hold = Hold {
+        at: Lsn(95),
+        until_us: 1,
+        lock: 7,
+    };
+
+    #[test]
+    fn a_follower_is_held_ahead_of_where_it_stands_and_any_other_order_ends_it() {
+        let (mut known, terms, [a, _]) = following();
+        known.log.epoch = Some(crate::model::Epoch(0));
+        known.log.to = Some(Lsn(90));
+        let standing = held(&known, HOLD).unwrap();
+        assert_eq!((standing.version, standing.hold), (8, Some(HOLD)));
+        assert_eq!(
+            (standing.target, standing.stops_at()),
+            (None, Some(Lsn(95)))
+        );
+        let free = let_go(&standing);
+        assert_eq!((free.version, free.stops_at()), (9, None));
+        assert_eq!(resumed(&standing).unwrap().stops_at(), None);
+        let moved = moved(&standing, (None, Lsn(99)), "s", &terms).unwrap();
+        assert_eq!((moved.target, moved.hold), (Some(Lsn(99)), None));
+        assert_eq!(rebuilt(Some(8), None).hold, None);
+        // The other tables go on to where it is to stand.
+        let resynced = resynced(&standing, &[a].into(), &BTreeMap::new(), &terms).unwrap();
+        assert_eq!(resynced.hold, Some(HOLD));
+        known.split = Some(Lsn(96));
+        assert_eq!(held(&known, HOLD).unwrap_err().class(), Class::Transient);
+    }
+
+    #[test]
+    fn who_stays_or_follows_another_leader_is_not_held() {
+        let (mut known, ..) = following();
+        let may = |known: &Checkpoint, is_held| may_be_held(known, is_held, ("7", 2), "s");
+        assert!(
+            may(&known, false).is_ok(),
+            "it does not know its leader yet"
+        );
+        (known.system_id, known.timeline) = (Some("7".to_owned()), Some(2));
+        assert!(may(&known, false).is_ok());
+        assert_eq!(may(&known, true).unwrap_err().class(), Class::Transient);
+        known.timeline = Some(1);
+        assert_eq!(may(&known, false).unwrap_err().class(), Class::Transient);
+        known.system_id = Some("8".to_owned());
+        let error = may(&known, false).unwrap_err();
+        assert!(error.what().contains("system identifier 8"), "{error}");
+        known.target = Some(Lsn(90));
+        let error = may(&known, false).unwrap_err();
+        assert!(error.remedy().unwrap().contains("sink resume s"), "{error}");
     }
 
     #[test]

@@ -330,10 +330,9 @@ impl Reader {
         }
     }
 
-    /// Applies what the entry has of transactions before the target, and stays there. A follower that
-    /// lacks tables stays before the entry: a table comes into effect between two entries.
+    /// Applies what the entry has of transactions before the target, if that may be, and stays there.
     fn split(&mut self, batch: &BatchEntry, cut: Option<ChunkCut>) -> Result<(), Cut> {
-        if !self.standing.lacks_tables(&self.terms) {
+        if self.standing.may_split(&self.terms) {
             let target = self.standing.target.unwrap_or(batch.to);
             let from = self.standing.split.unwrap_or(Lsn::ZERO);
             let before = self.standing.cursors.clone();
@@ -410,6 +409,7 @@ impl Reader {
             system_id: self.standing.system_id.clone(),
             timeline: self.standing.timeline,
             target: self.standing.target,
+            held: self.standing.held,
             split: self.standing.split,
         };
         self.send(Part {
@@ -455,6 +455,7 @@ mod tests {
             timeline: None,
             ledger: Default::default(),
             target: None,
+            held: false,
             split: None,
         };
         Part {

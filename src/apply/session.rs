@@ -78,9 +78,11 @@ pub async fn run(context: &SinkContext) -> Result<()> {
         if session.has_committed {
             attempts = 0;
         }
-        if session.sink.has_learned() && attempts < ATTEMPTS_AT_ONCE_MAX {
+        if let Some(why) = session.sink.again_at_once()
+            && attempts < ATTEMPTS_AT_ONCE_MAX
+        {
             attempts += 1;
-            tracing::info!(sink = %context.sink.name, %error, "readers of the follower were in the way; trying again at once, in another order");
+            tracing::info!(sink = %context.sink.name, %error, "{why}");
             learned = Some(session.sink);
             continue;
         }
@@ -112,6 +114,8 @@ enum Event {
     Built(BTreeSet<TableName>),
     /// Progress without records has waited long enough.
     CommitDue,
+    /// Whether the follower is still held is to be looked at.
+    HoldDue,
     /// Something is to be said or looked at.
     Tick,
 }
@@ -140,13 +144,15 @@ pub(super) struct Session<'a> {
     pub(super) skips: Skips,
     /// Progress without records, not yet committed.
     pending: Option<BatchEnd>,
-    committed_at: Instant,
+    pub(super) committed_at: Instant,
     /// Whether this session has committed anything.
     has_committed: bool,
     /// Since when the main reader stands still for a join.
     held_since: Option<Instant>,
     /// The main reader goes no further: the target is reached, or begins in the next entry.
     pub(super) main_stays: bool,
+    /// When it was last looked whether the follower is still held.
+    pub(super) looked_at: Instant,
     /// Where the log ended when the session began.
     pub(super) log_end: i64,
     pub(super) join: JoinWork,
@@ -226,6 +232,7 @@ impl<'a> Session<'a> {
             has_committed: false,
             held_since: None,
             main_stays: false,
+            looked_at: Instant::now(),
             log_end,
             join: JoinWork::default(),
             indexes: IndexWork::default(),
@@ -259,6 +266,7 @@ impl<'a> Session<'a> {
                 Event::Built(tables) => self.indexes_built(&tables),
                 Event::CommitDue if self.is_paused() => self.commit_same().await?,
                 Event::CommitDue => self.commit_pending().await?,
+                Event::HoldDue => self.look_at_hold().await?,
                 Event::Tick => {}
             }
         }
@@ -278,12 +286,14 @@ impl<'a> Session<'a> {
         commit_at: Option<Instant>,
         say_at: Option<Instant>,
     ) -> Result<Event> {
+        let look_at = self.look_at_hold_due();
         tokio::select! {
             part = self.main.next_batch(), if held_until.is_none() => part.map(Event::Part),
             () = until(held_until) => Ok(Event::Tick),
             step = self.join.loaded() => step.map(Event::Loaded),
             tables = self.indexes.built() => tables.map(Event::Built),
             () = until(commit_at) => Ok(Event::CommitDue),
+            () = until(look_at) => Ok(Event::HoldDue),
             () = until(say_at) => Ok(Event::Tick),
         }
     }

@@ -154,10 +154,10 @@ pub enum Command {
     },
     /// Compare followers with the leader, row by row, while both are live
     ///
-    /// Reads both; changes nothing, and stops nothing. Hashes are computed in the databases; only keys
-    /// are shown. A row that is being changed is looked at again. With --repair tables that differ are
-    /// copied anew from the leader, while the others go on, and compared again. Exits with 3 when in the
-    /// end a row is not the same, or a table could not be compared.
+    /// At one and the same boundary, at which the follower stands for a moment. Reads both and changes no
+    /// row; hashes are computed in the databases, and only keys are shown. With --repair tables that differ
+    /// are copied anew from the leader, while the others go on, and compared again. Exits with 3 when in
+    /// the end a row is not the same, or a table could not be compared.
     #[command(
         after_help = "Examples:\n  walferry verify\n  walferry verify warehouse --tables 'public.*'\n  walferry verify warehouse --repair\n  walferry verify --max-rows-per-second 50000\n  walferry verify --json | jq '.[].tables[] | select(.different.count > 0)'"
     )]
@@ -177,7 +177,7 @@ pub enum Command {
         /// Read no more rows of each server a second [default: verify_max_rows_per_second of the sink]
         #[arg(long, value_name = "N")]
         max_rows_per_second: Option<NonZeroU64>,
-        /// Longest wait for a follower to show what the leader has
+        /// Longest wait for a follower to show what the leader has, and for the leader's open transactions
         #[arg(long, value_name = "TIME", default_value = "5min", value_parser = parse_patience)]
         patience: Duration,
     },

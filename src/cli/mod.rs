@@ -220,11 +220,7 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                     sink::skip(&settings()?, &name, position, &order).await
                 }
                 SinkAction::Resume { name, url } => {
-                    if url.is_none()
-                        && rebuild::resume(&settings()?, &name)
-                            .await
-                            .map_err(Failure::of)?
-                    {
+                    if url.is_none() && rebuild::resume(&settings()?, &name).await? {
                         println!("{name} follows the leader again");
                         return Ok(());
                     }

@@ -99,11 +99,7 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
         .await
         .map_err(Failure::of)?;
     eprintln!("{}", ordered.said);
-    let process = Process {
-        address: ask::local(settings.http.listen).to_string(),
-        sink: sink.name.clone(),
-        token: token(false, || Ok(settings.clone()))?,
-    };
+    let process = Process::of(settings, sink)?;
     process.wake().await;
     if asked.detach {
         return Ok(None);
@@ -224,6 +220,14 @@ struct Process {
 }
 
 impl Process {
+    fn of(settings: &Settings, sink: &SinkSettings) -> Result<Self, Failure> {
+        Ok(Process {
+            address: ask::local(settings.http.listen).to_string(),
+            sink: sink.name.clone(),
+            token: token(false, || Ok(settings.clone()))?,
+        })
+    }
+
     /// What it says of the sink; `None` when it does not run here.
     async fn halted(&self) -> Option<Error> {
         let report = ask::report(&self.address).await.ok()?;
@@ -440,7 +444,7 @@ impl Shown {
 }
 
 /// Lets a follower that was to stop at a position follow again; `false` when it was not, or cannot be asked.
-pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool> {
+pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool, Failure> {
     let named = |sink: &&SinkSettings| {
         sink.name == name && matches!(sink.store, StoreSettings::Postgres(_))
     };
@@ -451,8 +455,8 @@ pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool> {
         return Ok(false);
     };
     let is_to_stop =
-        |known: &Option<Checkpoint>| known.as_ref().is_some_and(|k| k.target.is_some());
-    if !is_to_stop(&follower.look().await?) {
+        |known: &Option<Checkpoint>| known.as_ref().is_some_and(|k| k.stops_at().is_some());
+    if !is_to_stop(&follower.look().await.map_err(Failure::of)?) {
         return Ok(false);
     }
     let revised = follower.revise(|known| {
@@ -460,6 +464,8 @@ pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool> {
             Error::transient("the follower was resumed by somebody else this moment")
         })
     });
-    revised.await?;
+    revised.await.map_err(Failure::of)?;
+    // It may have halted on its way there.
+    Process::of(settings, sink)?.wake().await;
     Ok(true)
 }

@@ -131,7 +131,10 @@ async fn repair(
     report: Report,
 ) -> Result<Report, Failure> {
     for of in report.left_alone() {
-        eprintln!("{}: {} is not repaired: {}", pair.sink, of.table, why(of));
+        eprintln!(
+            "{}: {} is not repaired: it could not be compared",
+            pair.sink, of.table
+        );
     }
     let tables = report.repairable();
     if tables.is_empty() {
@@ -152,14 +155,6 @@ async fn repair(
         ..pair
     };
     Ok(report.repaired(compare(again, asked).await?))
-}
-
-fn why(of: &TableReport) -> &'static str {
-    if of.compared {
-        "nothing is known to be wrong with it"
-    } else {
-        "it could not be compared"
-    }
 }
 
 /// `warehouse: public.items (3 of 12 tables)`
@@ -197,7 +192,7 @@ fn picture(report: &Report) -> String {
         "missing",
         "extra",
         "different",
-        "undecided",
+        "boundary",
         "",
     ]);
     for of in &report.tables {
@@ -206,23 +201,23 @@ fn picture(report: &Report) -> String {
             of.missing.count,
             of.extra.count,
             of.different.count,
-            of.undecided,
         ];
         let counts = counts.map(|number| {
-            if of.compared {
+            if of.compared() {
                 count(number)
             } else {
                 "-".to_owned()
             }
         });
-        let [rows, missing, extra, different, undecided] = counts;
+        let [rows, missing, extra, different] = counts;
+        let boundary = of.boundary.map(|lsn| lsn.to_string());
         let row = [
             of.table.to_string(),
             rows,
             missing,
             extra,
             different,
-            undecided,
+            boundary.unwrap_or_default(),
             verdict(of).to_owned(),
         ];
         table.add_row(row.to_vec());
@@ -253,9 +248,8 @@ fn picture(report: &Report) -> String {
 
 fn verdict(of: &TableReport) -> &'static str {
     match of {
-        _ if !of.compared => "not compared",
+        _ if !of.compared() => "not compared",
         _ if of.is_equal() => "equal",
-        _ if of.differing() == 0 => "not known",
         _ => "NOT EQUAL",
     }
 }
@@ -276,6 +270,7 @@ fn keys(table: &TableName, what: &str, rows: &Differences) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Lsn;
 
     fn of(table: &str) -> TableReport {
         TableReport::of(&TableName::new("public", table))
@@ -284,7 +279,7 @@ mod tests {
     fn report() -> Report {
         let equal = TableReport {
             rows: 1_234,
-            compared: true,
+            boundary: Some(Lsn(0xA7)),
             ..of("a")
         };
         let different = Differences {
@@ -295,7 +290,7 @@ mod tests {
         };
         let unequal = TableReport {
             rows: 9,
-            compared: true,
+            boundary: Some(Lsn(0xA7)),
             different,
             ..of("b")
         };
@@ -328,6 +323,7 @@ mod tests {
         let text = picture(&report());
         for part in [
             "1,234",
+            "0/A7",
             "equal",
             "NOT EQUAL",
             "not compared",
@@ -344,8 +340,8 @@ mod tests {
         let mut report = report();
         report.tables.truncate(1);
         assert!(picture(&report).contains("EQUAL: dw holds what the leader holds"));
-        report.tables[0].undecided = 1;
+        report.tables[0].boundary = None;
         assert!(!report.is_equal());
-        assert!(picture(&report).contains("not known"));
+        assert!(picture(&report).contains("NOT EQUAL, or not known: 1 of 1 tables"));
     }
 }

@@ -181,13 +181,6 @@ pub const SINK_VERIFIED_DIFFERING_ROWS: Metric = gauge_of(
     SINK,
     "Rows that the newest comparison found missing on the follower, beyond the leader's, or not the same. Absent before the first.",
 );
-/// What it could not tell.
-pub const SINK_VERIFIED_UNDECIDED_ROWS: Metric = gauge_of(
-    "walferry_sink_verified_undecided_rows",
-    Unit::Count,
-    SINK,
-    "Rows that changed at every look of the newest comparison, so that nothing can be said of them. Absent before the first.",
-);
 /// Tables that it did not compare.
 pub const SINK_VERIFIED_NOT_COMPARED_TABLES: Metric = gauge_of(
     "walferry_sink_verified_not_compared_tables",
@@ -500,7 +493,6 @@ pub const ALL: &[Metric] = &[
     SINK_SKIPPED_TOTAL,
     SINK_VERIFIED_TIMESTAMP_SECONDS,
     SINK_VERIFIED_DIFFERING_ROWS,
-    SINK_VERIFIED_UNDECIDED_ROWS,
     SINK_VERIFIED_NOT_COMPARED_TABLES,
     SINK_RETRIES_TOTAL,
     SINK_COPYING_TABLES,

@@ -86,6 +86,20 @@ pub struct Checkpoint {
     /// lower commit LSN is applied. `log` and `cursors` stand before the entry.
     #[serde(default)]
     pub split: Option<Lsn>,
+    /// A boundary at which the follower is to stand for a moment, so that somebody can open a snapshot there.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+}
+
+/// A moment at a boundary: it lasts as long as the database session that asked for it, and not beyond a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The boundary.
+    pub at: Lsn,
+    /// When it is over at the latest, by the follower's clock, microseconds since 1970.
+    pub until_us: i64,
+    /// Number of the lock that the session has while it wants the follower to stand.
+    pub lock: i32,
 }
 
 impl Checkpoint {
@@ -105,7 +119,13 @@ impl Checkpoint {
             cluster_id: None,
             target: None,
             split: None,
+            hold: None,
         }
+    }
+
+    /// The boundary at which its reader is to stop: to stay there, or for a moment.
+    pub fn stops_at(&self) -> Option<Lsn> {
+        self.target.or(self.hold.map(|hold| hold.at))
     }
 
     /// The boundary up to which the follower has read: its tables in effect show the leader there.
@@ -170,4 +190,66 @@ pub struct JoinRows {
     pub sequence: i64,
     /// Rows (records) taken.
     pub count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_that_knows_no_hold_is_read() {
+        let hold = Hold {
+            at: Lsn(40),
+            until_us: 7,
+            lock: 1,
+        };
+        let held = Checkpoint {
+            hold: Some(hold),
+            ..Checkpoint::beginning(
+                3,
+                LogPlace {
+                    next_offset: 0,
+                    epoch: None,
+                    to: None,
+                    last_valid: None,
+                    captured: BTreeSet::new(),
+                    fresh: true,
+                },
+            )
+        };
+        let mut state = serde_json::to_value(&held).expect("it is JSON");
+        let read: Checkpoint = serde_json::from_value(state.clone()).expect("it is read");
+        assert_eq!(read, held);
+        state.as_object_mut().expect("an object").remove("hold");
+        let old: Checkpoint = serde_json::from_value(state).expect("it is read");
+        assert_eq!((old.hold, old.version), (None, 3));
+    }
+
+    #[test]
+    fn a_follower_that_is_held_is_not_one_that_stays() {
+        let mut place = LogPlace {
+            next_offset: 1,
+            epoch: Some(Epoch(0)),
+            to: Some(Lsn(40)),
+            last_valid: Some(0),
+            captured: BTreeSet::new(),
+            fresh: false,
+        };
+        let all = Selection::new(&["*.*".to_owned()], &[]);
+        let mut checkpoint = Checkpoint {
+            hold: Some(Hold {
+                at: Lsn(40),
+                until_us: 7,
+                lock: 1,
+            }),
+            ..Checkpoint::beginning(3, place.clone())
+        };
+        assert_eq!(checkpoint.stops_at(), Some(Lsn(40)));
+        assert!(!checkpoint.is_at_target() && !checkpoint.is_paused(&all));
+        place.to = Some(Lsn(41));
+        checkpoint.target = Some(Lsn(41));
+        checkpoint.log = place;
+        assert_eq!(checkpoint.stops_at(), Some(Lsn(41)));
+        assert!(checkpoint.is_paused(&all));
+    }
 }

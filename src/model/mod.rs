@@ -19,7 +19,7 @@ pub mod value;
 pub mod widening;
 
 pub use batch::{Change, Chunk, NetChange, Op, TableChanges, TablePlan, UpdateGroup};
-pub use checkpoint::{Checkpoint, Cursors, Join, JoinRows};
+pub use checkpoint::{Checkpoint, Cursors, Hold, Join, JoinRows};
 pub use limits::Limits;
 pub use lsn::Lsn;
 pub use moves::Moves;

@@ -6,7 +6,7 @@
 pub mod postgres;
 pub mod stdout;
 
-pub use postgres::{FollowerCheckpoint, Lender, Readiness, Shown};
+pub use postgres::{FollowerCheckpoint, Lender, Readiness, Shown, StandingStill, checkpoint_in};
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -108,10 +108,20 @@ pub trait Sink: Send + Sync {
         None
     }
 
-    /// Whether what was learned from the last error (which tables readers of the follower were in the way of)
-    /// gives another attempt at once, in a new session of this very sink, a better chance. Asked once.
-    fn has_learned(&mut self) -> bool {
-        false
+    /// Why another attempt at once, in a new session of this very sink, has a better chance than the one that the
+    /// last error ended, if it has: it learned which tables readers of the follower were in the way of, or an
+    /// order stands in the checkpoint. Asked once.
+    fn again_at_once(&mut self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether the follower is still to stand at the boundary at which this checkpoint holds it: the one who
+    /// asked for it is there, its time is not over, and no order stands in the store. Outside of a transaction.
+    ///
+    /// # Errors
+    /// Transient when the store cannot be reached.
+    async fn is_held(&mut self, held: &Checkpoint) -> Result<bool> {
+        unreachable!("nobody holds this store: {:?}", held.hold)
     }
 
     /// Renames and drops tables as the leader has, in the open transaction. Returns the new names of those that

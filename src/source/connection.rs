@@ -215,7 +215,17 @@ impl ReplicationConnection {
         export_snapshot: bool,
     ) -> Result<CreatedSlot> {
         let command = create_slot_command(name, temporary, export_snapshot, self.server_major);
-        let rows = self.query(&command).await?;
+        let rows = self.answer(&command).await?.map_err(|error| {
+            let classified = error.classified(command_name(&command));
+            match error.code.as_str() {
+                // configuration_limit_exceeded
+                "53400" => classified.advising(
+                    "raise max_replication_slots on the leader, or drop a slot that nobody needs \
+                     (pg_replication_slots shows them)",
+                ),
+                _other => classified,
+            }
+        })?;
         let unexpected =
             || Error::transient("CREATE_REPLICATION_SLOT: the answer has another form");
         // slot_name, consistent_point, snapshot_name, output_plugin

@@ -90,20 +90,26 @@ pub async fn import(
     snapshot: &str,
     sessions: u32,
 ) -> Result<Vec<Client>> {
+    let mut all = Vec::new();
+    for _ in 0..sessions {
+        let session = session(settings, application_name).await?;
+        begin_with(&session, snapshot).await?;
+        all.push(session);
+    }
+    Ok(all)
+}
+
+/// Begins a transaction that sees what an exported snapshot shows.
+///
+/// # Errors
+/// When the snapshot is gone.
+pub async fn begin_with(session: &Client, snapshot: &str) -> Result<()> {
     let begin = format!(
         "{BEGIN}; SET TRANSACTION SNAPSHOT {}",
         quote_literal(snapshot)
     );
-    let mut all = Vec::new();
-    for _ in 0..sessions {
-        let session = session(settings, application_name).await?;
-        session
-            .batch_execute(&begin)
-            .await
-            .map_err(|error| classify(&error, "importing the copy's snapshot"))?;
-        all.push(session);
-    }
-    Ok(all)
+    let begun = session.batch_execute(&begin).await;
+    begun.map_err(|error| classify(&error, "importing a snapshot"))
 }
 
 impl Snapshot {

@@ -18,3 +18,4 @@ pub mod slot;
 mod start_up;
 pub mod stream;
 pub mod user_types;
+pub mod writers;

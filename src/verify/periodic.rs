@@ -72,7 +72,7 @@ impl Periodic {
                     self.every
                 }
                 Err(error) => {
-                    tracing::warn!(sink = self.sink.name, error = %error.what(), "the follower could not be compared with the leader");
+                    tracing::warn!(sink = self.sink.name, error = %error.what(), remedy = error.remedy(), "the follower could not be compared with the leader");
                     self.every.min(RETRY)
                 }
             };
@@ -106,8 +106,7 @@ impl Periodic {
             let differing = table.differing();
             verified.rows += table.rows;
             verified.differing += differing;
-            verified.undecided += table.undecided;
-            verified.not_compared += u64::from(!table.compared);
+            verified.not_compared += u64::from(!table.compared());
             if differing > 0 {
                 tracing::error!(
                     sink = self.sink.name,
@@ -124,7 +123,6 @@ impl Periodic {
             sink = self.sink.name,
             rows = verified.rows,
             differing = verified.differing,
-            undecided = verified.undecided,
             not_compared = verified.not_compared,
             "the follower was compared with the leader"
         );

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Serialize, Serializer};
 
-use crate::model::TableName;
+use crate::model::{Lsn, TableName};
 
 /// Keys that are named of each kind.
 const KEYS_NAMED: usize = 20;
@@ -26,7 +26,9 @@ pub struct TableReport {
     /// The table; in JSON `schema.name`.
     #[serde(serialize_with = "as_text")]
     pub table: TableName,
-    /// Rows on the leader at the first look.
+    /// The boundary at which it was compared; none: it was not.
+    pub boundary: Option<Lsn>,
+    /// Rows on the leader there.
     pub rows: u64,
     /// Rows of the leader that the follower lacks.
     pub missing: Differences,
@@ -34,12 +36,8 @@ pub struct TableReport {
     pub extra: Differences,
     /// Rows that are not the same.
     pub different: Differences,
-    /// Rows that changed at every look, so that nothing can be said of them.
-    pub undecided: u64,
     /// Why the table could not be compared, or what is to be known of the result.
     pub note: Option<String>,
-    /// Whether it was compared at all.
-    pub compared: bool,
 }
 
 /// Rows that differ in one way.
@@ -65,44 +63,46 @@ impl TableReport {
     pub fn of(table: &TableName) -> Self {
         TableReport {
             table: table.clone(),
+            boundary: None,
             rows: 0,
             missing: Differences::default(),
             extra: Differences::default(),
             different: Differences::default(),
-            undecided: 0,
             note: None,
-            compared: false,
         }
     }
 
-    /// Rows that are known to differ.
+    /// Whether it was compared at all.
+    pub fn compared(&self) -> bool {
+        self.boundary.is_some()
+    }
+
+    /// Rows that differ.
     pub fn differing(&self) -> u64 {
         self.missing.count + self.extra.count + self.different.count
     }
 
-    /// Whether every row is known to be equal.
+    /// Whether every row is equal.
     pub fn is_equal(&self) -> bool {
-        self.compared && self.differing() == 0 && self.undecided == 0
+        self.compared() && self.differing() == 0
     }
 }
 
 impl Report {
-    /// Whether every row of every table is known to be equal.
+    /// Whether every row of every table is equal.
     pub fn is_equal(&self) -> bool {
         self.tables.iter().all(TableReport::is_equal)
     }
 
-    /// Tables that are known to differ: copying them anew makes them equal. One that could not be compared, or
-    /// of which nothing is known but that it changes all the time, is none of them.
+    /// Tables that differ: copying them anew makes them equal. One that could not be compared is none of them.
     pub fn repairable(&self) -> BTreeSet<TableName> {
         let differ = self.tables.iter().filter(|of| of.differing() > 0);
         differ.map(|of| of.table.clone()).collect()
     }
 
-    /// Tables that are not known to be equal, and that a repair leaves as they are.
+    /// Tables that could not be compared, and that a repair leaves as they are.
     pub fn left_alone(&self) -> impl Iterator<Item = &TableReport> {
-        let of = self.tables.iter();
-        of.filter(|of| !of.is_equal() && of.differing() == 0)
+        self.tables.iter().filter(|of| !of.compared())
     }
 
     /// With what was found of some tables once they had been copied anew.
@@ -130,14 +130,13 @@ mod tests {
         TableName::new("public", table)
     }
 
-    fn of(table: &str, missing: u64, undecided: u64) -> TableReport {
+    fn of(table: &str, missing: u64) -> TableReport {
         TableReport {
+            boundary: Some(Lsn(7)),
             missing: Differences {
                 count: missing,
                 keys: Vec::new(),
             },
-            undecided,
-            compared: true,
             ..TableReport::of(&name(table))
         }
     }
@@ -151,27 +150,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_to_differ_is_repaired_and_nothing_else() {
+    fn what_differs_is_repaired_and_nothing_else() {
         let found = report(vec![
-            of("equal", 0, 0),
-            of("differs", 2, 0),
-            of("hot", 0, 1),
-            of("both", 1, 1),
+            of("equal", 0),
+            of("differs", 2),
             TableReport::of(&name("not_there")),
         ]);
-        assert_eq!(found.repairable(), [name("both"), name("differs")].into());
+        assert_eq!(found.repairable(), [name("differs")].into());
         let left: Vec<&TableName> = found.left_alone().map(|of| &of.table).collect();
-        assert_eq!(left, [&name("hot"), &name("not_there")]);
+        assert_eq!(left, [&name("not_there")]);
+        assert!(!found.is_equal());
     }
 
     #[test]
     fn a_repaired_report_has_what_is_true_now_and_what_was() {
-        let found = report(vec![of("a", 0, 0), of("b", 2, 0)]);
-        let repaired = found.clone().repaired(report(vec![of("b", 0, 0)]));
+        let found = report(vec![of("a", 0), of("b", 2)]);
+        let repaired = found.clone().repaired(report(vec![of("b", 0)]));
         assert!(repaired.is_equal());
         assert_eq!(repaired.tables.len(), 2);
         assert_eq!(repaired.before_repair[0].differing(), 2);
-        let in_vain = found.repaired(report(vec![of("b", 1, 0)]));
+        let in_vain = found.repaired(report(vec![of("b", 1)]));
         assert!(!in_vain.is_equal());
     }
 }

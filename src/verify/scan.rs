@@ -35,15 +35,12 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Ends its transaction.
-    pub(super) async fn end(self) -> Result<()> {
-        self.snapshot.end().await
-    }
-
     /// Sums of the buckets; `told` hears how many rows each part had.
     pub(super) async fn sums(&mut self, told: &(dyn Fn(u64) + Sync)) -> Result<BTreeMap<i32, Sum>> {
         let mut sums = BTreeMap::new();
-        let (mut parts, mut pace) = self.begin().await?;
+        let (blocks, relations) = self.snapshot.size(self.sql).await?;
+        let mut parts = Parts::new(blocks, relations, part_rows(self.rate, self.buckets));
+        let mut pace = Pace::new(self.rate);
         while let Some(part) = parts.next() {
             let begun = pace.turn().await;
             let found = self.snapshot.sums(self.sql, self.buckets, part).await?;
@@ -70,26 +67,18 @@ impl<'a> Scan<'a> {
         Ok(found)
     }
 
-    /// How often each row is there, by its content.
-    pub(super) async fn counts(&self) -> Result<BTreeMap<String, i64>> {
+    /// How often each row of some buckets is there, by its content, once the sums were read.
+    pub(super) async fn counts(&self, of: &[i32]) -> Result<BTreeMap<String, i64>> {
         let mut counts = BTreeMap::new();
-        let (mut parts, mut pace) = self.begin().await?;
-        while let Some(part) = parts.next() {
+        let mut pace = Pace::new(self.rate);
+        for (part, rows) in &self.read {
             let begun = pace.turn().await;
-            let mut rows = 0;
-            for (content, more) in self.snapshot.counts(self.sql, part).await? {
+            let of = (self.buckets, of);
+            for (content, more) in self.snapshot.counts(self.sql, of, *part).await? {
                 *counts.entry(content).or_insert(0) += more;
-                rows += more.unsigned_abs();
             }
-            pace.read(rows, begun);
-            parts.read(part, rows);
+            pace.read(*rows, begun);
         }
         Ok(counts)
-    }
-
-    async fn begin(&self) -> Result<(Parts, Pace)> {
-        let (blocks, relations) = self.snapshot.size(self.sql).await?;
-        let parts = Parts::new(blocks, relations, part_rows(self.rate, self.buckets));
-        Ok((parts, Pace::new(self.rate)))
     }
 }

@@ -34,8 +34,6 @@ pub(super) struct SideSql {
     key: Vec<String>,
     /// A number of the key, for its bucket.
     key_number: String,
-    /// Key columns with their types.
-    typed: Vec<(String, String)>,
 }
 
 impl TableSql {
@@ -120,10 +118,6 @@ impl SideSql {
         } else {
             vec![content.clone()]
         };
-        let typed = schema.key.iter().map(|at| {
-            let column = &schema.columns[*at];
-            (quote_identifier(&column.name), column.type_name.clone())
-        });
         let content_number = number(&columns);
         SideSql {
             name: schema.table.quoted(),
@@ -136,7 +130,6 @@ impl SideSql {
             content,
             content_number,
             key,
-            typed: typed.collect(),
         }
     }
 
@@ -173,59 +166,35 @@ impl SideSql {
         )
     }
 
-    fn selected(&self) -> String {
-        format!(
-            "ARRAY[{}], {}, ctid::text || ' ' || xmin::text",
-            self.key.join(", "),
-            self.content
-        )
-    }
-
-    /// Key, content and version of the rows in the buckets `$1`.
-    pub(super) fn rows_of(&self, buckets: u64, part: Blocks) -> String {
+    /// Rows of a part in the buckets `$1`.
+    fn in_buckets(&self, buckets: u64, part: Blocks) -> String {
         let wanted = format!("{} = ANY($1::int4[])", self.bucket(buckets));
+        self.rows_in(part, Some(wanted))
+    }
+
+    /// Key and content of the rows in the buckets `$1`.
+    pub(super) fn rows_of(&self, buckets: u64, part: Blocks) -> String {
         format!(
-            "SELECT {} FROM {}{}",
-            self.selected(),
+            "SELECT ARRAY[{}], {} FROM {}{}",
+            self.key.join(", "),
+            self.content,
             self.from,
-            self.rows_in(part, Some(wanted))
+            self.in_buckets(buckets, part)
         )
     }
 
-    /// The same for rows with the keys whose columns are in `$1`, `$2` and so on: by the key's index.
-    pub(super) fn rows_with(&self) -> String {
-        let lists: Vec<String> = (1..=self.typed.len())
-            .map(|at| format!("pg_catalog.unnest(${at}::text[])"))
-            .collect();
-        let names: Vec<String> = (1..=self.typed.len()).map(|at| format!("k{at}")).collect();
-        let equal = self.typed.iter().zip(&names);
-        let equal: Vec<String> = equal
-            .map(|((column, type_name), name)| format!("t.{column} = wanted.{name}::{type_name}"))
-            .collect();
-        let filter = self.filter.as_ref();
-        format!(
-            "SELECT {} FROM (SELECT t.*, t.ctid, t.xmin FROM ROWS FROM ({}) AS wanted({}) JOIN {} t ON {}) t{}",
-            self.selected(),
-            lists.join(", "),
-            names.join(", "),
-            self.from,
-            equal.join(" AND "),
-            filter.map_or_else(String::new, |filter| format!(" WHERE {filter}"))
-        )
-    }
-
-    /// How often each row is there.
-    pub(super) fn counts(&self, part: Blocks) -> String {
+    /// How often each row in the buckets `$1` is there.
+    pub(super) fn counts(&self, buckets: u64, part: Blocks) -> String {
         format!(
             "SELECT {} AS content, count(*) FROM {}{} GROUP BY 1",
             self.content,
             self.from,
-            self.rows_in(part, None)
+            self.in_buckets(buckets, part)
         )
     }
 
-    /// Columns of the key.
-    pub(super) fn key_width(&self) -> usize {
-        self.typed.len()
+    /// Keeps the table from being altered, truncated or dropped while it is read.
+    pub(super) fn lock(&self) -> String {
+        format!("LOCK TABLE {} IN ACCESS SHARE MODE", self.from)
     }
 }

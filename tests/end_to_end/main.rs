@@ -38,3 +38,4 @@ mod trimming;
 mod truncate;
 mod types;
 mod verify;
+mod verify_boundary;

@@ -46,7 +46,7 @@ async fn load(client: Client, stop: Arc<AtomicBool>) -> u64 {
     round
 }
 
-async fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (Option<i32>, String) {
+pub async fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (Option<i32>, String) {
     let arguments = [&["verify"], arguments].concat();
     let mut command = tokio::process::Command::from(pipeline.command(&arguments));
     let Output {
@@ -59,7 +59,7 @@ async fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (Option<i32>, String
 }
 
 /// The report of a table.
-fn of<'a>(report: &'a Value, table: &str) -> &'a Value {
+pub fn of<'a>(report: &'a Value, table: &str) -> &'a Value {
     let mut tables = report[0]["tables"].as_array().unwrap().iter();
     tables
         .find(|of| of["table"] == table)
@@ -116,9 +116,6 @@ async fn equal_is_said_under_load_and_every_difference_is_found() {
         (&heap["missing"]["count"], &heap["extra"]["count"]),
         (&1.into(), &1.into())
     );
-    for table in report[0]["tables"].as_array().unwrap() {
-        assert_eq!(table["undecided"], 0, "{table}");
-    }
     assert!(
         !text.contains("nobody's") && !text.contains("hot"),
         "keys only: {text}"

@@ -352,5 +352,6 @@ fn fresh(low: i64) -> Checkpoint {
         cluster_id: None,
         target: None,
         split: None,
+        hold: None,
     }
 }

@@ -238,6 +238,7 @@ pub fn checkpoint(version: i64) -> Checkpoint {
         cluster_id: Some("kafka".to_owned()),
         target: None,
         split: None,
+        hold: None,
     }
 }
 

@@ -18,6 +18,7 @@ mod emptying;
 mod ending;
 mod failure;
 mod following;
+mod holding;
 mod indexes;
 mod lending;
 mod locks;
@@ -49,9 +50,10 @@ use crate::model::{
 
 use checkpoint::Identity;
 use ending::Ending;
+pub use holding::StandingStill;
 pub use lending::{Lender, Readiness, Shown};
 use locks::Locks;
-pub use orders::FollowerCheckpoint;
+pub use orders::{FollowerCheckpoint, checkpoint_in};
 use session::Session;
 pub use skips::order;
 use transaction::Transaction;
@@ -68,6 +70,8 @@ pub struct PostgresSink {
     needs_copy: Option<(TableName, String)>,
     /// What was learned of readers that were in the way; outlives a session.
     locks: Locks,
+    /// The checkpoint is not the one that the last transaction began with.
+    has_orders: bool,
 }
 
 impl PostgresSink {
@@ -86,6 +90,7 @@ impl PostgresSink {
             altered: false,
             needs_copy: None,
             locks: Locks::default(),
+            has_orders: false,
         }
     }
 
@@ -180,8 +185,19 @@ impl Sink for PostgresSink {
         self.settle(done).await.map(|()| moved)
     }
 
-    fn has_learned(&mut self) -> bool {
-        self.locks.has_learned()
+    fn again_at_once(&mut self) -> Option<&'static str> {
+        if std::mem::take(&mut self.has_orders) {
+            return Some("an order stands in the checkpoint; reading it");
+        }
+        let learned = self.locks.has_learned();
+        learned.then_some(
+            "readers of the follower were in the way; trying again at once, in another order",
+        )
+    }
+
+    async fn is_held(&mut self, held: &Checkpoint) -> Result<bool> {
+        let client = Arc::clone(&self.session()?.client);
+        holding::is_held(&client, &self.me, held).await
     }
 
     async fn begin(&mut self, from: Option<&Checkpoint>) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::model::{Checkpoint, Selection, TableName};
 use crate::postgres::{classify, connect};
 
 /// The lock keeps the sink from a durable step meanwhile.
-const LOCK: &str = "SELECT version, state::text FROM walferry.checkpoint \
+pub(super) const LOCK: &str = "SELECT version, state::text FROM walferry.checkpoint \
     WHERE pipeline = $1 AND sink = $2 FOR UPDATE";
 
 const LOOK: &str = "SELECT version, state::text FROM walferry.checkpoint \
@@ -38,10 +38,28 @@ const INDEXES_LEFT: &str = "SELECT count(*) FROM walferry.indexes i \
 
 /// A connection to a follower, for its checkpoint.
 pub struct FollowerCheckpoint {
-    client: Client,
-    pipeline: String,
-    sink: String,
-    selection: Selection,
+    pub(super) client: Client,
+    pub(super) pipeline: String,
+    pub(super) sink: String,
+    pub(super) selection: Selection,
+}
+
+/// The checkpoint of a sink as a session on its follower sees it; none when the sink has never run there.
+///
+/// # Errors
+/// Transient when it cannot be asked; halt when the checkpoint cannot be read.
+pub async fn checkpoint_in(
+    client: &Client,
+    pipeline: &str,
+    sink: &str,
+) -> Result<Option<Checkpoint>> {
+    let failed = |error| classify(&error, "reading the checkpoint on the follower");
+    let there = client.query_one(THERE, &[]).await.map_err(failed)?;
+    if !there.try_get::<_, bool>(0).map_err(failed)? {
+        return Ok(None);
+    }
+    let row = client.query_opt(LOOK, &[&pipeline, &sink]).await;
+    row.map_err(failed)?.as_ref().map(parse).transpose()
 }
 
 impl FollowerCheckpoint {
@@ -71,19 +89,9 @@ impl FollowerCheckpoint {
     /// What the follower says of itself now; none when the sink has never run there.
     ///
     /// # Errors
-    /// Transient when it cannot be asked; halt when the checkpoint cannot be read.
+    /// As [`checkpoint_in`].
     pub async fn look(&self) -> Result<Option<Checkpoint>> {
-        let failed = |error| classify(&error, "reading the checkpoint on the follower");
-        let there = self.client.query_one(THERE, &[]).await.map_err(failed)?;
-        if !there.try_get::<_, bool>(0).map_err(failed)? {
-            return Ok(None);
-        }
-        let row = self
-            .client
-            .query_opt(LOOK, &[&self.pipeline, &self.sink])
-            .await
-            .map_err(failed)?;
-        row.as_ref().map(parse).transpose()
+        checkpoint_in(&self.client, &self.pipeline, &self.sink).await
     }
 
     /// How many indexes of these tables are still to be built.
@@ -143,25 +151,31 @@ impl FollowerCheckpoint {
         let (pipeline, sink) = (&self.pipeline, &self.sink);
         let row = lock(&transaction, pipeline, sink).await.map_err(failed)?;
         let next = make(row.as_ref())?;
-        let state = serde_json::to_string(&next).map_err(|error| {
-            Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
-        })?;
-        let copying = !next.is_complete(&self.selection);
-        let applied = next.applied.to_string();
-        let columns: [&(dyn ToSql + Sync); 6] =
-            [pipeline, sink, &next.version, &applied, &state, &copying];
-        let written = transaction
-            .execute(REVISE, &columns)
-            .await
-            .map_err(failed)?;
-        if written != 1 {
-            return Err(Error::transient(
-                "the checkpoint went away on the follower while it was changed; nothing was ordered",
-            ));
-        }
-        transaction.commit().await.map_err(failed)?;
+        put(transaction, (pipeline, sink, &self.selection), &next).await?;
         Ok(next)
     }
+}
+
+/// Writes a checkpoint over one that is locked, and commits.
+pub(super) async fn put(
+    transaction: Transaction<'_>,
+    (pipeline, sink, selection): (&str, &str, &Selection),
+    next: &Checkpoint,
+) -> Result<()> {
+    let state = serde_json::to_string(next).map_err(|error| {
+        Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
+    })?;
+    let copying = !next.is_complete(selection);
+    let applied = next.applied.to_string();
+    let columns: [&(dyn ToSql + Sync); 6] =
+        [&pipeline, &sink, &next.version, &applied, &state, &copying];
+    let written = transaction.execute(REVISE, &columns).await;
+    if written.map_err(failed)? != 1 {
+        return Err(Error::transient(
+            "the checkpoint went away on the follower while it was changed; nothing was ordered",
+        ));
+    }
+    transaction.commit().await.map_err(failed)
 }
 
 /// Locks the checkpoint's row, or makes one that nobody owns; what there was.
@@ -178,6 +192,6 @@ async fn lock(
     transaction.query_opt(LOCK, &[&pipeline, &sink]).await
 }
 
-fn failed(error: tokio_postgres::Error) -> Error {
+pub(super) fn failed(error: tokio_postgres::Error) -> Error {
     classify(&error, "writing the checkpoint on the follower")
 }

@@ -20,7 +20,7 @@ use super::skips;
 use super::statements::Shape;
 use super::tables::{self, Table};
 use crate::config::SchemaChanges;
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::killpoint::{self, Point};
 use crate::model::{
     Checkpoint, Moves, Op, Skipped, TableChanges, TableName, TablePlan, TableSchema,
@@ -468,7 +468,11 @@ impl PostgresSink {
                 Error::transient("another worker has written the first checkpoint; reading it")
             }
             Ending::Refused => match client {
-                Some(client) => checkpoint::why_refused(&client, &self.me).await,
+                Some(client) => {
+                    let error = checkpoint::why_refused(&client, &self.me).await;
+                    self.has_orders = error.class() == Class::Transient;
+                    error
+                }
                 None => Error::transient("the checkpoint has changed; reading it again"),
             },
             Ending::Missing { place, what, keys } => {
