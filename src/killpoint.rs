@@ -63,11 +63,19 @@ pub enum Point {
     InEffect,
     /// Sink: progress is about to be said.
     BeforeProgress,
+    /// Rebuild beside: the new database is there, and not marked.
+    BesideMade,
+    /// Rebuild beside: the new follower is level with the old one, no name is changed.
+    BesideLevel,
+    /// Rebuild beside: the names are changed and not committed.
+    BesideRenaming,
+    /// Rebuild beside: the new database has the old one's name, and the command has not ended.
+    BesideRenamed,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 28] = [
+    pub const ALL: [Point; 32] = [
         Point::TopicsMade,
         Point::PublicationMade,
         Point::SlotMade,
@@ -96,6 +104,10 @@ impl Point {
         Point::BeforeEffect,
         Point::InEffect,
         Point::BeforeProgress,
+        Point::BesideMade,
+        Point::BesideLevel,
+        Point::BesideRenaming,
+        Point::BesideRenamed,
     ];
 }
 

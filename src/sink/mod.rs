@@ -6,7 +6,9 @@
 pub mod postgres;
 pub mod stdout;
 
-pub use postgres::{FollowerCheckpoint, Lender, Readiness, Shown};
+pub use postgres::{
+    Beside, Followed, FollowerCheckpoint, Found, Held, Lender, Mark, Readiness, Shown, Stage,
+};
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
