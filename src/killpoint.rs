@@ -65,11 +65,19 @@ pub enum Point {
     BeforeProgress,
     /// Comparison: the follower is ordered to stand at a boundary.
     FollowerHeld,
+    /// Rebuild beside: the new database is there, and not marked.
+    BesideMade,
+    /// Rebuild beside: the new follower is level with the old one, no name is changed.
+    BesideLevel,
+    /// Rebuild beside: the names are changed and not committed.
+    BesideRenaming,
+    /// Rebuild beside: the new database has the old one's name, and the command has not ended.
+    BesideRenamed,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 29] = [
+    pub const ALL: [Point; 33] = [
         Point::TopicsMade,
         Point::PublicationMade,
         Point::SlotMade,
@@ -99,6 +107,10 @@ impl Point {
         Point::InEffect,
         Point::BeforeProgress,
         Point::FollowerHeld,
+        Point::BesideMade,
+        Point::BesideLevel,
+        Point::BesideRenaming,
+        Point::BesideRenamed,
     ];
 }
 

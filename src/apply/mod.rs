@@ -56,6 +56,8 @@ pub struct SinkContext {
     pub instance: String,
     /// The sink's settings.
     pub sink: SinkSettings,
+    /// The name under which it says its progress: the sink's own, unless it feeds a second follower of it.
+    pub said_as: String,
     /// Kafka's settings.
     pub kafka: KafkaSettings,
     /// What it says of itself.

@@ -23,7 +23,7 @@ impl Session<'_> {
             return None;
         }
         let progress = Progress {
-            sink: self.context.sink.name.clone(),
+            sink: self.context.said_as.clone(),
             applied: self.checkpoint.applied,
             log_offset: oldest_needed(&self.checkpoint),
             wants: wants(&self.checkpoint, self.copies_known(), &self.terms),

@@ -188,8 +188,11 @@ pub enum Command {
     /// promises nothing. With a target the follower stops exactly there and stays: to look at the past, or
     /// to fetch back what an accident took. The order is written into the follower and carried out by
     /// its sink, wherever that runs; this command watches it, and may be ended and begun again.
+    ///
+    /// With --beside the follower's database goes on serving while this command builds another one on the
+    /// same server; when both show the same, they change names. Ended at any step, the same command goes on.
     #[command(
-        after_help = "Examples:\n  walferry rebuild warehouse\n  walferry rebuild warehouse --to-time 2026-11-27T20:15:00\n  walferry rebuild warehouse --before-transaction 81734\n  walferry sink resume warehouse    # follow again after a target"
+        after_help = "Examples:\n  walferry rebuild warehouse\n  walferry rebuild warehouse --tables public.orders 'shop.*'\n  walferry rebuild warehouse --beside warehouse_new\n  walferry rebuild warehouse --to-time 2026-11-27T20:15:00\n  walferry rebuild warehouse --before-transaction 81734\n  walferry sink resume warehouse    # follow again after a target"
     )]
     Rebuild {
         /// Its name: that of its file in connectors/ without .toml
@@ -198,6 +201,17 @@ pub enum Command {
         /// Where it stops [default: it goes on with the present]
         #[command(flatten)]
         to: Boundary,
+        /// Only these tables, from their newest copies, while the others go on: schema.table with * and ?, or
+        /// a bare table name [default: all]
+        #[arg(long, value_name = "TABLE", num_args = 1.., value_delimiter = ',')]
+        tables: Vec<String>,
+        /// Build it in this database of the same server, which is created, while the old one goes on serving;
+        /// then they change names
+        #[arg(long, value_name = "DATABASE")]
+        beside: Option<String>,
+        /// With --beside: go on although the old database has what the new one will not have
+        #[arg(long)]
+        leave_behind: bool,
         /// Order it, and do not wait until it is done
         #[arg(long)]
         detach: bool,

@@ -3,6 +3,7 @@
 mod arguments;
 mod ask;
 mod bar;
+mod beside;
 mod copy;
 mod history;
 mod logging;
@@ -16,6 +17,8 @@ mod tables;
 mod tail;
 mod target;
 mod verify;
+mod watch;
+mod worker;
 
 use std::io::IsTerminal;
 
@@ -161,15 +164,23 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             };
             verify::run(&settings()?, &asked).await
         }
-        Command::Rebuild { name, to, detach } => {
+        Command::Rebuild {
+            name,
+            to,
+            tables,
+            beside,
+            leave_behind,
+            detach,
+        } => {
             logging::init_quiet();
-            let asked = rebuild::Asked {
-                sink: name,
-                what: rebuild::What::Rebuild,
+            let how = rebuild::Rebuild {
                 target: to.target(),
+                tables,
+                beside,
+                leave_behind,
                 detach,
             };
-            rebuild::run(&settings()?, asked).await.map(say)
+            rebuild::rebuild(&settings()?, name, how).await.map(say)
         }
         Command::Resync {
             name,

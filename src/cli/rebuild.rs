@@ -5,27 +5,19 @@
 //! follower's checkpoint, so the one who watches may go away and come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
-use super::ask;
-use super::bar::{Bar, Done};
 use super::reach::Log;
 use super::tables::chosen;
 use super::target::{Target, resolve};
-use super::{Failure, sink_of, token};
+use super::watch::{Process, Watch};
+use super::{Failure, beside, sink_of};
 use crate::apply::follow::Terms;
-use crate::apply::{orders, rebuilding};
-use crate::config::{Secret, Settings, SinkSettings, StoreSettings};
-use crate::error::{Class, Error, Result};
+use crate::apply::orders;
+use crate::config::{Settings, SinkSettings, StoreSettings};
+use crate::error::{Error, Result};
 use crate::log::topics::Topics;
 use crate::model::{Checkpoint, Lsn, Selection, TableName};
 use crate::sink::{self, FollowerCheckpoint};
-use crate::status::{RebuildProgress, State};
-
-/// How often the follower is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A follower whose checkpoint does not move for so long has no sink at work.
-const NOBODY_AFTER: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -68,6 +60,79 @@ pub(super) enum Tables {
     These(BTreeSet<TableName>),
 }
 
+/// How a follower is to be rebuilt.
+#[derive(Debug)]
+pub(super) struct Rebuild {
+    /// Where to stop; none: the present.
+    pub target: Option<Target>,
+    /// Patterns of tables; all if there are none.
+    pub tables: Vec<String>,
+    /// A database to build the follower in, while the one that there is goes on.
+    pub beside: Option<String>,
+    /// Whether that may lack what somebody has made in the old one.
+    pub leave_behind: bool,
+    /// Order it, and do not watch.
+    pub detach: bool,
+}
+
+impl Rebuild {
+    /// Refuses what does not go together.
+    fn is_possible(&self) -> Result<()> {
+        let tables = !self.tables.is_empty();
+        let (what, why) = match &self.beside {
+            None if self.leave_behind => (
+                "--leave-behind goes with --beside only",
+                "leave it out: a follower that is rebuilt in its place keeps what else there is",
+            ),
+            None if tables && self.target.is_some() => (
+                "some tables cannot be rebuilt to a position of their own: a follower shows one boundary",
+                "leave --tables out, or rebuild another follower to that position and look there",
+            ),
+            Some(_) if tables => (
+                "some tables cannot be built beside a follower: a database is, with all of them",
+                "leave out --tables or --beside",
+            ),
+            Some(_) if self.target.is_some() => (
+                "a follower that is built beside the old one takes its place when it shows as much",
+                "leave out --beside to stop at a position",
+            ),
+            Some(_) if self.detach => (
+                "what is built beside a follower is built by the command itself",
+                "leave out --detach, and keep the command running",
+            ),
+            None | Some(_) => return Ok(()),
+        };
+        Err(Error::halt(what, why))
+    }
+}
+
+/// Rebuilds a follower; what is to be said of it then.
+pub(super) async fn rebuild(
+    settings: &Settings,
+    sink: String,
+    how: Rebuild,
+) -> Result<Option<String>, Failure> {
+    how.is_possible().map_err(Failure::Usage)?;
+    if let Some(database) = &how.beside {
+        let built = beside::run(settings, &sink, database, how.leave_behind).await;
+        return built.map(Some);
+    }
+    let what = match how.tables.is_empty() {
+        true => What::Rebuild,
+        false => What::Resync {
+            tables: Tables::Named(how.tables),
+            fresh: false,
+        },
+    };
+    let asked = Asked {
+        sink,
+        what,
+        target: how.target,
+        detach: how.detach,
+    };
+    run(settings, asked).await
+}
+
 /// Writes the order, and watches until it is carried out. What is to be said of the follower then; none where
 /// nobody watches.
 pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<String>, Failure> {
@@ -99,7 +164,7 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
         .await
         .map_err(Failure::of)?;
     eprintln!("{}", ordered.said);
-    let process = Process::of(settings, sink)?;
+    let process = Process::of(settings, &sink.name)?;
     process.wake().await;
     if asked.detach {
         return Ok(None);
@@ -108,7 +173,7 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
         settings,
         sink,
         follower,
-        process: &process,
+        process: Some(&process),
         terms: &terms,
         tables: ordered.tables,
         is_whole: !matches!(asked.what, What::Resync { .. }),
@@ -212,237 +277,6 @@ fn without_checkpoint(sink: &str) -> Error {
     )
 }
 
-/// The walferry that these settings are of, if it runs here.
-struct Process {
-    address: String,
-    sink: String,
-    token: Option<Secret>,
-}
-
-impl Process {
-    fn of(settings: &Settings, sink: &SinkSettings) -> Result<Self, Failure> {
-        Ok(Process {
-            address: ask::local(settings.http.listen).to_string(),
-            sink: sink.name.clone(),
-            token: token(false, || Ok(settings.clone()))?,
-        })
-    }
-
-    /// What it says of the sink; `None` when it does not run here.
-    async fn halted(&self) -> Option<Error> {
-        let report = ask::report(&self.address).await.ok()?;
-        let sink = report
-            .sinks
-            .into_iter()
-            .find(|sink| sink.name == self.sink)?;
-        if sink.view.state != State::Halted {
-            return None;
-        }
-        let last = sink.view.last_error?;
-        let remedy = last.remedy.unwrap_or_default();
-        Some(Error::halt(last.what, remedy))
-    }
-
-    /// Lets a halted sink begin with what was ordered.
-    async fn wake(&self) {
-        if self.halted().await.is_none() {
-            return;
-        }
-        if let Err(failure) = ask::resume(&self.address, &self.sink, self.token.as_ref()).await {
-            eprintln!(
-                "{} has halted, and could not be resumed; walferry sink resume {0} tells why",
-                self.sink
-            );
-            tracing::debug!(?failure, "resuming a halted sink");
-        }
-    }
-}
-
-/// What is watched.
-struct Watch<'a> {
-    settings: &'a Settings,
-    sink: &'a SinkSettings,
-    follower: FollowerCheckpoint,
-    process: &'a Process,
-    terms: &'a Terms,
-    tables: BTreeSet<TableName>,
-    /// The follower is concerned as a whole, with whatever is captured by then.
-    is_whole: bool,
-    /// Where it goes on from, if it keeps what it has.
-    from: Option<Lsn>,
-    target: Option<Lsn>,
-}
-
-impl Watch<'_> {
-    async fn until_done(&mut self, log: &mut Log) -> Result<String, Failure> {
-        let unit = match self.from {
-            Some(_) => "bytes of WAL",
-            None => "rows and changes",
-        };
-        let mut shown = Shown::new(unit);
-        let mut before: Option<(i64, Instant)> = None;
-        // Whether the sink has done a step since it was ordered, and whether it was let go on.
-        let (mut begun, mut woken) = (false, false);
-        loop {
-            let looked = self.look(log).await;
-            let (checkpoint, progress, indexes_left) = match looked {
-                Ok(looked) => looked,
-                // The sink goes on when it can, and so does who watches it.
-                Err(error) if error.class() == Class::Transient => {
-                    shown.lost(&error);
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    self.begin_again(log).await;
-                    continue;
-                }
-                Err(error) => {
-                    shown.clear();
-                    return Err(Failure::of(error));
-                }
-            };
-            if self.is_done(&checkpoint) {
-                shown.clear();
-                return Ok(self.done(&checkpoint));
-            }
-            let now = Instant::now();
-            let since = match before {
-                Some((version, since)) if version == checkpoint.version => since,
-                Some(_) => {
-                    begun = true;
-                    now
-                }
-                None => now,
-            };
-            before = Some((checkpoint.version, since));
-            shown.show(&self.process.sink, progress, indexes_left);
-            if now - since >= NOBODY_AFTER {
-                match self.process.halted().await {
-                    None => shown.nobody(&self.process.sink),
-                    // It halted over what it was at, and has not looked at the order yet.
-                    Some(_) if !begun && !std::mem::replace(&mut woken, true) => {
-                        self.process.wake().await;
-                    }
-                    Some(error) => {
-                        shown.clear();
-                        return Err(Failure::Usage(error));
-                    }
-                }
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// Connects anew, if that can be done.
-    async fn begin_again(&mut self, log: &mut Log) {
-        let follower = sink::checkpoint(&self.settings.pipeline, self.sink);
-        let opened = Log::open(self.settings, self.terms, self.target);
-        if let Ok((follower, opened)) = tokio::try_join!(follower, opened) {
-            self.follower = follower;
-            *log = opened;
-        }
-    }
-
-    /// The checkpoint, how far its tables are, and how many of their indexes are still to be built.
-    async fn look(&self, log: &mut Log) -> Result<(Checkpoint, RebuildProgress, usize)> {
-        log.read_on().await?;
-        let checkpoint = self.follower.look().await?.ok_or_else(|| {
-            Error::halt(
-                "the sink's checkpoint is gone from the follower: somebody deleted it",
-                "order it again",
-            )
-        })?;
-        let until = if self.target.is_some() {
-            &log.then
-        } else {
-            &log.now
-        };
-        let known = (&log.now.ledger, until.ledger.changes());
-        let progress = match (self.from, self.target) {
-            (Some(from), Some(to)) => RebuildProgress {
-                done: checkpoint.applied.0.min(to.0).saturating_sub(from.0),
-                total: to.0.saturating_sub(from.0),
-            },
-            (None, _) | (_, None) => {
-                rebuilding::progress(&self.tables, &checkpoint, known, self.terms)
-            }
-        };
-        let indexes_left = self.follower.indexes_left(&self.tables).await?;
-        Ok((checkpoint, progress, indexes_left))
-    }
-
-    fn is_done(&self, checkpoint: &Checkpoint) -> bool {
-        let selection = &self.terms.selection;
-        checkpoint.log.epoch.is_some()
-            && checkpoint.lacking(selection).is_disjoint(&self.tables)
-            && (!self.is_whole || checkpoint.is_complete(selection))
-            && (self.target.is_none() || checkpoint.is_at_target())
-    }
-
-    fn done(&self, checkpoint: &Checkpoint) -> String {
-        let (sink, applied) = (&self.process.sink, checkpoint.applied);
-        match self.target {
-            Some(_) => format!(
-                "{sink} shows the leader at {applied}, and stays there; walferry sink resume {sink} lets it \
-                 follow again"
-            ),
-            None => format!("{sink} shows the leader at {applied}, and follows it"),
-        }
-    }
-}
-
-/// What stands on the terminal.
-struct Shown {
-    bar: Bar,
-    nobody: bool,
-    lost: bool,
-}
-
-impl Shown {
-    fn new(unit: &'static str) -> Self {
-        Shown {
-            bar: Bar::new(unit),
-            nobody: false,
-            lost: false,
-        }
-    }
-
-    fn show(&mut self, sink: &str, progress: RebuildProgress, indexes_left: usize) {
-        let RebuildProgress { done, total } = progress;
-        if total > 0 && done >= total && indexes_left > 0 {
-            // Rows and changes that are known of are there.
-            let nothing = Done { done: 0, total: 0 };
-            let building = format!("building indexes, {indexes_left} to go");
-            self.bar.show(sink, nothing, &building);
-            return;
-        }
-        let done = Done { done, total };
-        self.bar.show(sink, done, "waiting for its sink to begin");
-    }
-
-    fn clear(&mut self) {
-        self.bar.clear();
-    }
-
-    fn lost(&mut self, error: &Error) {
-        self.clear();
-        if !std::mem::replace(&mut self.lost, true) {
-            eprintln!(
-                "cannot be watched for the moment; the order stands in the follower: {}",
-                error.what()
-            );
-        }
-    }
-
-    fn nobody(&mut self, sink: &str) {
-        if !std::mem::replace(&mut self.nobody, true) {
-            self.clear();
-            eprintln!(
-                "nothing moves: does walferry run with {sink}? The order stands in the follower, and is \
-                 carried out when it does"
-            );
-        }
-    }
-}
-
 /// Lets a follower that was to stop at a position follow again; `false` when it was not, or cannot be asked.
 pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool, Failure> {
     let named = |sink: &&SinkSettings| {
@@ -466,6 +300,78 @@ pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool, Fail
     });
     revised.await.map_err(Failure::of)?;
     // It may have halted on its way there.
-    Process::of(settings, sink)?.wake().await;
+    Process::of(settings, &sink.name)?.wake().await;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_go_together_is_refused_with_a_reason() {
+        let plain = || Rebuild {
+            target: None,
+            tables: Vec::new(),
+            beside: None,
+            leave_behind: false,
+            detach: false,
+        };
+        let tables = || vec!["t".to_owned()];
+        let beside = || Rebuild {
+            beside: Some("new".to_owned()),
+            ..plain()
+        };
+        let target = Some(Target::Lsn(Lsn(1)));
+        for (how, part) in [
+            (
+                Rebuild {
+                    leave_behind: true,
+                    ..plain()
+                },
+                "--leave-behind",
+            ),
+            (
+                Rebuild {
+                    tables: tables(),
+                    target,
+                    ..plain()
+                },
+                "one boundary",
+            ),
+            (
+                Rebuild {
+                    tables: tables(),
+                    ..beside()
+                },
+                "with all of them",
+            ),
+            (Rebuild { target, ..beside() }, "shows as much"),
+            (
+                Rebuild {
+                    detach: true,
+                    ..beside()
+                },
+                "by the command itself",
+            ),
+        ] {
+            let error = how.is_possible().unwrap_err();
+            assert!(error.what().contains(part), "{error}");
+        }
+        for how in [
+            plain(),
+            Rebuild { target, ..plain() },
+            Rebuild {
+                tables: tables(),
+                detach: true,
+                ..plain()
+            },
+            Rebuild {
+                leave_behind: true,
+                ..beside()
+            },
+        ] {
+            assert!(how.is_possible().is_ok(), "{how:?}");
+        }
+    }
 }

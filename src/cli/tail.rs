@@ -1,23 +1,18 @@
 //! `walferry tail`: a sink worker of its own over standard output.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::tables::patterns;
-use super::{Failure, TailFrom};
-use crate::apply::{self, SinkContext};
+use super::{Failure, TailFrom, worker};
+use crate::apply::SinkContext;
 use crate::config::{
     Settings, SinkSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings, defaults,
 };
-use crate::error::Class;
 use crate::sink::stdout::reader_has_gone;
 use crate::trace::Traces;
 use crate::{shutdown, supervisor};
-
-/// Wait before the log is opened again after an error that may pass.
-const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(
     settings: Settings,
@@ -30,31 +25,8 @@ pub(super) async fn run(
         TailFrom::Now => StdoutFrom::Now,
     };
     let context = context(settings, "tail", tables, json, from)?;
-    let stop = context.stop.clone();
-    let mut said = None;
-    while !stop.is_cancelled() {
-        let Err(error) = apply::run_session(&context).await else {
-            break;
-        };
-        if reader_has_gone(&error) {
-            break;
-        }
-        match error.class() {
-            Class::Halt | Class::Fenced => return Err(Failure::RunTime(error)),
-            Class::Transient => {
-                let what = error.what();
-                if said.as_ref() != Some(&what) {
-                    eprintln!("waiting: {what}");
-                    said = Some(what);
-                }
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
-    Ok(())
+    let ended = worker::keep(&context, reader_has_gone).await;
+    ended.map_err(Failure::RunTime)
 }
 
 /// A worker that prints changes; it ends at SIGTERM and SIGINT.
@@ -74,10 +46,12 @@ pub(super) fn context(
     let stop = CancellationToken::new();
     shutdown::listen(stop.clone()).map_err(Failure::RunTime)?;
     let instance = supervisor::instance_token();
+    let name = format!("{command}-{instance}");
     Ok(SinkContext {
         pipeline: settings.pipeline,
+        said_as: name.clone(),
         sink: SinkSettings {
-            name: format!("{command}-{instance}"),
+            name,
             store: StoreSettings::Stdout(StdoutSinkSettings { from, form }),
             include,
             exclude: Vec::new(),

@@ -29,6 +29,8 @@ pub struct ServerError {
     constraint: Option<String>,
     /// Where in the WAL a change was being decoded.
     decoding: Option<Lsn>,
+    /// There is more to it, which is not shown.
+    has_detail: bool,
 }
 
 /// Transactions waited for each other, and the server has given this one up: the cause of such an error.
@@ -50,6 +52,11 @@ impl fmt::Display for Deadlock {
 
 impl std::error::Error for Deadlock {}
 
+/// Remedy where a database is not there. Only to the name itself the server adds nothing: where it found
+/// the name, but another database or none behind it once it had the lock (`InitPostgres`), it does, and
+/// then the next attempt may find the one that has the name now.
+const DATABASE_REMEDY: &str = "create the database, or correct its name in the settings";
+
 /// What a server says when the text of a value does not fit into its largest allocation, 1 GiB. Postgres
 /// does not translate it (`elog`), and gives it SQLSTATE XX000.
 const TOO_LARGE: &str = "invalid memory alloc request size";
@@ -65,6 +72,7 @@ impl From<&DbError> for ServerError {
             data_type: error.datatype().map(str::to_owned),
             constraint: error.constraint().map(str::to_owned),
             decoding: None,
+            has_detail: error.detail().is_some(),
         }
     }
 }
@@ -89,7 +97,8 @@ impl ServerError {
                 b'd' => error.data_type = Some(text()),
                 b'n' => error.constraint = Some(text()),
                 b'W' => error.decoding = decoding_lsn(&text()),
-                // Severity, detail, hint, position, source place: not shown. The protocol asks clients
+                b'D' => error.has_detail = true,
+                // Severity, hint, position, source place: not shown. The protocol asks clients
                 // to ignore fields they do not know.
                 _other => {}
             }
@@ -155,6 +164,12 @@ impl ServerError {
                     "make the value smaller on the leader, or exclude its table; if it is in the WAL already, then {NEW_PIPELINE}"
                 ),
             );
+        }
+        if self.code == "3D000" && self.has_detail {
+            return Error::transient(format!(
+                "{what}: it was renamed, dropped or damaged while the session waited for it"
+            ))
+            .advising(DATABASE_REMEDY);
         }
         match verdict(&self.code) {
             Verdict::Transient if self.code == "40P01" => {
@@ -290,7 +305,7 @@ fn verdict(code: &str) -> Verdict {
              the server's log has the row",
         ),
         "28" => Halt("check the role's rights at the server"),
-        "3D" => Halt("create the database, or correct its name in the settings"),
+        "3D" => Halt(DATABASE_REMEDY),
         "3F" => Halt("create the schema, or correct its name in the settings"),
         "42" => Halt("make the server's objects and the role's rights as `walferry check` asks"),
         "54" => {
@@ -368,6 +383,19 @@ mod tests {
             assert_eq!(error.class(), Class::Halt, "{code}");
             assert!(error.remedy().is_some_and(|r| !r.is_empty()), "{code}");
         }
+    }
+
+    #[test]
+    fn a_database_that_was_renamed_under_a_session_that_waited_for_it_is_tried_again() {
+        let mut error = server_error("3D000");
+        assert_eq!(
+            error.classified_at_start_up("connecting").class(),
+            Class::Halt
+        );
+        error.has_detail = true;
+        let error = error.classified_at_start_up("connecting");
+        assert_eq!(error.class(), Class::Transient, "{error}");
+        assert_eq!(error.remedy(), Some(DATABASE_REMEDY));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 
 pub use classify::{Deadlock, ServerError, classify};
 pub use tls::Encryption;
-pub use url::{UrlTls, split_tls};
+pub use url::{UrlTls, split_tls, with_database};
 
 /// Settings that make the text of values exact and the same everywhere, for every session.
 pub const SESSION_SETTINGS: &[(&str, &str)] = &[

@@ -77,6 +77,31 @@ pub fn split_tls(url: &str) -> Result<(String, UrlTls)> {
     Ok((rest, tls))
 }
 
+/// The connection string with another database. It is added as the last parameter, which counts.
+pub fn with_database(url: &str, database: &str) -> String {
+    let is_url = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    if !is_url {
+        let escaped = database.replace('\\', "\\\\").replace('\'', "\\'");
+        return format!("{url} dbname='{escaped}'");
+    }
+    let behind_credentials = url.find('@').map_or(0, |at| at + 1);
+    let joint = match url[behind_credentials..].contains('?') {
+        true if url.ends_with('?') => "",
+        true => "&",
+        false => "?",
+    };
+    let encoded: String = database.bytes().map(percent_encode).collect();
+    format!("{url}{joint}dbname={encoded}")
+}
+
+fn percent_encode(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02X}")
+    }
+}
+
 /// One parameter and where it stands in the string.
 struct Parameter<'a> {
     key: Cow<'a, str>,
@@ -311,6 +336,25 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(what), "{text}");
             assert!(!text.contains("secret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_database_takes_the_place_of_the_one_named() {
+        for url in [
+            "postgres://u:p%3F@h:1/d",
+            "postgres://u:p@h",
+            "postgresql://u@h/d?",
+            "postgres://u@h/d?dbname=x&connect_timeout=3",
+            "host=h user=u dbname=d password='a b'",
+            "host=h user=u",
+        ] {
+            for database in ["shop_2", "a b&c=%/?@", "it's \\ \"so\"", "größer"] {
+                let config: tokio_postgres::Config = with_database(url, database).parse().unwrap();
+                assert_eq!(config.get_dbname(), Some(database), "{url}");
+                assert_eq!(config.get_user(), Some("u"), "{url}");
+                assert_eq!(config.get_hosts().len(), 1, "{url}");
+            }
         }
     }
 

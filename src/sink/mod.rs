@@ -6,7 +6,10 @@
 pub mod postgres;
 pub mod stdout;
 
-pub use postgres::{FollowerCheckpoint, Lender, Readiness, Shown, StandingStill, checkpoint_in};
+pub use postgres::{
+    Beside, Followed, FollowerCheckpoint, Found, Held, Lender, Mark, Readiness, Shown, Stage,
+    StandingStill, checkpoint_in,
+};
 
 use std::collections::BTreeSet;
 use std::pin::Pin;

@@ -258,6 +258,7 @@ impl Running {
         let context = SinkContext {
             pipeline: self.settings.pipeline.clone(),
             instance: self.instance.clone(),
+            said_as: sink.name.clone(),
             sink,
             kafka: self.settings.kafka.clone(),
             status: handle.view.clone(),

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod beside;
 mod commands;
 mod copies;
 mod copies_from;

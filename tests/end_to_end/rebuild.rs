@@ -255,7 +255,12 @@ async fn a_table_that_is_broken_on_one_follower_is_copied_anew_while_all_else_go
     );
     let (pipeline, walferry, _) = with_backlog((&leader, &[&one, &other]), "", 50).await;
     let (from, to) = (leader.client().await, one.client().await);
-    for fresh in [false, true] {
+    let ways = [
+        &["resync", "a", "items"][..],
+        &["resync", "a", "items", "--fresh"],
+        &["rebuild", "a", "--tables", "items"],
+    ];
+    for (round, arguments) in ways.into_iter().enumerate() {
         one.sql(
             "DELETE FROM items WHERE id % 3 = 0; UPDATE items SET note = 'broken' WHERE id % 3 = 1",
         )
@@ -263,19 +268,17 @@ async fn a_table_that_is_broken_on_one_follower_is_copied_anew_while_all_else_go
         let untouched = "SELECT string_agg(xmin::text || ctid::text, ',' ORDER BY number) FROM events \
             WHERE number <= 50";
         let before: String = to.query_one(untouched, &[]).await.unwrap().get(0);
-        let mut arguments = vec!["resync", "a", "items"];
-        arguments.extend(fresh.then_some("--fresh"));
         let stop = AtomicBool::new(false);
         let writing = async {
             let writer = leader.client().await;
-            let mut number = if fresh { 1_000_000 } else { 1_000 };
+            let mut number = 1_000_000 * i32::try_from(round + 1).unwrap();
             while !stop.load(Ordering::Relaxed) {
                 write(&writer, number).await;
                 number += 1;
             }
         };
         let resyncing = async {
-            let mut command = pipeline.command(&arguments);
+            let mut command = pipeline.command(arguments);
             let output = tokio::task::spawn_blocking(move || command.output().unwrap());
             let output = output.await.unwrap();
             stop.store(true, Ordering::Relaxed);
@@ -299,6 +302,9 @@ async fn a_table_that_is_broken_on_one_follower_is_copied_anew_while_all_else_go
         assert!(code == 2 && said.contains("nowhere"), "{said}");
         assert!(said.contains("public.events, public.items"), "{said}");
     }
+    let both = ["rebuild", "a", "--tables", "items", "--to-lsn", "0/1"];
+    let (code, said) = pipeline.say(&both);
+    assert!(code == 2 && said.contains("shows one boundary"), "{said}");
     let (code, said) = pipeline.say(&["rebuild", "c"]);
     assert!(code == 2 && said.contains("name one of: a, b"), "{said}");
     assert_eq!(walferry.terminate(), 0);

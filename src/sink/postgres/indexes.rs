@@ -184,7 +184,7 @@ impl PostgresSink {
 }
 
 /// Whether the setting takes what is offered.
-fn takes(taken: TakenIndexes, kind: OfferKind) -> bool {
+pub(super) fn takes(taken: TakenIndexes, kind: OfferKind) -> bool {
     match taken {
         TakenIndexes::None => false,
         TakenIndexes::Unique => kind.is_unique(),

@@ -8,6 +8,7 @@
 
 mod alter;
 mod apply;
+mod beside;
 mod build;
 mod catalog;
 mod checkpoint;
@@ -48,6 +49,7 @@ use crate::model::{
     Checkpoint, Moves, Offer, Selection, Skipped, TableChanges, TableName, TableSchema,
 };
 
+pub use beside::{Beside, Followed, Found, Held, Mark, Stage};
 use checkpoint::Identity;
 use ending::Ending;
 pub use holding::StandingStill;
