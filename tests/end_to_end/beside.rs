@@ -140,7 +140,7 @@ async fn a_follower_built_beside_takes_the_place_of_the_one_in_use_under_its_rea
          ALTER ROLE auditor IN DATABASE shop SET search_path = shop, \"$user\";
          COMMENT ON DATABASE shop IS 'our shop';
          CREATE INDEX own ON accounts (balance); COMMENT ON INDEX own IS 'reports';
-         UPDATE accounts SET note = 'broken' WHERE id % 3 = 0",
+         UPDATE ledger SET target = -1 WHERE source = 0 AND id % 3 = 0",
     )
     .await
     .unwrap();
@@ -168,10 +168,10 @@ async fn a_follower_built_beside_takes_the_place_of_the_one_in_use_under_its_rea
     wait_caught_up(&from, &to, "a").await;
     assert_equal(&from, &to, TABLES).await;
     let before = follower.client_on(&names[1]).await;
-    let broken = "SELECT count(*)::text FROM accounts WHERE note = 'broken'";
+    let broken = "SELECT count(*)::text FROM ledger WHERE target = -1";
     assert_eq!(
         (one(&before, broken).await, one(&to, broken).await),
-        ("33".to_owned(), "0".to_owned())
+        ("666".to_owned(), "0".to_owned())
     );
     for query in [
         "SELECT relacl::text FROM pg_class WHERE oid = 'accounts'::regclass",
