@@ -74,7 +74,7 @@ async fn rows_that_never_rest_are_compared_as_exactly_as_others() {
     to.batch_execute(
         "UPDATE hot SET doc = overlay(doc placing '?' from 3000 for 1) WHERE id = 17;
          DELETE FROM hot WHERE id = 100;
-         INSERT INTO hot VALUES (-5)",
+         INSERT INTO hot VALUES (-5, 0, 'x', 'y')",
     )
     .await
     .unwrap();
