@@ -20,7 +20,7 @@ use super::reader::{BatchEnd, MainReader, Part, ReaderParts};
 use super::session_indexes::IndexWork;
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas, note_shown, shown};
-use crate::error::Result;
+use crate::error::{Class, Result};
 use crate::killpoint::{self, Point};
 use crate::log::commit_log::Entry;
 use crate::log::copies::CopyLedger;
@@ -95,12 +95,16 @@ pub async fn run(context: &SinkContext) -> Result<()> {
             Some(smaller) => careful = smaller,
             None => return Err(session.or_skip(error)),
         }
-        tracing::info!(
-            sink = %context.sink.name,
-            log_offset = at,
-            %error,
-            "something cannot be applied, or not at once; going on in smaller steps up to it"
-        );
+        let sink = &context.sink.name;
+        if error.class() == Class::Halt {
+            tracing::info!(
+                sink,
+                log_offset = at,
+                "something cannot be applied; going on in smaller steps up to it"
+            );
+        } else {
+            tracing::warn!(sink, log_offset = at, %error, "it took too long; going on in smaller steps");
+        }
     }
 }
 

@@ -237,7 +237,8 @@ pub(crate) fn watermarks(
     loop {
         match consumer.fetch_watermarks(topic, partition, ASK_TIMEOUT) {
             Ok(found) => return Ok(found),
-            // The leader of a topic made a moment ago may not know yet that it is.
+            // The leader of a topic made a moment ago may not know yet that it is; and of one that is there
+            // librdkafka says that it does not know the partition while no broker leads it.
             Err(error) if has_no_leader(&error) && begun.elapsed() < PROPAGATION_TIMEOUT => {
                 std::thread::sleep(STOP_CHECK_INTERVAL);
             }
@@ -254,7 +255,11 @@ pub(crate) fn watermarks(
 fn has_no_leader(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownPartition
+        )
     )
 }
 
