@@ -238,8 +238,9 @@ pub(crate) fn watermarks(
         match consumer.fetch_watermarks(topic, partition, ASK_TIMEOUT) {
             Ok(found) => return Ok(found),
             // The leader of a topic made a moment ago may not know yet that it is; and of one that is there
-            // librdkafka says that it does not know the partition while no broker leads it.
-            Err(error) if has_no_leader(&error) && begun.elapsed() < PROPAGATION_TIMEOUT => {
+            // librdkafka says that it does not know the partition while no broker leads it, as when a broker
+            // that stood still is fenced for seconds.
+            Err(error) if has_no_leader(&error) && begun.elapsed() < ASK_TIMEOUT => {
                 std::thread::sleep(STOP_CHECK_INTERVAL);
             }
             Err(error) => {
