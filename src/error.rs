@@ -32,6 +32,7 @@ pub struct Error {
     what: String,
     remedy: Option<String>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// It was ended because it took too long.
     too_long: bool,
 }
 
@@ -39,26 +40,24 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error that may pass by itself.
-    pub fn transient(what: impl Into<String>) -> Self {
+    fn of(class: Class, what: String) -> Self {
         Error {
-            class: Class::Transient,
-            what: what.into(),
+            class,
+            what,
             remedy: None,
             cause: None,
             too_long: false,
         }
     }
 
+    /// An error that may pass by itself.
+    pub fn transient(what: impl Into<String>) -> Self {
+        Error::of(Class::Transient, what.into())
+    }
+
     /// An error that needs a person; `remedy` is one sentence that can be followed word for word.
     pub fn halt(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Error {
-            class: Class::Halt,
-            what: what.into(),
-            remedy: Some(remedy.into()),
-            cause: None,
-            too_long: false,
-        }
+        Error::of(Class::Halt, what.into()).advising(remedy)
     }
 
     /// Adds what to do should it not pass by itself.
@@ -75,13 +74,7 @@ impl Error {
 
     /// Another worker owns this part now.
     pub fn fenced(what: impl Into<String>) -> Self {
-        Error {
-            class: Class::Fenced,
-            what: what.into(),
-            remedy: None,
-            cause: None,
-            too_long: false,
-        }
+        Error::of(Class::Fenced, what.into())
     }
 
     /// Adds the error that led to this one.
@@ -143,5 +136,21 @@ impl std::error::Error for Error {
         self.cause
             .as_deref()
             .map(|c| c as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_halts_or_took_too_long_may_go_in_parts() {
+        let transient = || Error::transient("the follower is away");
+        assert!(!transient().may_go_in_parts());
+        assert!(!Error::fenced("another worker").may_go_in_parts());
+        assert!(Error::halt("a row is refused", "mend it").may_go_in_parts());
+        let too_long = transient().taking_too_long();
+        assert!(too_long.may_go_in_parts());
+        assert_eq!(too_long.class(), Class::Transient);
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::moves::renamed;
+use crate::config::SinkSettings;
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::log::commit_log::{Entry, EpochEntry, Verdict, judge};
 use crate::log::copies::CopyLedger;
@@ -23,6 +24,18 @@ pub struct Terms {
     pub takes_copies: bool,
     /// Whether a table that the leader has renamed stays in effect under its new name.
     pub moves_tables: bool,
+}
+
+impl Terms {
+    /// Those of a sink. `takes_copies`: what its store says of that.
+    pub fn of(pipeline: &str, sink: &SinkSettings, takes_copies: bool) -> Self {
+        Terms {
+            topics: Topics::new(pipeline),
+            selection: Selection::new(&sink.include, &sink.exclude),
+            takes_copies,
+            moves_tables: sink.moves_tables(),
+        }
+    }
 }
 
 /// What an entry asks the reader to do.

@@ -7,8 +7,10 @@
 //!
 //! The follower's checkpoint is the only truth about what it has: everything here is rebuilt from it
 //! when a session begins. `take`, `follow`, `join`, `careful`, `chunk` and `plan` decide and are pure;
-//! `reader` and `join_load` read on threads of their own; `session` applies, one transaction at a time.
+//! `reader` and `join_load` read on threads of their own; `session` applies, one transaction at a time, and
+//! `attempts` runs another session in smaller steps where one could not go on.
 
+mod attempts; // session after session, in smaller steps
 pub mod careful; // how many entries go into a batch
 pub mod chunk; // records into rows, up to a budget
 pub mod follow; // the commit log judged, tables in effect
@@ -80,7 +82,7 @@ pub struct SinkContext {
 /// acknowledged, belongs to another leader, or the follower cannot take a change; fenced when
 /// another worker owns the follower.
 pub async fn run_session(context: &SinkContext) -> Result<()> {
-    session::run(context).await
+    attempts::run(context).await
 }
 
 /// What only a bug could bring about.

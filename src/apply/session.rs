@@ -20,17 +20,15 @@ use super::reader::{BatchEnd, MainReader, Part, ReaderParts};
 use super::session_indexes::IndexWork;
 use super::session_join::{JoinWork, LoaderStep};
 use super::start::{self, SharedSchemas, note_shown, shown};
-use crate::error::{Class, Result};
+use crate::error::Result;
 use crate::killpoint::{self, Point};
 use crate::log::commit_log::Entry;
 use crate::log::copies::CopyLedger;
 use crate::log::progress::{Progress, ProgressWriter};
 use crate::log::records::RecordReader;
 use crate::log::tail::{From, LogTail};
-use crate::log::topics::Topics;
-use crate::model::selection::Selection;
 use crate::model::{Checkpoint, Position, Skips, TableName, TableSchema};
-use crate::sink::{self, Sink, Wants, Work};
+use crate::sink::{Sink, Wants, Work};
 use crate::status::RowCounts;
 use crate::trace;
 
@@ -40,73 +38,6 @@ const IDLE_COMMIT_AFTER: Duration = Duration::from_secs(1);
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// How long the main reader stands still at most for a join's last steps, and goes on at least after it.
 const HOLD_MAX: Duration = Duration::from_secs(5);
-
-/// How often a sink that has learned something from an error tries again at once.
-const ATTEMPTS_AT_ONCE_MAX: u32 = 20;
-
-/// Runs a session; see [`run_session`](super::run_session). After a halt the batch concerned is read
-/// again in smaller batches, down to one entry, on a new connection: what it holds before the change
-/// that cannot be applied is applied, and a follower's table that was altered meanwhile is looked at
-/// anew. The entry itself is tried in smaller chunks, so that the error names the change. The same where a
-/// statement took too long: all of it goes in smaller steps, where it would never go at once.
-pub async fn run(context: &SinkContext) -> Result<()> {
-    let mut careful = Careful::NOT;
-    let mut learned: Option<Box<dyn Sink>> = None;
-    let mut attempts = 0;
-    loop {
-        let sink = learned
-            .take()
-            .unwrap_or_else(|| sink::create(&context.pipeline, &context.sink, &context.instance));
-        let opened = tokio::select! {
-            biased;
-            () = context.stop.cancelled() => return Ok(()),
-            opened = Session::open(context, sink, careful) => opened,
-        };
-        let mut session = opened?;
-        let Err(error) = session.run().await else {
-            return Ok(());
-        };
-        // The error that led here is the one to tell; a transaction that cannot be given up ends
-        // with its connection.
-        if let Err(error) = session.sink.rollback().await {
-            tracing::debug!(sink = %context.sink.name, %error, "giving up the transaction");
-        }
-        if let Some((table, why)) = session.sink.needs_copy() {
-            session.copy_anew(table, &why).await?;
-            continue;
-        }
-        if session.has_committed {
-            attempts = 0;
-        }
-        if let Some(why) = session.sink.again_at_once()
-            && attempts < ATTEMPTS_AT_ONCE_MAX
-        {
-            attempts += 1;
-            tracing::info!(sink = %context.sink.name, %error, "{why}");
-            learned = Some(session.sink);
-            continue;
-        }
-        let at = session.next_offset();
-        let attempt = session.attempt.map(|(attempt, _first)| attempt);
-        let smaller = error
-            .may_go_in_parts()
-            .then(|| careful.after(at, session.batch_end, attempt));
-        match smaller.flatten() {
-            Some(smaller) => careful = smaller,
-            None => return Err(session.or_skip(error)),
-        }
-        let sink = &context.sink.name;
-        if error.class() == Class::Halt {
-            tracing::info!(
-                sink,
-                log_offset = at,
-                "something cannot be applied; going on in smaller steps up to it"
-            );
-        } else {
-            tracing::warn!(sink, log_offset = at, %error, "it took too long; going on in smaller steps");
-        }
-    }
-}
 
 /// What the applier waits for.
 enum Event {
@@ -141,7 +72,7 @@ pub(super) struct Session<'a> {
     /// How many entries go into a batch.
     careful: Careful,
     /// Where the batch under way ends in the log, as far as it is known.
-    batch_end: Option<i64>,
+    pub(super) batch_end: Option<i64>,
     /// The chunk being applied, with the position of its first change.
     pub(super) attempt: Option<(Attempt, Option<Position>)>,
     /// What is to be passed over.
@@ -150,7 +81,7 @@ pub(super) struct Session<'a> {
     pending: Option<BatchEnd>,
     pub(super) committed_at: Instant,
     /// Whether this session has committed anything.
-    has_committed: bool,
+    pub(super) has_committed: bool,
     /// Since when the main reader stands still for a join.
     held_since: Option<Instant>,
     /// The main reader goes no further: the target is reached, or begins in the next entry.
@@ -169,17 +100,12 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    async fn open(
+    pub(super) async fn open(
         context: &'a SinkContext,
         mut sink: Box<dyn Sink>,
         careful: Careful,
     ) -> Result<Session<'a>> {
-        let terms = Terms {
-            topics: Topics::new(context.pipeline.clone()),
-            selection: Selection::new(&context.sink.include, &context.sink.exclude),
-            takes_copies: sink.takes_copies(),
-            moves_tables: context.sink.moves_tables(),
-        };
+        let terms = Terms::of(&context.pipeline, &context.sink, sink.takes_copies());
         let stored = sink.open().await?.or_else(|| shown(&context.shown, &terms));
         let orders = sink.skips().await?;
         context.status.update(|view| view.skipped = orders.done);
@@ -246,7 +172,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    async fn run(&mut self) -> Result<()> {
+    pub(super) async fn run(&mut self) -> Result<()> {
         loop {
             self.advance_join().await?;
             self.show();
@@ -523,7 +449,7 @@ impl<'a> Session<'a> {
 
     /// Offset of the first entry that is not applied; entries without records may be applied and not
     /// yet committed.
-    fn next_offset(&self) -> i64 {
+    pub(super) fn next_offset(&self) -> i64 {
         let pending = self.pending.as_ref().map(|end| &end.standing.place);
         pending.unwrap_or(&self.checkpoint.log).next_offset
     }

@@ -1,5 +1,7 @@
 use super::*;
 use crate::apply::Shown;
+use crate::log::topics::Topics;
+use crate::model::Selection;
 use crate::model::checkpoint::LogPlace;
 
 #[test]

@@ -24,7 +24,7 @@ use crate::killpoint::{self, Point};
 use crate::log::progress::{self, ProgressReader};
 use crate::log::schemas::SchemaStore;
 use crate::log::topics::Topics;
-use crate::model::{Checkpoint, Lsn, Selection, TableName, TableSchema};
+use crate::model::{Checkpoint, Lsn, TableName, TableSchema};
 use crate::sink::{self, Beside, Followed, FollowerCheckpoint, Found, Held, Mark, Stage};
 use crate::trace::Traces;
 
@@ -59,12 +59,7 @@ pub(super) async fn run(
         let finished = finish(settings, &beside, &found, mark, None).await;
         return finished.map_err(Failure::of);
     }
-    let terms = Terms {
-        topics: Topics::new(settings.pipeline.as_str()),
-        selection: Selection::new(&sink.include, &sink.exclude),
-        takes_copies: true,
-        moves_tables: sink.moves_tables(),
-    };
+    let terms = Terms::of(&settings.pipeline, sink, true);
     let mut log = Log::open(settings, &terms, None)
         .await
         .map_err(Failure::of)?;

@@ -15,8 +15,7 @@ use crate::apply::follow::Terms;
 use crate::apply::orders;
 use crate::config::{Settings, SinkSettings, StoreSettings};
 use crate::error::{Error, Result};
-use crate::log::topics::Topics;
-use crate::model::{Checkpoint, Lsn, Selection, TableName};
+use crate::model::{Checkpoint, Lsn, TableName};
 use crate::sink::{self, FollowerCheckpoint};
 
 /// What is asked for.
@@ -137,12 +136,7 @@ pub(super) async fn rebuild(
 /// nobody watches.
 pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<String>, Failure> {
     let sink = sink_of(settings, &asked.sink)?;
-    let terms = Terms {
-        topics: Topics::new(settings.pipeline.as_str()),
-        selection: Selection::new(&sink.include, &sink.exclude),
-        takes_copies: true,
-        moves_tables: sink.moves_tables(),
-    };
+    let terms = Terms::of(&settings.pipeline, sink, true);
     let mut target = match asked.target {
         Some(target) => Some(
             resolve(&settings.kafka, &terms, target)

@@ -12,8 +12,6 @@ use crate::apply::replay::{Range, beginning};
 use crate::apply::{self, SinkContext};
 use crate::config::{Settings, StdoutFrom};
 use crate::error::Error;
-use crate::log::topics::Topics;
-use crate::model::Selection;
 use crate::sink::stdout::reader_has_gone;
 use crate::status::State;
 
@@ -33,12 +31,7 @@ pub(super) struct Asked {
 pub(super) async fn run(settings: Settings, asked: Asked) -> Result<(), Failure> {
     let from = StdoutFrom::Earliest;
     let context = tail::context(settings, "replay", &asked.tables, asked.json, from)?;
-    let terms = Terms {
-        topics: Topics::new(context.pipeline.as_str()),
-        selection: Selection::new(&context.sink.include, &[]),
-        takes_copies: false,
-        moves_tables: false,
-    };
+    let terms = Terms::of(&context.pipeline, &context.sink, false);
     let begins = async {
         let lsn = async |target: Option<Target>| match target {
             Some(target) => resolve(&context.kafka, &terms, target).await.map(Some),

@@ -258,16 +258,12 @@ async fn travel(world: &World, side: Side, hold: Duration) -> anyhow::Result<()>
         let query = "SELECT state ->> 'target' FROM walferry.checkpoint";
         Ok(client.query_one(query, &[]).await?.get(0))
     };
-    // Nobody looks while it is ordered: what was before is not to be compared with what comes.
-    world.begin_anew(side);
     let order = ["rebuild", name, "--detach", "--to-lsn", &then];
-    let ordered = until_done(async || {
+    built_anew(world, side, async || {
         world.workers.command(side, &order).await?;
         target().await?.context("it is not to stop anywhere")
-    });
-    let ordered = ordered.await;
-    world.begin_anew(side);
-    ordered?;
+    })
+    .await?;
     sleep(hold).await;
     until_done(async || {
         // One whose answer was lost may have done it.
@@ -286,10 +282,19 @@ async fn lend(world: &World, (from, to): (Side, Side), hold: Duration) -> anyhow
     until_done(async || world.workers.command(from, &copy).await).await?;
     sleep(hold).await;
     let order = ["rebuild", to.name(), "--detach"];
-    // Twice, as where it goes back.
-    world.begin_anew(to);
-    let ordered = until_done(async || world.workers.command(to, &order).await).await;
-    world.begin_anew(to);
+    built_anew(world, to, async || world.workers.command(to, &order).await).await
+}
+
+/// Orders a follower to be built anew, until that succeeds. What was seen before is not to be compared with what
+/// comes, and neither is what is seen while it is ordered.
+async fn built_anew<T>(
+    world: &World,
+    side: Side,
+    order: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    world.begin_anew(side);
+    let ordered = until_done(order).await;
+    world.begin_anew(side);
     ordered
 }
 

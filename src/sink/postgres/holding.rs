@@ -47,7 +47,7 @@ impl FollowerCheckpoint {
     /// Keeps the sink from its next durable step; waits for the one under way, for as long as `patience` says.
     ///
     /// # Errors
-    /// Transient when it cannot be had in time; halt when the sink has no checkpoint there.
+    /// Transient when it cannot be had in time, or is gone; halt when it cannot be read.
     pub async fn stand_still(&mut self, patience: Duration) -> Result<StandingStill<'_>> {
         let whose = (self.pipeline.as_str(), self.sink.as_str(), &self.selection);
         let transaction = self.client.transaction().await.map_err(failed)?;

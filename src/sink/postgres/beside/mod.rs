@@ -269,7 +269,7 @@ impl<'a> Beside<'a> {
         let (old, new) = (self.in_use().await?, self.beside().await?);
         settings::carry(&old, &found.name, self.database).await?;
         let (schemas, names) = names(tables);
-        privileges::carry(&old, &new, (&schemas, &names)).await
+        privileges::carry(&old, (&new, self.database), (&schemas, &names)).await
     }
 
     /// Ends a command whose database has taken the place of the one before: its mark goes, and its comment

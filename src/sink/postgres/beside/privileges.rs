@@ -145,22 +145,22 @@ fn privileges(old: &Rights, new: &Rights, database: &str) -> Vec<String> {
     gone.chain(come.iter().filter(in_both).map(grant)).collect()
 }
 
-/// Carries owners and privileges from a session of one database to one of the other.
+/// Carries owners and privileges from a session of one database to one of the other, which is named `database`.
 ///
 /// # Errors
 /// Halt when the role may not give them.
-pub(super) async fn carry(old: &Client, new: &Client, tables: (&[&str], &[&str])) -> Result<()> {
+pub(super) async fn carry(
+    old: &Client,
+    (new, database): (&Client, &str),
+    tables: (&[&str], &[&str]),
+) -> Result<()> {
     const DOING: &str = "carrying owners and privileges over to the new database";
     let wanted = read(old, tables).await?;
     let owners = owners(&wanted, &read(new, tables).await?);
     if !owners.is_empty() {
         run(new, &owners.join("; "), DOING).await?;
     }
-    let name = new
-        .query_one("SELECT pg_catalog.current_database()::text", &[])
-        .await;
-    let name: String = get(&name.map_err(|error| classify(&error, DOING))?, 0)?;
-    let privileges = privileges(&wanted, &read(new, tables).await?, &name);
+    let privileges = privileges(&wanted, &read(new, tables).await?, database);
     if privileges.is_empty() {
         return Ok(());
     }
