@@ -4,6 +4,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod allocator; // how much of freed memory is kept
 pub mod apply; // the sink worker: log + sink
 pub mod capture; // the source worker: source + log
 pub mod check; // walferry check

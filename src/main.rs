@@ -3,9 +3,10 @@
 use anyhow::Context;
 use clap::Parser;
 use walferry::cli::{Cli, Failure, execute};
-use walferry::shutdown;
+use walferry::{allocator, shutdown};
 
 fn main() {
+    allocator::keep_less();
     let cli = Cli::parse();
     let code = match start(cli) {
         Ok(Ok(())) => 0,

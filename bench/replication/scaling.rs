@@ -74,6 +74,10 @@ fn curves() -> Vec<Curve> {
         ..BASE
     };
     let tables = |tables| Shape { tables, ..BASE };
+    let of_ten = |number| Shape {
+        partitions: 10,
+        ..tables(number)
+    };
     vec![
         curve("sinks", |s| s.sinks as u64, [1, 2, 4, 8].map(sinks)),
         curve(
@@ -98,6 +102,11 @@ fn curves() -> Vec<Curve> {
             .map(transaction),
         ),
         curve("tables", |s| s.tables, [1, 100, 1_000].map(tables)),
+        curve(
+            "tables of 10 partitions",
+            |s| s.tables,
+            [10, 100].map(of_ten),
+        ),
     ]
 }
 

@@ -211,6 +211,34 @@ impl Walferry {
         self.status_bytes("VmRSS:")
     }
 
+    /// How many regions the allocator has for the arenas of threads: glibc reserves 64 MiB for each, at a multiple
+    /// of that.
+    pub fn arena_regions(&self) -> usize {
+        const REGION: u64 = 64 << 20;
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap();
+        // A region is a part in use and, right behind it, a part that is only reserved.
+        let mut begins = None;
+        let mut regions = 0;
+        for line in maps.lines() {
+            let mut words = line.split_whitespace();
+            let (range, rights) = (words.next().unwrap(), words.next().unwrap());
+            let (from, to) = range.split_once('-').unwrap();
+            let address = |text| u64::from_str_radix(text, 16).unwrap();
+            let (from, to) = (address(from), address(to));
+            match rights {
+                "rw-p" if from % REGION == 0 => begins = Some((from, to)),
+                "---p"
+                    if begins.is_some_and(|(begin, end)| end == from && to - begin == REGION) =>
+                {
+                    regions += 1;
+                    begins = None;
+                }
+                _other => begins = None,
+            }
+        }
+        regions
+    }
+
     fn status_bytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name));
