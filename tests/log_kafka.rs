@@ -499,6 +499,44 @@ async fn clients_that_were_told_of_no_brokers_go_on() {
     }
 }
 
+/// A session or a command begins by reading topics to their ends; a broker that is gone for a moment meanwhile is no
+/// reason to begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_read_to_its_end_across_an_outage() {
+    let forgetful = ForgetfulKafka::start("leaving");
+    let mut through = kafka_settings();
+    through.brokers = forgetful.bootstrap();
+    let name = topic_at(&through, "p.schemas", 1, Retention::Unlimited).await;
+    let producer = EpochProducer::open(&through, QUEUE).expect("producer");
+    let slot = producer.partition_slot(&name, 0);
+    // Several answers: each has a megabyte of a partition, and names like these are hard to compress.
+    let column = |n: u128| Column {
+        name: format!(
+            "{:032x}",
+            n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+        ),
+        ..schema("t").columns[0].clone()
+    };
+    let wide = |n: u128| TableSchema {
+        columns: (0..2_000).map(|i| column(n << 16 | i + 1)).collect(),
+        ..schema(&format!("t{n}"))
+    };
+    let written = 40;
+    let records = (0..written).map(|n| {
+        let schema = wide(n);
+        let key = schema.version().to_string().into_bytes();
+        (Some(key), Some(serde_json::to_vec(&schema).expect("JSON")))
+    });
+    send_all(&producer, slot, records).await;
+    forgetful.leaves_behind_answer_of(300_000);
+    let reading = tokio::task::spawn_blocking(move || SchemaStore::open(&through, &name));
+    let store = reading.await.expect("joined").expect("read to its end");
+    assert!(forgetful.has_been_gone());
+    for n in 0..written {
+        assert!(store.contains(wide(n).version()), "{n}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_tells_why_it_cannot_be_used() {
     let mut nowhere = kafka_settings();

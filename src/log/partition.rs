@@ -141,7 +141,28 @@ impl PartitionReader {
     /// # Errors
     /// As [`read_error`].
     pub(crate) fn poll(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>> {
-        match self.consumer.poll(timeout) {
+        self.told(self.consumer.poll(timeout))
+    }
+
+    /// As [`PartitionReader::poll`], but that no broker is there is no error: librdkafka goes on once one is, and
+    /// the caller has a limit for how long it waits.
+    fn poll_patiently(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>> {
+        let polled = self.consumer.poll(timeout);
+        match &polled {
+            Some(Err(error)) if is_away(error) => {
+                tracing::debug!(topic = self.topic, %error, "waiting for Kafka");
+                Ok(None)
+            }
+            Some(_) | None => self.told(polled),
+        }
+    }
+
+    /// What a poll gave.
+    fn told<'a>(
+        &self,
+        polled: Option<std::result::Result<BorrowedMessage<'a>, KafkaError>>,
+    ) -> Result<Option<BorrowedMessage<'a>>> {
+        match polled {
             Some(Ok(message)) => Ok(Some(message)),
             Some(Err(error)) => {
                 match read_error(&self.consumer, &self.topic, self.partition, &error) {
@@ -173,7 +194,7 @@ impl PartitionReader {
         self.start(next)?;
         let mut heard = Instant::now();
         while next < high {
-            match self.poll(STOP_CHECK_INTERVAL)? {
+            match self.poll_patiently(STOP_CHECK_INTERVAL)? {
                 Some(message) => {
                     take(&message)?;
                     next = message.offset() + 1;
@@ -240,7 +261,9 @@ pub(crate) fn watermarks(
             // The leader of a topic made a moment ago may not know yet that it is; and of one that is there
             // librdkafka says that it does not know the partition while no broker leads it, as when a broker
             // that stood still is fenced for seconds.
-            Err(error) if has_no_leader(&error) && begun.elapsed() < ASK_TIMEOUT => {
+            Err(error)
+                if (has_no_leader(&error) || is_away(&error)) && begun.elapsed() < ASK_TIMEOUT =>
+            {
                 std::thread::sleep(STOP_CHECK_INTERVAL);
             }
             Err(error) => {
@@ -261,6 +284,14 @@ fn has_no_leader(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::LeaderNotAvailable
                 | RDKafkaErrorCode::UnknownPartition
         )
+    )
+}
+
+/// Whether no broker is there, or the one that was asked is gone.
+fn is_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure)
     )
 }
 

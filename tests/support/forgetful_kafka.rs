@@ -1,16 +1,20 @@
 //! A Kafka that says at times that it has no brokers, as a cluster does while its only one is fenced: a broker of its
 //! own behind a proxy, which it advertises and which takes the brokers out of its answers to Metadata. Shapes: Kafka's
-//! message definitions `MetadataRequest.json` and `MetadataResponse.json`, version 9 to 13.
+//! message definitions `MetadataRequest.json` and `MetadataResponse.json`, version 9 to 13. It can also be gone for a while right
+//! behind an answer.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::Kafka;
 
 const METADATA: i16 = 3;
+/// How long it is gone: longer than a client needs to find that out.
+const GONE: Duration = Duration::from_secs(2);
 
 /// What all connections share.
 struct State {
@@ -18,6 +22,10 @@ struct State {
     forgets: AtomicBool,
     /// Answers without brokers so far.
     forgot: AtomicU32,
+    /// The next answer of so many bytes is the last one before it is gone; 0: none is.
+    last_answer: AtomicUsize,
+    /// Until when it is gone.
+    back: Mutex<Option<Instant>>,
 }
 
 pub struct ForgetfulKafka {
@@ -37,6 +45,8 @@ impl ForgetfulKafka {
             broker: kafka.bootstrap.clone(),
             forgets: AtomicBool::new(false),
             forgot: AtomicU32::new(0),
+            last_answer: AtomicUsize::new(0),
+            back: Mutex::default(),
         });
         let accepting = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -62,6 +72,16 @@ impl ForgetfulKafka {
         self.state.forgets.store(forgets, Ordering::SeqCst);
     }
 
+    /// It is gone for two seconds right behind its next answer of at least so many bytes.
+    pub fn leaves_behind_answer_of(&self, bytes: usize) {
+        self.state.last_answer.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Whether it has been gone.
+    pub fn has_been_gone(&self) -> bool {
+        self.state.back.lock().unwrap().is_some()
+    }
+
     /// Answers without brokers so far.
     pub fn forgot(&self) -> u32 {
         self.state.forgot.load(Ordering::SeqCst)
@@ -69,7 +89,23 @@ impl ForgetfulKafka {
 }
 
 impl State {
+    fn is_gone(&self) -> bool {
+        let back = *self.back.lock().unwrap();
+        back.is_some_and(|back| Instant::now() < back)
+    }
+
+    /// Leaves if this answer is the one to leave behind.
+    fn leave(&self, answer: usize) {
+        let last = self.last_answer.load(Ordering::SeqCst);
+        if last > 0 && answer >= last && self.last_answer.swap(0, Ordering::SeqCst) > 0 {
+            *self.back.lock().unwrap() = Some(Instant::now() + GONE);
+        }
+    }
+
     fn relay(&self, mut client: TcpStream) {
+        if self.is_gone() {
+            return;
+        }
         let Ok(mut broker) = TcpStream::connect(&self.broker) else {
             return;
         };
@@ -96,7 +132,8 @@ impl State {
                     Some(version) => self.metadata(version, answer),
                     None => answer,
                 };
-                if send(&mut to_client, &answer).is_none() {
+                self.leave(answer.len());
+                if send(&mut to_client, &answer).is_none() || self.is_gone() {
                     break;
                 }
             }
