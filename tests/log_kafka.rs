@@ -518,7 +518,7 @@ async fn a_topic_is_read_to_its_end_across_an_outage() {
         ..schema("t").columns[0].clone()
     };
     let wide = |n: u128| TableSchema {
-        columns: (0..2_000).map(|i| column(n << 16 | i + 1)).collect(),
+        columns: (0..2_000).map(|i| column((n << 16) + i + 1)).collect(),
         ..schema(&format!("t{n}"))
     };
     let written = 40;
