@@ -1,7 +1,7 @@
 //! glibc's allocator, told to keep less.
 //!
 //! As it is, each thread may get an arena of its own, up to eight a core, and each keeps what its largest
-//! burst took: with many tables that was more than half of the peak (`./dev bench --scaling tables`). walferry has
+//! burst took: with many tables that was a third of the peak and more (`./dev bench --scaling tables`). walferry has
 //! few threads that allocate much, and it hands large blocks on between them.
 
 /// Arenas for all threads.
