@@ -3,6 +3,7 @@
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls};
 use walferry::model::Lsn;
@@ -37,10 +38,20 @@ async fn pipeline(leader: &Postgres, follower: &Postgres) -> (Pipeline, crate::s
     (pipeline, walferry)
 }
 
+/// A load that the machine keeps up with while several of these tests run: as fast as can be, they take so much of two
+/// cores that Kafka is fenced for minutes.
+fn pace() -> tokio::time::Interval {
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    pace
+}
+
 /// Transfers between accounts until it is told to stop.
 async fn write(leader: &Postgres, stop: &AtomicBool) {
     let client = leader.client().await;
+    let mut pace = pace();
     for number in 0.. {
+        pace.tick().await;
         if stop.load(Ordering::Relaxed) {
             return;
         }
@@ -64,7 +75,9 @@ const LOOK: &str = "SELECT (SELECT sum(balance)::bigint FROM accounts), (SELECT 
 async fn read(follower: &Postgres, stop: &AtomicBool) -> Vec<(u32, u32)> {
     let url = format!("postgres://reader@127.0.0.1:{}/shop", follower.port);
     let (mut looks, mut shown) = (Vec::<(u32, u32)>::new(), Lsn::ZERO);
+    let mut pace = pace();
     while !stop.load(Ordering::Relaxed) {
+        pace.tick().await;
         // While names change a new session is refused, or waits.
         let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await else {
             continue;
@@ -87,6 +100,7 @@ async fn read(follower: &Postgres, stop: &AtomicBool) -> Vec<(u32, u32)> {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
+            pace.tick().await;
         }
     }
     looks
