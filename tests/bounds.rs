@@ -128,17 +128,10 @@ async fn a_transaction_of_millions_of_rows_passes_in_flat_memory_and_is_one_at_t
     let peaks = (source.peak_memory_bytes(), sink.peak_memory_bytes());
     figure("rows of the transaction", rows, "");
     // Of glibc, a thread would have one each.
-    let arenas = (source.arena_regions(), sink.arena_regions());
-    assert!(
-        (1..=2).contains(&arenas.0),
-        "arenas of the source: {}",
-        arenas.0
-    );
-    assert!(
-        (1..=2).contains(&arenas.1),
-        "arenas of the sink: {}",
-        arenas.1
-    );
+    for (part, process) in [("source", &source), ("sink", &sink)] {
+        let arenas = process.arena_regions();
+        assert!((1..=2).contains(&arenas), "arenas of the {part}: {arenas}");
+    }
     figure("peak memory of the source", peaks.0 >> 20, "MiB");
     figure("peak memory of the sink", peaks.1 >> 20, "MiB");
     assert!(peaks.0 < 300 << 20 && peaks.1 < 300 << 20, "{peaks:?}");

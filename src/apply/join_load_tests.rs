@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::super::pull::tests::{TOPIC, from_start, memory, schema, stored};
+use super::super::in_memory::{TOPIC, from_start, memory, schema, stored};
 use super::*;
 use crate::log::commit_log::{Captured, EpochEntry, Extent, judge};
 use crate::log::topics::Topics;

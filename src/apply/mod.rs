@@ -14,6 +14,8 @@ mod attempts; // session after session, in smaller steps
 pub mod careful; // how many entries go into a batch
 pub mod chunk; // records into rows, up to a budget
 pub mod follow; // the commit log judged, tables in effect
+#[cfg(test)]
+mod in_memory; // a table's records, for tests
 pub mod join; // what is next for tables that are not in effect
 pub mod join_load; // rows and changes of a join
 pub mod moment; // the boundary that a time or a transaction names

@@ -302,4 +302,4 @@ fn of_table(cut: Cut, table: &TableName) -> Cut {
 
 #[cfg(test)]
 #[path = "pull_tests.rs"]
-pub(super) mod tests;
+mod tests;

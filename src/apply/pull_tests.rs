@@ -1,189 +1,30 @@
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::*;
-use crate::log::codec::{Field, Origin, RecordEncoder};
-use crate::log::commit_log::Extent;
-use crate::log::header::{PartHeader, RecordHeader};
-use crate::log::records::Record;
-use crate::model::{
-    Column, ColumnKind, Epoch, Oid, Op, Position, ReplicaIdentity, SchemaVersion, TableChanges,
-    TableSchema,
+use super::super::in_memory::{
+    Memory, TOPIC, from_start, in_pieces, memory, moved_away, of_version, schema, stored, tombstone,
 };
+use super::*;
+use crate::log::commit_log::Extent;
+use crate::model::{Epoch, TableChanges, TableSchema};
 
-pub(in crate::apply) const TOPIC: &str = "p.public.a";
-
-pub(in crate::apply) fn schema(columns: usize) -> Arc<TableSchema> {
-    let column = |n: usize| Column {
-        name: format!("c{n}"),
-        type_oid: Oid(if n == 0 { 23 } else { 25 }),
-        type_modifier: -1,
-        type_name: if n == 0 { "integer" } else { "text" }.to_owned(),
-        kind: if n == 0 {
-            ColumnKind::Integer
-        } else {
-            ColumnKind::Text
-        },
-        not_null: n == 0,
-        number: None,
-        fill: None,
-    };
-    Arc::new(TableSchema {
-        table: TableName::new("public", "a"),
-        relation: Oid(1),
-        columns: (0..columns).map(column).collect(),
-        key: vec![0],
-        primary_key: vec![0],
-        identity: ReplicaIdentity::Default,
-        partitions: 2,
-        types: Vec::new(),
-        dropped: Vec::new(),
-        rewritten: None,
-        unpublished: Vec::new(),
-        exact: false,
-    })
-}
-
-/// A record in memory.
-#[derive(Clone)]
-pub(in crate::apply) struct Stored {
-    header: RecordHeader,
-    part: Option<PartHeader>,
-    new_key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-}
-
-pub(in crate::apply) fn stored(epoch: u64, commit: u64, ordinal: u32) -> Stored {
-    of_version(2, epoch, commit, ordinal)
-}
-
-/// An insert into a table of so many columns; the key is the ordinal.
-fn of_version(columns: usize, epoch: u64, commit: u64, ordinal: u32) -> Stored {
-    let encoder = RecordEncoder::new(schema(columns), "p", "d");
-    let key = ordinal.to_string();
-    let mut row = vec![Field::Text(b"some text of a column that takes room"); columns];
-    row[0] = Field::Text(key.as_bytes());
-    let origin = Origin {
-        commit_time_us: 0,
-        xid: 1,
-        lsn: Lsn(commit),
-    };
-    let mut value = Vec::new();
-    encoder
-        .value(Op::Insert, None, Some(&row), &origin, &mut value)
-        .expect("a row");
-    let position = Position {
-        commit: Lsn(commit),
-        ordinal,
-    };
-    Stored {
-        header: RecordHeader {
-            epoch: Epoch(epoch),
-            position,
-            version: SchemaVersion(columns as u64),
-        },
-        part: None,
-        new_key: None,
-        value: Some(value),
+/// The entry [100, 200) of epoch 7.
+fn entry(offsets: BTreeMap<String, BTreeMap<i32, Extent>>) -> BatchEntry {
+    BatchEntry {
+        bytes: 0,
+        epoch: Epoch(7),
+        from: Lsn(100),
+        to: Lsn(200),
+        last_commit: None,
+        transactions: 0,
+        changes: 0,
+        offsets,
+        sample: None,
     }
 }
 
-/// The first half of a MOVE: a delete of key 1 that names the new key.
-fn moved_away(epoch: u64, commit: u64, ordinal: u32) -> Stored {
-    let encoder = RecordEncoder::new(schema(2), "p", "d");
-    let row = [Field::Text(b"1"), Field::Absent];
-    let origin = Origin {
-        commit_time_us: 0,
-        xid: 1,
-        lsn: Lsn(commit),
-    };
-    let mut value = Vec::new();
-    encoder
-        .value(Op::Delete, Some(&row), None, &origin, &mut value)
-        .expect("a key");
-    Stored {
-        new_key: Some(b"{\"c0\":2}".to_vec()),
-        value: Some(value),
-        ..stored(epoch, commit, ordinal)
-    }
-}
-
-fn tombstone(of: &Stored, ordinal: u32) -> Stored {
-    let mut tombstone = of.clone();
-    tombstone.header.position.ordinal = ordinal;
-    tombstone.value = None;
-    tombstone.new_key = None;
-    tombstone
-}
-
-fn in_pieces(record: &Stored, count: u32) -> Vec<Stored> {
-    let value = record.value.as_ref().expect("a value to cut");
-    let size = value.len().div_ceil(count as usize);
-    let cut = |(index, piece): (u32, &[u8])| {
-        let mut part = record.clone();
-        part.header.position.ordinal += index;
-        part.part = Some(PartHeader { index, count });
-        part.value = Some(piece.to_vec());
-        part
-    };
-    (0..).zip(value.chunks(size)).map(cut).collect()
-}
-
-#[derive(Clone, Default)]
-pub(in crate::apply) struct Memory {
-    partitions: HashMap<i32, Vec<Stored>>,
-    low: i64,
-    positions: HashMap<i32, i64>,
-}
-
-impl Records for Memory {
-    fn assign(&mut self, _topic: &str, partition: i32, offset: i64) -> Result<()> {
-        self.positions.insert(partition, offset);
-        Ok(())
-    }
-    fn unassign(&mut self, _topic: &str, partition: i32) -> Result<()> {
-        self.positions.remove(&partition);
-        Ok(())
-    }
-    fn next<R>(
-        &mut self,
-        _topic: &str,
-        partition: i32,
-        _timeout: Duration,
-        take: impl FnOnce(Record<'_>) -> R,
-    ) -> Result<Option<R>> {
-        let position = self.positions.get_mut(&partition).expect("assigned");
-        assert!(*position >= self.low, "read below the low watermark");
-        let at = usize::try_from(*position).expect("not negative");
-        let record = self.partitions[&partition]
-            .get(at)
-            .expect("no test reads beyond the end");
-        let taken = take(Record {
-            offset: *position,
-            header: Some(record.header),
-            copy: None,
-            part: record.part,
-            new_key: record.new_key.as_deref(),
-            old_key: None,
-            key: None,
-            value: record.value.as_deref(),
-        });
-        *position += 1;
-        Ok(Some(taken))
-    }
-    fn watermarks(&self, _topic: &str, partition: i32) -> Result<(i64, i64)> {
-        Ok((self.low, self.partitions[&partition].len() as i64))
-    }
-    fn lows(&self, partitions: &[(&str, i32)]) -> Result<Vec<i64>> {
-        Ok(vec![self.low; partitions.len()])
-    }
-    fn introduce(&mut self, _topics: &[&str]) {}
-}
-
-/// What reading the entry [100, 200) of epoch 7 gives: chunks, cursors, records passed over.
+/// What reading the [`entry`] gives: chunks, cursors, records passed over.
 struct Pulled {
     chunks: Vec<Vec<TableChanges>>,
     cursors: Cursors,
@@ -245,17 +86,7 @@ fn pull_into(
     let extents = extents
         .iter()
         .map(|&(p, last, count)| (p, Extent { last, count }));
-    let batch = BatchEntry {
-        bytes: 0,
-        epoch: Epoch(7),
-        from: Lsn(100),
-        to: Lsn(200),
-        last_commit: None,
-        transactions: 0,
-        changes: 0,
-        offsets: [(TOPIC.to_owned(), extents.collect())].into(),
-        sample: None,
-    };
+    let batch = entry([(TOPIC.to_owned(), extents.collect())].into());
     let tables = [(TOPIC.to_owned(), TableName::new("public", "a"))].into();
     let mut pulled = Pulled {
         chunks: Vec::new(),
@@ -284,17 +115,6 @@ fn pull_into(
     let skipped = builder.take_skipped();
     pulled.skipped = skipped.iter().map(|s| s.position.ordinal).collect();
     Ok(pulled)
-}
-
-pub(in crate::apply) fn memory(partitions: &[Vec<Stored>]) -> Memory {
-    Memory {
-        partitions: (0..).zip(partitions.iter().cloned()).collect(),
-        ..Memory::default()
-    }
-}
-
-pub(in crate::apply) fn from_start(partitions: i32) -> Cursors {
-    [(TOPIC.to_owned(), (0..partitions).map(|p| (p, 0)).collect())].into()
 }
 
 const LARGE: usize = 1 << 20;
@@ -351,17 +171,7 @@ fn tables_are_merged_too_where_every_change_is_shown_in_order() {
     let mut builder = ChunkBuilder::new(400);
     let of = |partition| BTreeMap::from([(partition, Extent { last: 9, count: 10 })]);
     let topics = ["p.public.a", "p.public.b"].map(str::to_owned);
-    let batch = BatchEntry {
-        bytes: 0,
-        epoch: Epoch(7),
-        from: Lsn(100),
-        to: Lsn(200),
-        last_commit: None,
-        transactions: 0,
-        changes: 0,
-        offsets: topics.clone().into_iter().zip([of(0), of(1)]).collect(),
-        sample: None,
-    };
+    let batch = entry(topics.clone().into_iter().zip([of(0), of(1)]).collect());
     let names = ["a", "b"].map(|name| TableName::new("public", name));
     let tables = topics.clone().into_iter().zip(names).collect();
     let begin = |partition| BTreeMap::from([(partition, 0)]);
@@ -596,17 +406,7 @@ fn what_retention_took_below_the_entry_does_not_matter() {
 fn nothing_of_an_entry_that_retention_has_cut_is_handed_on() {
     let mut partitions = memory(&[(0..6).map(|n| stored(7, 150, n)).collect()]);
     partitions.low = 2;
-    let batch = BatchEntry {
-        bytes: 0,
-        epoch: Epoch(7),
-        from: Lsn(100),
-        to: Lsn(200),
-        last_commit: None,
-        transactions: 0,
-        changes: 0,
-        offsets: [(TOPIC.to_owned(), [(0, Extent { last: 5, count: 6 })].into())].into(),
-        sample: None,
-    };
+    let batch = entry([(TOPIC.to_owned(), [(0, Extent { last: 5, count: 6 })].into())].into());
     let tables = [(TOPIC.to_owned(), TableName::new("public", "a"))].into();
     for cursors in [from_start(1), Cursors::new()] {
         let mut source = Partitions::new(partitions.clone(), CancellationToken::new());

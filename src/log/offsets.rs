@@ -1,4 +1,4 @@
-//! Offsets of many partitions in one question.
+//! Questions for offsets: of one partition, and of many at once.
 //!
 //! librdkafka looks up where a topic's leaders are when an application names the topic, for each anew
 //! (`rd_kafka_topic_new`, which asks for all that it does not know yet), and for partitions of an
@@ -7,14 +7,18 @@
 //! client keeps them (`rd_kafka_topic_partition_list_query_leaders`, 2.12).
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka_sys as sys;
 
-use super::partition::PROPAGATION_TIMEOUT;
+use super::partition::{ASK_TIMEOUT, PROPAGATION_TIMEOUT};
+
+/// Time between two questions for a partition that has no leader yet.
+const LEADER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A topic and a number.
 pub(crate) type Place<'a> = (&'a str, i32);
@@ -28,6 +32,44 @@ impl Offsets {
     pub(crate) fn of(&self, (topic, partition): Place<'_>) -> Option<i64> {
         self.0.get(topic)?.get(&partition).copied()
     }
+}
+
+/// The first offset of a partition that Kafka has, and the one behind its last; asked again while that may pass
+/// by itself: a topic made a moment ago has no leader yet; one of a broker that stood still and is fenced for
+/// seconds has none either, and librdkafka says then that it does not know the partition; no broker is there.
+/// Blocking.
+///
+/// # Errors
+/// librdkafka's, of the last question within [`ASK_TIMEOUT`].
+pub(crate) fn watermarks(
+    client: &Client<impl ClientContext>,
+    topic: &str,
+    partition: i32,
+) -> KafkaResult<(i64, i64)> {
+    let by = Instant::now() + ASK_TIMEOUT;
+    loop {
+        match client.fetch_watermarks(topic, partition, ASK_TIMEOUT) {
+            Err(error) if passes(&error) && Instant::now() < by => {
+                std::thread::sleep(LEADER_INTERVAL);
+            }
+            told => return told,
+        }
+    }
+}
+
+fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+        )
+    )
 }
 
 /// The first or the last offset (`Offset::Beginning`, `Offset::End`) of each partition. Those that Kafka does

@@ -14,6 +14,7 @@ use crate::config::KafkaSettings;
 use crate::error::{COPY_ANEW, Error, NEW_PIPELINE, Result};
 use crate::log::client::{QuietContext, client_config, refused};
 use crate::log::kept::Kept;
+use crate::log::offsets;
 
 /// How long a question to the broker may take.
 pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -144,19 +145,6 @@ impl PartitionReader {
         self.told(self.consumer.poll(timeout))
     }
 
-    /// As [`PartitionReader::poll`], but that no broker is there is no error: librdkafka goes on once one is, and
-    /// the caller has a limit for how long it waits.
-    fn poll_patiently(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>> {
-        let polled = self.consumer.poll(timeout);
-        match &polled {
-            Some(Err(error)) if is_away(error) => {
-                tracing::debug!(topic = self.topic, %error, "waiting for Kafka");
-                Ok(None)
-            }
-            Some(_) | None => self.told(polled),
-        }
-    }
-
     /// What a poll gave.
     fn told<'a>(
         &self,
@@ -194,7 +182,9 @@ impl PartitionReader {
         self.start(next)?;
         let mut heard = Instant::now();
         while next < high {
-            match self.poll_patiently(STOP_CHECK_INTERVAL)? {
+            let polled = self.consumer.poll(STOP_CHECK_INTERVAL);
+            // That no broker is there is waited for as long as records are: librdkafka goes on once one is.
+            match self.told(polled.filter(|polled| !is_all_down(polled)))? {
                 Some(message) => {
                     take(&message)?;
                     next = message.offset() + 1;
@@ -231,6 +221,14 @@ impl PartitionReader {
     }
 }
 
+fn is_all_down(polled: &std::result::Result<BorrowedMessage<'_>, KafkaError>) -> bool {
+    let code = polled
+        .as_ref()
+        .err()
+        .and_then(KafkaError::rdkafka_error_code);
+    code == Some(RDKafkaErrorCode::AllBrokersDown)
+}
+
 pub(crate) fn one_partition(
     topic: &str,
     partition: i32,
@@ -254,45 +252,12 @@ pub(crate) fn watermarks(
     partition: i32,
 ) -> Result<(i64, i64)> {
     must_exist(consumer, topic, partition)?;
-    let begun = Instant::now();
-    loop {
-        match consumer.fetch_watermarks(topic, partition, ASK_TIMEOUT) {
-            Ok(found) => return Ok(found),
-            // The leader of a topic made a moment ago may not know yet that it is; and of one that is there
-            // librdkafka says that it does not know the partition while no broker leads it, as when a broker
-            // that stood still is fenced for seconds.
-            Err(error)
-                if (has_no_leader(&error) || is_away(&error)) && begun.elapsed() < ASK_TIMEOUT =>
-            {
-                std::thread::sleep(STOP_CHECK_INTERVAL);
-            }
-            Err(error) => {
-                return Err(Error::transient(format!(
-                    "Kafka does not tell the watermarks of {topic} {partition}"
-                ))
-                .caused_by(error));
-            }
-        }
-    }
-}
-
-fn has_no_leader(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::NotLeaderForPartition
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::UnknownPartition
-        )
-    )
-}
-
-/// Whether no broker is there, or the one that was asked is gone.
-fn is_away(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure)
-    )
+    offsets::watermarks(consumer.client(), topic, partition).map_err(|error| {
+        Error::transient(format!(
+            "Kafka does not tell the watermarks of {topic} {partition}"
+        ))
+        .caused_by(error)
+    })
 }
 
 /// # Errors

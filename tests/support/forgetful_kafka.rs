@@ -1,12 +1,12 @@
 //! A Kafka that says at times that it has no brokers, as a cluster does while its only one is fenced: a broker of its
 //! own behind a proxy, which it advertises and which takes the brokers out of its answers to Metadata. Shapes: Kafka's
-//! message definitions `MetadataRequest.json` and `MetadataResponse.json`, version 9 to 13. It can also be gone for a while right
-//! behind an answer.
+//! message definitions `MetadataRequest.json` and `MetadataResponse.json`, version 9 to 13. It can also be gone for a
+//! while right behind an answer.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,18 @@ struct State {
     forgets: AtomicBool,
     /// Answers without brokers so far.
     forgot: AtomicU32,
-    /// The next answer of so many bytes is the last one before it is gone; 0: none is.
-    last_answer: AtomicUsize,
-    /// Until when it is gone.
-    back: Mutex<Option<Instant>>,
+    leaving: Mutex<Leaving>,
+}
+
+/// Whether it is there.
+#[derive(Default)]
+enum Leaving {
+    #[default]
+    Stays,
+    /// It leaves right behind the next answer of so many bytes or more.
+    Behind(usize),
+    /// It has left, and is back then.
+    Until(Instant),
 }
 
 pub struct ForgetfulKafka {
@@ -45,8 +53,7 @@ impl ForgetfulKafka {
             broker: kafka.bootstrap.clone(),
             forgets: AtomicBool::new(false),
             forgot: AtomicU32::new(0),
-            last_answer: AtomicUsize::new(0),
-            back: Mutex::default(),
+            leaving: Mutex::default(),
         });
         let accepting = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -74,12 +81,12 @@ impl ForgetfulKafka {
 
     /// It is gone for two seconds right behind its next answer of at least so many bytes.
     pub fn leaves_behind_answer_of(&self, bytes: usize) {
-        self.state.last_answer.store(bytes, Ordering::SeqCst);
+        *self.state.leaving.lock().unwrap() = Leaving::Behind(bytes);
     }
 
     /// Whether it has been gone.
     pub fn has_been_gone(&self) -> bool {
-        self.state.back.lock().unwrap().is_some()
+        matches!(*self.state.leaving.lock().unwrap(), Leaving::Until(_))
     }
 
     /// Answers without brokers so far.
@@ -90,15 +97,14 @@ impl ForgetfulKafka {
 
 impl State {
     fn is_gone(&self) -> bool {
-        let back = *self.back.lock().unwrap();
-        back.is_some_and(|back| Instant::now() < back)
+        matches!(*self.leaving.lock().unwrap(), Leaving::Until(back) if Instant::now() < back)
     }
 
     /// Leaves if this answer is the one to leave behind.
     fn leave(&self, answer: usize) {
-        let last = self.last_answer.load(Ordering::SeqCst);
-        if last > 0 && answer >= last && self.last_answer.swap(0, Ordering::SeqCst) > 0 {
-            *self.back.lock().unwrap() = Some(Instant::now() + GONE);
+        let mut leaving = self.leaving.lock().unwrap();
+        if matches!(*leaving, Leaving::Behind(bytes) if answer >= bytes) {
+            *leaving = Leaving::Until(Instant::now() + GONE);
         }
     }
 

@@ -216,27 +216,23 @@ impl Walferry {
     pub fn arena_regions(&self) -> usize {
         const REGION: u64 = 64 << 20;
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap();
+        let parts: Vec<(u64, u64, &str)> = maps
+            .lines()
+            .map(|line| {
+                let (range, rest) = line.split_once(' ').unwrap();
+                let (from, to) = range.split_once('-').unwrap();
+                let address = |text| u64::from_str_radix(text, 16).unwrap();
+                (address(from), address(to), &rest[..4])
+            })
+            .collect();
         // A region is a part in use and, right behind it, a part that is only reserved.
-        let mut begins = None;
-        let mut regions = 0;
-        for line in maps.lines() {
-            let mut words = line.split_whitespace();
-            let (range, rights) = (words.next().unwrap(), words.next().unwrap());
-            let (from, to) = range.split_once('-').unwrap();
-            let address = |text| u64::from_str_radix(text, 16).unwrap();
-            let (from, to) = (address(from), address(to));
-            match rights {
-                "rw-p" if from % REGION == 0 => begins = Some((from, to)),
-                "---p"
-                    if begins.is_some_and(|(begin, end)| end == from && to - begin == REGION) =>
-                {
-                    regions += 1;
-                    begins = None;
-                }
-                _other => begins = None,
-            }
-        }
-        regions
+        let is_region = |pair: &&[(u64, u64, &str)]| {
+            let ((from, used, first), (reserved, to, second)) = (pair[0], pair[1]);
+            (first, second) == ("rw-p", "---p")
+                && (used, to) == (reserved, from + REGION)
+                && from % REGION == 0
+        };
+        parts.windows(2).filter(is_region).count()
     }
 
     fn status_bytes(&self, name: &str) -> u64 {

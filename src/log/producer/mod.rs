@@ -16,12 +16,9 @@ mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
 use rdkafka::topic_partition_list::Offset;
-use rdkafka::types::RDKafkaErrorCode;
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
@@ -67,12 +64,6 @@ pub struct Acked {
     /// Records acknowledged.
     pub count: u64,
 }
-
-/// How long a question to the broker may take.
-const ASK_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Time between two questions for a partition that has no leader yet.
-const LEADER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What librdkafka keeps a record beside key and value, for the bound of the queue.
 const RECORD_OVERHEAD_BYTES: usize = 256;
@@ -269,21 +260,9 @@ impl EpochProducer {
         let (topic, partition) = self.hand_over.topics.name(slot);
         let producer = Arc::clone(&self.clients()[0]);
         let asked = tokio::task::spawn_blocking(move || {
-            let by = Instant::now() + ASK_TIMEOUT;
-            loop {
-                let client = producer.client();
-                match client.fetch_watermarks(&topic, partition, ASK_TIMEOUT) {
-                    Ok(marks) => return Ok(marks),
-                    // A topic just made, or a leader that moved: the next question finds it.
-                    Err(error) if is_without_leader(&error) && Instant::now() < by => {
-                        std::thread::sleep(LEADER_INTERVAL);
-                    }
-                    Err(error) => {
-                        let what = format!("watermarks of {topic} {partition}");
-                        return Err(Error::transient(what).caused_by(error));
-                    }
-                }
-            }
+            offsets::watermarks(producer.client(), &topic, partition).map_err(|error| {
+                Error::transient(format!("watermarks of {topic} {partition}")).caused_by(error)
+            })
         });
         asked
             .await
@@ -353,18 +332,4 @@ impl Drop for EpochProducer {
             tracing::warn!(%error, "no thread to close a Kafka producer: closed in place");
         }
     }
-}
-
-/// Whether a partition has no leader, or another one than was asked.
-fn is_without_leader(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::NotLeaderForPartition
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::UnknownTopic
-        )
-    )
 }
