@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use walferry::config::{
     self, BuildIndexes, Durability, LogFormat, SchemaChanges, Settings, StdoutFrom, StoreSettings,
-    TakenIndexes, TlsMode,
+    TakenIndexes, TlsMode, VerifySettings,
 };
 use walferry::error::{Class, Error};
 
@@ -81,8 +81,7 @@ fn defaults_are_what_production_wants() {
         (store.indexes, store.build_indexes),
         (TakenIndexes::None, BuildIndexes::AfterRows)
     );
-    assert_eq!(store.verify_every, None);
-    assert_eq!(store.verify_max_rows_per_second, None);
+    assert_eq!(store.verify, VerifySettings::default());
     assert_eq!(store.postgres.connect_timeout, Duration::from_secs(10));
 }
 

@@ -2,14 +2,17 @@
 //! hands planned chunks to the applier.
 //!
 //! Batches grow with backlog: a chunk collects entries while the applier is busy, until the log has
-//! none ready or the budget is used up. An entry that finds the applier idle goes at once, and one in
-//! whose middle the budget is used up is the batch's last. After an error they are smaller (`careful`).
+//! none ready or the budget is used up. An entry that finds the applier idle goes at once, or, where the
+//! settings say so, once its batch has been collected for some time; one in whose middle the budget is used
+//! up is the batch's last. After an error they are smaller (`careful`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bug;
@@ -73,6 +76,8 @@ pub struct ReaderParts {
     pub wants: Wants,
     /// Budget of a chunk.
     pub batch_max_bytes: usize,
+    /// How long records wait for others of their batch.
+    pub batch_max_age: Duration,
     /// How many entries go into a batch.
     pub careful: Careful,
     /// What is to be passed over.
@@ -121,6 +126,7 @@ impl MainReader {
             builder,
             source: Partitions::new(parts.records, stop.clone()),
             batch: Batch::default(),
+            batch_max_age: parts.batch_max_age,
             stop: stop.clone(),
             parts: sender.clone(),
             tail: parts.tail,
@@ -207,6 +213,8 @@ struct Batch {
     at_target: bool,
     /// It ends with an epoch entry: a table may have another name behind it.
     epoch_ends: bool,
+    /// Since when it has records.
+    since: Option<Instant>,
 }
 
 impl Batch {
@@ -215,6 +223,13 @@ impl Batch {
     /// went on would be a follower transaction without end.
     fn is_due(&self, chunk_is_full: bool, max_entries: usize) -> bool {
         chunk_is_full || self.in_chunks || self.epoch_ends || self.entries >= max_entries
+    }
+
+    /// Until when it is collected before it goes to an idle applier; none: no longer. What an entry says of epochs
+    /// and copies does not wait.
+    fn collects_until(&self, max_age: Duration) -> Option<Instant> {
+        let collects = self.events.is_empty() && !max_age.is_zero();
+        self.since.filter(|_| collects).map(|since| since + max_age)
     }
 }
 
@@ -229,6 +244,7 @@ struct Reader {
     terms: Terms,
     wants: Wants,
     batch: Batch,
+    batch_max_age: Duration,
     careful: Careful,
     parts: mpsc::Sender<Result<Part>>,
     stop: CancellationToken,
@@ -252,6 +268,9 @@ impl Reader {
                 Next::Room => self.send_batch()?,
                 Next::Entry(offset, entry) => {
                     self.take_entry(offset, *entry)?;
+                    if self.batch.since.is_none() && !self.builder.is_empty() {
+                        self.batch.since = Some(Instant::now());
+                    }
                     let max_entries = self.careful.max_entries_at(offset);
                     if self.batch.is_due(self.builder.is_full(), max_entries) {
                         self.send_batch()?;
@@ -271,13 +290,20 @@ impl Reader {
             return Ok(Next::Entry(offset, Box::new(entry)));
         }
         let collected = self.batch.entries > 0;
+        let until = self.batch.collects_until(self.batch_max_age);
         let (tail, parts, stop) = (&mut self.tail, &self.parts, &self.stop);
+        let room = async {
+            if let Some(until) = until {
+                tokio::time::sleep_until(until).await;
+            }
+            parts.reserve().await.map(drop)
+        };
         self.handle.block_on(async {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(Cut::Stopped),
-                room = parts.reserve(), if collected => match room {
-                    Ok(_permit) => Ok(Next::Room),
+                room = room, if collected => match room {
+                    Ok(()) => Ok(Next::Room),
                     Err(_applier_gone) => Err(Cut::Stopped),
                 },
                 entry = tail.next() => {
@@ -443,8 +469,9 @@ impl Reader {
 mod tests {
     use super::*;
     use crate::error::Class;
-    use crate::model::Cursors;
+    use crate::log::commit_log::CopyBegin;
     use crate::model::checkpoint::LogPlace;
+    use crate::model::{Cursors, Epoch};
 
     fn part(is_end: bool) -> Part {
         let standing = Standing {
@@ -495,6 +522,26 @@ mod tests {
         assert!(batch.is_due(false, 2));
         batch.in_chunks = true;
         assert!(batch.is_due(false, 3));
+    }
+
+    #[test]
+    fn a_batch_is_collected_for_its_time_unless_it_tells_of_epochs_and_copies() {
+        let (age, since) = (Duration::from_secs(2), Instant::now());
+        let mut batch = Batch::default();
+        assert_eq!(batch.collects_until(age), None, "it has no records");
+        batch.since = Some(since);
+        assert_eq!(batch.collects_until(age), Some(since + age));
+        assert_eq!(batch.collects_until(Duration::ZERO), None);
+        let begins = CopyBegin {
+            epoch: Epoch(3),
+            number: 1,
+            tables: Vec::new(),
+            at: Some(Lsn(1)),
+            offsets: Default::default(),
+            indexes: Vec::new(),
+        };
+        batch.events.push((7, Entry::CopyBegin(begins)));
+        assert_eq!(batch.collects_until(age), None);
     }
 
     #[tokio::test]

@@ -520,6 +520,7 @@ fn start_reader(
         terms: terms.clone(),
         wants,
         batch_max_bytes: context.sink.batch_max_bytes,
+        batch_max_age: context.sink.batch_max_age,
         careful,
         skips,
     };

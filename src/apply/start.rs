@@ -156,11 +156,13 @@ pub async fn schemas(context: &SinkContext, terms: &Terms) -> Result<SharedSchem
 
 fn begins_at_end(context: &SinkContext) -> bool {
     match &context.sink.store {
-        StoreSettings::Postgres(_) => false,
         StoreSettings::Stdout(stdout) => match stdout.from {
             StdoutFrom::Now => true,
             StdoutFrom::Earliest => false,
         },
+        StoreSettings::Postgres(_) | StoreSettings::ClickHouse(_) | StoreSettings::MySql(_) => {
+            false
+        }
     }
 }
 

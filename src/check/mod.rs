@@ -155,6 +155,8 @@ pub async fn run(settings: &Settings) -> Report {
             StoreSettings::Postgres(store) => {
                 follower::look(sink, store, &facts, &mut report.part(&sink.name)).await;
             }
+            StoreSettings::ClickHouse(_store) => todo!(),
+            StoreSettings::MySql(_store) => todo!(),
             StoreSettings::Stdout(_) => report
                 .part(&sink.name)
                 .add("store", pass("standard output")),

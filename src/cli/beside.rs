@@ -25,7 +25,7 @@ use crate::log::progress::{self, ProgressReader};
 use crate::log::schemas::SchemaStore;
 use crate::log::topics::Topics;
 use crate::model::{Checkpoint, Lsn, TableName, TableSchema};
-use crate::sink::{self, Beside, Followed, FollowerCheckpoint, Found, Held, Mark, Stage};
+use crate::sink::{self, Beside, Followed, Found, Held, Mark, Stage, StoredCheckpoint};
 use crate::trace::Traces;
 
 /// A new follower that reaches within this time what the old one shows is close behind it. One without records to
@@ -108,6 +108,13 @@ fn store_of(sink: &SinkSettings) -> Result<&PostgresSinkSettings> {
                 sink.name
             ),
             "name a sink with a Postgres follower",
+        )),
+        StoreSettings::ClickHouse(_) | StoreSettings::MySql(_) => Err(Error::halt(
+            format!(
+                "{}: only a Postgres follower can be built in another database and take the old one's place",
+                sink.name
+            ),
+            "rebuild it without --beside; or give a second sink another database, let it catch up, and have readers go there",
         )),
         StoreSettings::Postgres(store) if !store.create_tables => Err(Error::halt(
             format!(
@@ -274,7 +281,7 @@ impl Work<'_> {
         }
     }
 
-    async fn follower(&self) -> Result<FollowerCheckpoint> {
+    async fn follower(&self) -> Result<Box<dyn StoredCheckpoint>> {
         sink::checkpoint(&self.settings.pipeline, &self.sink).await
     }
 
@@ -286,7 +293,7 @@ impl Work<'_> {
         let mut follower = self.follower().await.map_err(Failure::of)?;
         // It is there from the beginning, so that it can be watched.
         if follower.look().await.map_err(Failure::of)?.is_none() {
-            let begun = follower.replace(|version| orders::rebuilt(version, None));
+            let begun = follower.replace(Box::new(|version| orders::rebuilt(version, None)));
             begun.await.map_err(Failure::of)?;
         }
         let captured = log.now.ledger.captured().keys();
@@ -316,9 +323,12 @@ impl Work<'_> {
         let mut said = false;
         loop {
             let shown = self.beside.boundary().await?;
-            if self.reaches(&follower, shown, CLOSE).await? {
+            if self.reaches(follower.as_ref(), shown, CLOSE).await? {
                 let held = self.beside.hold().await?;
-                if self.reaches(&follower, held.boundary, HOLD_MAX).await? {
+                if self
+                    .reaches(follower.as_ref(), held.boundary, HOLD_MAX)
+                    .await?
+                {
                     return Ok(held);
                 }
             }
@@ -334,7 +344,7 @@ impl Work<'_> {
     /// Whether the new follower shows so much, with all tables, within this time.
     async fn reaches(
         &self,
-        follower: &FollowerCheckpoint,
+        follower: &dyn StoredCheckpoint,
         boundary: Lsn,
         within: Duration,
     ) -> Result<bool> {

@@ -13,10 +13,10 @@ use super::watch::{Process, Watch};
 use super::{Failure, beside, sink_of};
 use crate::apply::follow::Terms;
 use crate::apply::orders;
-use crate::config::{Settings, SinkSettings, StoreSettings};
+use crate::config::{Settings, SinkSettings};
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Lsn, TableName};
-use crate::sink::{self, FollowerCheckpoint};
+use crate::sink::{self, StoredCheckpoint};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -154,7 +154,7 @@ pub(super) async fn run(settings: &Settings, asked: Asked) -> Result<Option<Stri
     let mut follower = sink::checkpoint(&settings.pipeline, sink)
         .await
         .map_err(Failure::of)?;
-    let ordered = write(&mut follower, &asked, &log, &terms)
+    let ordered = write(follower.as_mut(), &asked, &log, &terms)
         .await
         .map_err(Failure::of)?;
     eprintln!("{}", ordered.said);
@@ -188,7 +188,7 @@ struct Ordered {
 
 /// Changes the follower's checkpoint.
 async fn write(
-    follower: &mut FollowerCheckpoint,
+    follower: &mut dyn StoredCheckpoint,
     asked: &Asked,
     log: &Log,
     terms: &Terms,
@@ -202,9 +202,8 @@ async fn write(
     match &asked.what {
         What::Rebuild => {
             log.reaches_target(&BTreeSet::new())?;
-            follower
-                .replace(|version| orders::rebuilt(version, target))
-                .await?;
+            let make = |version| orders::rebuilt(version, target);
+            follower.replace(Box::new(make)).await?;
             let until = target.map(|target| format!(", up to {target}"));
             let until = until.unwrap_or_default();
             Ok(Ordered {
@@ -220,10 +219,10 @@ async fn write(
                 .filter(|_| *fresh)
                 .map(|table| (table.clone(), log.now.ledger.of(table)))
                 .collect();
-            let revised = follower.revise(|known| {
+            let revised = follower.revise(Box::new(|known| {
                 let known = known.ok_or_else(|| without_checkpoint(sink))?;
                 orders::resynced(known, &tables, &refused, terms)
-            });
+            }));
             revised.await?;
             let what = match tables.len() {
                 1 => "one table is".to_owned(),
@@ -238,12 +237,12 @@ async fn write(
         What::Replay { from } => {
             let to = target.unwrap_or(Lsn::ZERO);
             let mut begins = Lsn::ZERO;
-            let revised = follower.revise(|known| {
+            let revised = follower.revise(Box::new(|known| {
                 let known = known.ok_or_else(|| without_checkpoint(sink))?;
                 log.reaches_target(&known.in_effect)?;
                 begins = known.boundary();
                 orders::moved(known, (*from, to), sink, terms)
-            });
+            }));
             revised.await?;
             Ok(Ordered {
                 tables: all,
@@ -273,9 +272,7 @@ fn without_checkpoint(sink: &str) -> Error {
 
 /// Lets a follower that was to stop at a position follow again; `false` when it was not, or cannot be asked.
 pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool, Failure> {
-    let named = |sink: &&SinkSettings| {
-        sink.name == name && matches!(sink.store, StoreSettings::Postgres(_))
-    };
+    let named = |sink: &&SinkSettings| sink.name == name && sink.is_follower();
     let Some(sink) = settings.sinks.iter().find(named) else {
         return Ok(false);
     };
@@ -287,11 +284,11 @@ pub(super) async fn resume(settings: &Settings, name: &str) -> Result<bool, Fail
     if !is_to_stop(&follower.look().await.map_err(Failure::of)?) {
         return Ok(false);
     }
-    let revised = follower.revise(|known| {
+    let revised = follower.revise(Box::new(|known| {
         known.and_then(orders::resumed).ok_or_else(|| {
             Error::transient("the follower was resumed by somebody else this moment")
         })
-    });
+    }));
     revised.await.map_err(Failure::of)?;
     // It may have halted on its way there.
     Process::of(settings, &sink.name)?.wake().await;

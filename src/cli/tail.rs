@@ -1,6 +1,7 @@
 //! `walferry tail`: a sink worker of its own over standard output.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,7 @@ pub(super) fn context(
             exclude: Vec::new(),
             batch_max_bytes: defaults::SINK_BATCH,
             fetch_max_bytes: defaults::FETCH,
+            batch_max_age: Duration::ZERO,
         },
         instance,
         kafka: settings.kafka,

@@ -68,7 +68,7 @@ pub(super) async fn run(settings: &Settings, asked: &Asked) -> Result<(), Failur
             follower,
             tables: &tables,
             patience: asked.patience,
-            max_rows_per_second: rate.or(follower.verify_max_rows_per_second),
+            max_rows_per_second: rate.or(follower.verify.max_rows_per_second),
         };
         let mut report = compare(pair, asked).await?;
         if asked.repair {

@@ -12,7 +12,7 @@ use crate::apply::rebuilding;
 use crate::config::{Secret, Settings, SinkSettings};
 use crate::error::{Class, Error, Result};
 use crate::model::{Checkpoint, Lsn, TableName};
-use crate::sink::{self, FollowerCheckpoint};
+use crate::sink::{self, StoredCheckpoint};
 use crate::status::{RebuildProgress, State};
 
 /// How often the follower is looked at.
@@ -77,7 +77,7 @@ pub(super) struct Watch<'a> {
     /// The sink whose follower it is.
     pub sink: &'a SinkSettings,
     /// The follower's checkpoint.
-    pub follower: FollowerCheckpoint,
+    pub follower: Box<dyn StoredCheckpoint>,
     /// The walferry that may run the sink; none: this very process does.
     pub process: Option<&'a Process>,
     /// Which tables the sink takes.

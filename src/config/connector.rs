@@ -10,12 +10,18 @@ use super::values::{is_connector_name, is_slot_name, is_table_pattern, print_siz
 use super::{
     BuildIndexes, PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, Settings,
     SinkSettings, SourceSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings,
-    TakenIndexes, TlsMode, TlsSettings, defaults, raw,
+    TakenIndexes, TlsMode, TlsSettings, VerifySettings, clickhouse, defaults, mysql, raw,
 };
 use crate::error::{Error, Result};
 use crate::postgres::{UrlTls, split_tls};
 
-const KINDS: [&str; 3] = ["postgres-source", "postgres", "stdout"];
+const KINDS: [&str; 5] = [
+    "postgres-source",
+    "postgres",
+    "clickhouse",
+    "mysql",
+    "stdout",
+];
 
 const URL_FORM: &str = "write postgres://user:password@host:5432/database, with @ : / % and # in a password percent-encoded, or host=… port=… user=… password=… dbname=…";
 
@@ -71,6 +77,8 @@ pub(super) fn connector(settings: &mut Settings, name: &str, path: &Path) -> Res
             settings.source = Some(source(&document, name, settings)?);
         }
         "postgres" => settings.sinks.push(postgres_sink(&document, name)?),
+        "clickhouse" => settings.sinks.push(clickhouse::sink(&document, name)?),
+        "mysql" => settings.sinks.push(mysql::sink(&document, name)?),
         "stdout" => settings.sinks.push(stdout_sink(&document, name)?),
         _other => {
             let near = nearest(&kind, &KINDS).unwrap_or("postgres");
@@ -229,37 +237,11 @@ fn check_schedule(document: &Document, source: &SourceSettings, retention: Durat
 fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
     let raw: raw::PostgresSink = document.parse()?;
     let (include, exclude) = tables(document, raw.tables)?;
-    let statement_timeout = duration(
-        document,
-        "statement_timeout",
-        raw.statement_timeout,
-        defaults::STATEMENT_TIMEOUT,
-        (Duration::from_secs(1), Duration::from_secs(24 * 3600)),
-    )?;
-    let second = Duration::from_secs(1);
-    let bounds = (second, 365 * 86_400 * second);
-    let verify_every = optional_duration(document, "verify_every", raw.verify_every, bounds)?;
-    let rate = raw.verify_max_rows_per_second.map(|rows| {
-        let key = "verify_max_rows_per_second";
-        number(document, key, Some(rows), rows, 1, 1_000_000_000)
-    });
-    let rate = rate.transpose()?.map(u64::from);
-    let verify_max_rows_per_second = rate.and_then(NonZeroU64::new);
     let store = PostgresSinkSettings {
         postgres: postgres(document, raw.url, raw.tls, raw.connect_timeout)?,
         create_tables: raw.create_tables.unwrap_or(true),
-        schema_changes: choice(
-            document,
-            "schema_changes",
-            raw.schema_changes,
-            SchemaChanges::Follow,
-            &[
-                ("follow", SchemaChanges::Follow),
-                ("compatible", SchemaChanges::Compatible),
-                ("halt", SchemaChanges::Halt),
-            ],
-        )?,
-        statement_timeout,
+        schema_changes: schema_changes(document, raw.schema_changes)?,
+        statement_timeout: statement_timeout(document, raw.statement_timeout)?,
         indexes: choice(
             document,
             "indexes",
@@ -281,8 +263,7 @@ fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
                 ("with-rows", BuildIndexes::WithRows),
             ],
         )?,
-        verify_every,
-        verify_max_rows_per_second,
+        verify: verify(document, raw.verify_every, raw.verify_max_rows_per_second)?,
     };
     Ok(SinkSettings {
         name: name.to_owned(),
@@ -301,6 +282,52 @@ fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
             raw.fetch_max_bytes,
             defaults::FETCH,
         )?,
+        batch_max_age: Duration::ZERO,
+    })
+}
+
+/// `schema_changes` of a sink.
+pub(super) fn schema_changes(document: &Document, text: Option<String>) -> Result<SchemaChanges> {
+    choice(
+        document,
+        "schema_changes",
+        text,
+        SchemaChanges::Follow,
+        &[
+            ("follow", SchemaChanges::Follow),
+            ("compatible", SchemaChanges::Compatible),
+            ("halt", SchemaChanges::Halt),
+        ],
+    )
+}
+
+/// `statement_timeout` of a sink.
+pub(super) fn statement_timeout(document: &Document, value: Option<raw::Span>) -> Result<Duration> {
+    duration(
+        document,
+        "statement_timeout",
+        value,
+        defaults::STATEMENT_TIMEOUT,
+        (Duration::from_secs(1), Duration::from_secs(24 * 3600)),
+    )
+}
+
+/// `verify_every` and `verify_max_rows_per_second` of a sink.
+pub(super) fn verify(
+    document: &Document,
+    every: Option<raw::Span>,
+    max_rows_per_second: Option<u32>,
+) -> Result<VerifySettings> {
+    let second = Duration::from_secs(1);
+    let bounds = (second, 365 * 86_400 * second);
+    let rate = max_rows_per_second.map(|rows| {
+        let key = "verify_max_rows_per_second";
+        number(document, key, Some(rows), rows, 1, 1_000_000_000)
+    });
+    let rate = rate.transpose()?.map(u64::from);
+    Ok(VerifySettings {
+        every: optional_duration(document, "verify_every", every, bounds)?,
+        max_rows_per_second: rate.and_then(NonZeroU64::new),
     })
 }
 
@@ -334,6 +361,7 @@ fn stdout_sink(document: &Document, name: &str) -> Result<SinkSettings> {
             raw.fetch_max_bytes,
             defaults::FETCH,
         )?,
+        batch_max_age: Duration::ZERO,
     })
 }
 
@@ -378,7 +406,7 @@ fn postgres(
 }
 
 /// TLS may be said in the url, as libpq does, or under `[tls]`; each key in one place only.
-fn tls(document: &Document, raw: raw::Tls, of_url: UrlTls) -> Result<TlsSettings> {
+pub(super) fn tls(document: &Document, raw: raw::Tls, of_url: UrlTls) -> Result<TlsSettings> {
     let own = [
         (
             "tls.mode",
@@ -462,7 +490,7 @@ fn readable(document: &Document, key: &str, path: Option<PathBuf>) -> Result<Opt
     }
 }
 
-fn tables(document: &Document, raw: raw::Tables) -> Result<(Vec<String>, Vec<String>)> {
+pub(super) fn tables(document: &Document, raw: raw::Tables) -> Result<(Vec<String>, Vec<String>)> {
     let include = raw.include.unwrap_or_else(|| vec!["*.*".to_owned()]);
     let exclude = raw.exclude.unwrap_or_default();
     if include.is_empty() {

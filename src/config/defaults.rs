@@ -18,9 +18,9 @@ pub const COPY_GROUP: usize = 1 << 30;
 pub const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `epoch_max` of a source.
 pub const EPOCH_MAX: Duration = Duration::from_secs(86_400);
-/// `connect_timeout` of every Postgres connection.
+/// `connect_timeout` of every connection to a database.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// `statement_timeout` of a Postgres sink.
+/// `statement_timeout` of a sink.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(300);
 /// `batch_max_bytes` of a source.
 pub const SOURCE_BATCH: usize = 4 << 20;
@@ -28,6 +28,10 @@ pub const SOURCE_BATCH: usize = 4 << 20;
 pub const QUEUE: usize = 32 << 20;
 /// `batch_max_bytes` of a sink.
 pub const SINK_BATCH: usize = 8 << 20;
+/// `batch_max_bytes` of a ClickHouse sink.
+pub const CLICKHOUSE_BATCH: usize = 32 << 20;
+/// `batch_max_age` of a ClickHouse sink.
+pub const CLICKHOUSE_BATCH_AGE: Duration = Duration::from_secs(1);
 /// `fetch_max_bytes` of a sink.
 pub const FETCH: usize = 16 << 20;
 /// Smallest size that can be set.

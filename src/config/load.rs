@@ -321,10 +321,13 @@ fn log(document: &Document, raw: raw::Log) -> Result<LogSettings> {
 fn one_follower_one_sink(settings: &Settings, directory: &Path) -> Result<()> {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     for sink in &settings.sinks {
-        let StoreSettings::Postgres(store) = &sink.store else {
-            continue;
+        let url = match &sink.store {
+            StoreSettings::Postgres(store) => &store.postgres.url,
+            StoreSettings::ClickHouse(store) => &store.server.url.written,
+            StoreSettings::MySql(store) => &store.server.url.written,
+            StoreSettings::Stdout(_) => continue,
         };
-        if let Some(first) = seen.insert(store.postgres.url.reveal(), &sink.name) {
+        if let Some(first) = seen.insert(url.reveal(), &sink.name) {
             return Err(Error::halt(
                 format!(
                     "{}: {}.toml has the same url as {first}.toml",

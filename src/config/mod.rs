@@ -2,14 +2,20 @@
 //! connection is opened; past this module nobody re-checks.
 
 mod checks;
+mod clickhouse;
 mod connector;
 pub mod defaults;
 mod document;
 mod load;
+mod mysql;
 mod raw;
+mod server_url;
 pub mod values;
 
+pub use clickhouse::{ClickHouseMode, ClickHouseSinkSettings, Layout};
 pub use load::{MAIN_FILE, load};
+pub use mysql::MySqlSinkSettings;
+pub use server_url::{ServerSettings, ServerUrl};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -233,6 +239,8 @@ pub struct SinkSettings {
     pub batch_max_bytes: usize,
     /// Memory for records fetched ahead.
     pub fetch_max_bytes: usize,
+    /// How long a batch is collected before it is applied, unless it is full before; zero: not at all.
+    pub batch_max_age: Duration,
 }
 
 /// What a follower takes of what the leader has beside keys.
@@ -260,8 +268,21 @@ pub enum BuildIndexes {
 pub enum StoreSettings {
     /// `kind = "postgres"`.
     Postgres(PostgresSinkSettings),
+    /// `kind = "clickhouse"`.
+    ClickHouse(ClickHouseSinkSettings),
+    /// `kind = "mysql"`: MySQL and MariaDB.
+    MySql(MySqlSinkSettings),
     /// `kind = "stdout"`: JSON lines.
     Stdout(StdoutSinkSettings),
+}
+
+/// When and how fast a follower is compared with the leader, as its settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifySettings {
+    /// How often it is compared with the leader; none: never.
+    pub every: Option<Duration>,
+    /// How many rows of each server a comparison reads a second at most; none: as fast as they can.
+    pub max_rows_per_second: Option<NonZeroU64>,
 }
 
 /// A Postgres follower.
@@ -279,18 +300,40 @@ pub struct PostgresSinkSettings {
     pub indexes: TakenIndexes,
     /// When a copied table gets its indexes.
     pub build_indexes: BuildIndexes,
-    /// How often it is compared with the leader; none: never.
-    pub verify_every: Option<Duration>,
-    /// How many rows of each server a comparison reads a second at most; none: as fast as they can.
-    pub verify_max_rows_per_second: Option<NonZeroU64>,
+    /// When and how fast it is compared with the leader.
+    pub verify: VerifySettings,
 }
 
 impl SinkSettings {
     /// Whether tables that the leader renames or drops are renamed and dropped on the follower as well.
     pub fn moves_tables(&self) -> bool {
+        let schema_changes = match &self.store {
+            StoreSettings::Postgres(store) => store.schema_changes,
+            StoreSettings::ClickHouse(store) => store.schema_changes,
+            StoreSettings::MySql(store) => store.schema_changes,
+            StoreSettings::Stdout(_) => return false,
+        };
+        schema_changes == SchemaChanges::Follow
+    }
+
+    /// Whether the store keeps rows and a checkpoint; one that only shows the stream has nothing to be rebuilt or
+    /// compared.
+    pub fn is_follower(&self) -> bool {
         match &self.store {
-            StoreSettings::Postgres(store) => store.schema_changes == SchemaChanges::Follow,
+            StoreSettings::Postgres(_) | StoreSettings::ClickHouse(_) | StoreSettings::MySql(_) => {
+                true
+            }
             StoreSettings::Stdout(_) => false,
+        }
+    }
+
+    /// When and how fast it is compared with the leader.
+    pub fn verify(&self) -> VerifySettings {
+        match &self.store {
+            StoreSettings::Postgres(store) => store.verify,
+            StoreSettings::ClickHouse(store) => store.verify,
+            StoreSettings::MySql(store) => store.verify,
+            StoreSettings::Stdout(_) => VerifySettings::default(),
         }
     }
 }
@@ -347,7 +390,9 @@ pub fn all_keys() -> Vec<(&'static str, String)> {
             all.push((file, name));
         }
     };
-    let sections = ["kafka", "http", "log", "otlp", "tls", "tables", "copy"];
+    let sections = [
+        "kafka", "http", "log", "otlp", "tls", "tables", "copy", "layout",
+    ];
     let plain = |keys: &[&'static str]| -> Vec<&'static str> {
         let keys = keys.iter().copied();
         keys.filter(|key| !sections.contains(key)).collect()
@@ -360,6 +405,8 @@ pub fn all_keys() -> Vec<(&'static str, String)> {
     for (kind, keys) in [
         ("postgres-source", raw::keys::<raw::Source>()),
         ("postgres", raw::keys::<raw::PostgresSink>()),
+        ("clickhouse", raw::keys::<raw::ClickHouseSink>()),
+        ("mysql", raw::keys::<raw::MySqlSink>()),
         ("stdout", raw::keys::<raw::StdoutSink>()),
     ] {
         add(kind, "", &plain(keys));
@@ -367,6 +414,7 @@ pub fn all_keys() -> Vec<(&'static str, String)> {
             ("tls", raw::keys::<raw::Tls>()),
             ("tables", raw::keys::<raw::Tables>()),
             ("copy", raw::keys::<raw::Copy>()),
+            ("layout", raw::keys::<raw::Layout>()),
         ] {
             if keys.contains(&section) {
                 add(kind, section, inner);

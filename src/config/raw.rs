@@ -1,6 +1,8 @@
 //! The files as they are written. Every field is optional here; what is needed, what it may be and
 //! what it is otherwise is decided in `load`.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -101,6 +103,68 @@ pub(super) struct PostgresSink {
     pub(super) statement_timeout: Option<Span>,
     pub(super) indexes: Option<String>,
     pub(super) build_indexes: Option<String>,
+    pub(super) verify_every: Option<Span>,
+    pub(super) verify_max_rows_per_second: Option<u32>,
+    #[serde(default)]
+    pub(super) tables: Tables,
+    pub(super) batch_max_bytes: Option<Size>,
+    pub(super) fetch_max_bytes: Option<Size>,
+}
+
+/// `kind = "clickhouse"`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClickHouseSink {
+    #[serde(rename = "kind")]
+    pub(super) _kind: String,
+    pub(super) url: Option<String>,
+    #[serde(default)]
+    pub(super) tls: Tls,
+    pub(super) connect_timeout: Option<Span>,
+    pub(super) statement_timeout: Option<Span>,
+    pub(super) mode: Option<String>,
+    pub(super) create_tables: Option<bool>,
+    pub(super) schema_changes: Option<String>,
+    #[serde(default)]
+    pub(super) databases: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) columns: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) layout: BTreeMap<String, Layout>,
+    pub(super) verify_every: Option<Span>,
+    pub(super) verify_max_rows_per_second: Option<u32>,
+    #[serde(default)]
+    pub(super) tables: Tables,
+    pub(super) batch_max_bytes: Option<Size>,
+    pub(super) batch_max_age: Option<Span>,
+    pub(super) fetch_max_bytes: Option<Size>,
+}
+
+/// `[layout."schema.table"]` of a ClickHouse sink.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Layout {
+    pub(super) order_by: Option<Vec<String>>,
+    pub(super) partition_by: Option<String>,
+}
+
+/// `kind = "mysql"`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MySqlSink {
+    #[serde(rename = "kind")]
+    pub(super) _kind: String,
+    pub(super) url: Option<String>,
+    #[serde(default)]
+    pub(super) tls: Tls,
+    pub(super) connect_timeout: Option<Span>,
+    pub(super) statement_timeout: Option<Span>,
+    pub(super) create_tables: Option<bool>,
+    pub(super) schema_changes: Option<String>,
+    #[serde(default)]
+    pub(super) databases: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) columns: BTreeMap<String, String>,
     pub(super) verify_every: Option<Span>,
     pub(super) verify_max_rows_per_second: Option<u32>,
     #[serde(default)]

@@ -3,13 +3,16 @@
 //! A store with transactions applies every batch and its checkpoint in one transaction. It decides
 //! nothing about order or validity; the sink worker (`apply/`) has done that.
 
+pub mod databases;
 pub mod postgres;
 pub mod stdout;
+mod stored;
 
 pub use postgres::{
     Beside, Followed, FollowerCheckpoint, Found, Held, Lender, Mark, Readiness, Shown, Stage,
     StandingStill, checkpoint_in,
 };
+pub use stored::{Make, Revise, StoredCheckpoint};
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -219,6 +222,8 @@ pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dy
                 postgres::PostgresSink::new(pipeline, &settings.name, instance, store.clone());
             Box::new(sink.taking(selection))
         }
+        StoreSettings::ClickHouse(_store) => todo!(),
+        StoreSettings::MySql(_store) => todo!(),
         StoreSettings::Stdout(store) => Box::new(stdout::StdoutSink::new(store.clone())),
     }
 }
@@ -227,18 +232,24 @@ pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dy
 ///
 /// # Errors
 /// Halt when the store keeps none; else as [`FollowerCheckpoint::open`].
-pub async fn checkpoint(pipeline: &str, settings: &SinkSettings) -> Result<FollowerCheckpoint> {
+pub async fn checkpoint(
+    pipeline: &str,
+    settings: &SinkSettings,
+) -> Result<Box<dyn StoredCheckpoint>> {
+    let selection = Selection::new(&settings.include, &settings.exclude);
     match &settings.store {
         StoreSettings::Postgres(store) => {
-            let selection = Selection::new(&settings.include, &settings.exclude);
-            FollowerCheckpoint::open(pipeline, &settings.name, store, selection).await
+            let opened = FollowerCheckpoint::open(pipeline, &settings.name, store, selection);
+            Ok(Box::new(opened.await?))
         }
+        StoreSettings::ClickHouse(_store) => todo!(),
+        StoreSettings::MySql(_store) => todo!(),
         StoreSettings::Stdout(_) => Err(Error::halt(
             format!(
                 "{}: a sink that only shows changes has no follower",
                 settings.name
             ),
-            "name a sink with a Postgres follower",
+            "name a sink with a follower",
         )),
     }
 }
@@ -272,6 +283,8 @@ pub async fn order(
         StoreSettings::Postgres(store) => {
             postgres::order(pipeline, &settings.name, store, position, order).await
         }
+        StoreSettings::ClickHouse(_store) => todo!(),
+        StoreSettings::MySql(_store) => todo!(),
         StoreSettings::Stdout(_) => Err(Error::halt(
             format!(
                 "{}: a sink that only shows changes refuses none",

@@ -19,7 +19,7 @@ use crate::config::PostgresSettings;
 use crate::error::{Class, Error, Result};
 use crate::killpoint::{self, Point};
 use crate::model::{Hold, Lsn, TableName};
-use crate::sink::{FollowerCheckpoint, checkpoint_in};
+use crate::sink::{FollowerCheckpoint, StoredCheckpoint, checkpoint_in};
 use crate::source::catalog::CatalogTable;
 use crate::source::connection::{CreatedSlot, ReplicationConnection, SystemIdentity};
 use crate::source::copy::begin_with;

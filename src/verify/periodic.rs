@@ -33,10 +33,7 @@ impl Periodic {
         view: &Arc<Shared<SinkView>>,
         stop: CancellationToken,
     ) -> Option<Periodic> {
-        let every = match &sink.store {
-            StoreSettings::Postgres(store) => store.verify_every?,
-            StoreSettings::Stdout(_) => return None,
-        };
+        let every = sink.verify().every?;
         let Some(source) = &settings.source else {
             tracing::warn!(
                 sink = sink.name,
@@ -91,7 +88,7 @@ impl Periodic {
             follower,
             tables: &Selection::new(&["*.*".to_owned()], &[]),
             patience: PATIENCE,
-            max_rows_per_second: follower.verify_max_rows_per_second,
+            max_rows_per_second: follower.verify.max_rows_per_second,
         };
         run(pair, &|_progress| {}).await
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use walferry::config::{
     BuildIndexes, PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, TakenIndexes,
-    TlsMode, TlsSettings,
+    TlsMode, TlsSettings, VerifySettings,
 };
 use walferry::error::{Class, Error, Result};
 use walferry::model::batch::Step;
@@ -116,8 +116,7 @@ pub fn sink_settings(user: &str, database: &str) -> PostgresSinkSettings {
         indexes: TakenIndexes::None,
         build_indexes: BuildIndexes::AfterRows,
         statement_timeout: Duration::from_secs(60),
-        verify_every: None,
-        verify_max_rows_per_second: None,
+        verify: VerifySettings::default(),
     }
 }
 

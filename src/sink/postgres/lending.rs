@@ -314,6 +314,7 @@ const FROM_LEADER: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::VerifySettings;
     use crate::config::{PostgresSettings, Secret, TlsMode, TlsSettings};
     use crate::error::Class;
     use crate::model::checkpoint::LogPlace;
@@ -347,8 +348,7 @@ mod tests {
                 statement_timeout: std::time::Duration::from_secs(1),
                 indexes: crate::config::TakenIndexes::All,
                 build_indexes: crate::config::BuildIndexes::AfterRows,
-                verify_every: None,
-                verify_max_rows_per_second: None,
+                verify: VerifySettings::default(),
             },
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use async_trait::async_trait;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Transaction};
 
@@ -11,6 +12,7 @@ use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Selection, TableName};
 use crate::postgres::{classify, connect};
+use crate::sink::{Make, Revise, StoredCheckpoint};
 
 /// The lock keeps the sink from a durable step meanwhile.
 pub(super) const LOCK: &str = "SELECT version, state::text FROM walferry.checkpoint \
@@ -86,19 +88,27 @@ impl FollowerCheckpoint {
         })
     }
 
-    /// What the follower says of itself now; none when the sink has never run there.
-    ///
-    /// # Errors
-    /// As [`checkpoint_in`].
-    pub async fn look(&self) -> Result<Option<Checkpoint>> {
+    async fn write(
+        &mut self,
+        make: impl FnOnce(Option<&Row>) -> Result<Checkpoint> + Send,
+    ) -> Result<Checkpoint> {
+        lay_out(&self.client).await?;
+        let transaction = self.client.transaction().await.map_err(failed)?;
+        let (pipeline, sink) = (&self.pipeline, &self.sink);
+        let row = lock(&transaction, pipeline, sink).await.map_err(failed)?;
+        let next = make(row.as_ref())?;
+        put(transaction, (pipeline, sink, &self.selection), &next).await?;
+        Ok(next)
+    }
+}
+
+#[async_trait]
+impl StoredCheckpoint for FollowerCheckpoint {
+    async fn look(&self) -> Result<Option<Checkpoint>> {
         checkpoint_in(&self.client, &self.pipeline, &self.sink).await
     }
 
-    /// How many indexes of these tables are still to be built.
-    ///
-    /// # Errors
-    /// As [`FollowerCheckpoint::look`].
-    pub async fn indexes_left(&self, tables: &BTreeSet<TableName>) -> Result<usize> {
+    async fn indexes_left(&self, tables: &BTreeSet<TableName>) -> Result<usize> {
         let (schemas, names): (Vec<&str>, Vec<&str>) = tables
             .iter()
             .map(|table| (table.schema.as_str(), table.name.as_str()))
@@ -112,47 +122,18 @@ impl FollowerCheckpoint {
         Ok(usize::try_from(left).unwrap_or(0))
     }
 
-    /// Replaces the checkpoint by what `revise` makes of it, between two durable steps of the sink; waits
-    /// for the one under way.
-    ///
-    /// # Errors
-    /// Those of `revise`, which then has changed nothing; else as [`FollowerCheckpoint::look`].
-    pub async fn revise(
-        &mut self,
-        revise: impl FnOnce(Option<&Checkpoint>) -> Result<Checkpoint>,
-    ) -> Result<Checkpoint> {
+    async fn revise(&mut self, revise: Revise<'_>) -> Result<Checkpoint> {
         self.write(|row| revise(row.map(parse).transpose()?.as_ref()))
             .await
     }
 
-    /// The same without looking at what it replaces, which may be unreadable: only at its version, if the
-    /// sink has run there.
-    ///
-    /// # Errors
-    /// As [`FollowerCheckpoint::look`].
-    pub async fn replace(
-        &mut self,
-        make: impl FnOnce(Option<i64>) -> Checkpoint,
-    ) -> Result<Checkpoint> {
+    async fn replace(&mut self, make: Make<'_>) -> Result<Checkpoint> {
         self.write(|row| {
             Ok(make(
                 row.map(|row| row.try_get(0)).transpose().map_err(failed)?,
             ))
         })
         .await
-    }
-
-    async fn write(
-        &mut self,
-        make: impl FnOnce(Option<&Row>) -> Result<Checkpoint>,
-    ) -> Result<Checkpoint> {
-        lay_out(&self.client).await?;
-        let transaction = self.client.transaction().await.map_err(failed)?;
-        let (pipeline, sink) = (&self.pipeline, &self.sink);
-        let row = lock(&transaction, pipeline, sink).await.map_err(failed)?;
-        let next = make(row.as_ref())?;
-        put(transaction, (pipeline, sink, &self.selection), &next).await?;
-        Ok(next)
     }
 }
 
