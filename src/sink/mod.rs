@@ -3,6 +3,7 @@
 //! A store with transactions applies every batch and its checkpoint in one transaction. It decides
 //! nothing about order or validity; the sink worker (`apply/`) has done that.
 
+pub mod clickhouse;
 pub mod databases;
 pub mod postgres;
 pub mod stdout;

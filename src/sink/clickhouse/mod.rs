@@ -1,0 +1,3 @@
+//! ClickHouse followers.
+mod row_binary;
+mod types;
