@@ -45,6 +45,8 @@ pub enum Point {
     BeforeBegin,
     /// Sink: a part of a transaction is applied, more of it follows.
     ChunkApplied,
+    /// Sink, ClickHouse: rows of one table are inserted, those of others and the checkpoint are not.
+    RowsInserted,
     /// Sink: all changes of a batch are applied and not committed.
     BeforeCommit,
     /// Sink, Postgres: COMMIT was sent and is not answered.
@@ -77,7 +79,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 33] = [
+    pub const ALL: [Point; 34] = [
         Point::TopicsMade,
         Point::PublicationMade,
         Point::SlotMade,
@@ -97,6 +99,7 @@ impl Point {
         Point::CopyEnded,
         Point::BeforeBegin,
         Point::ChunkApplied,
+        Point::RowsInserted,
         Point::BeforeCommit,
         Point::CommitSent,
         Point::AfterCommit,

@@ -205,6 +205,7 @@ fn planning(load: Load) -> Box<dyn FnMut()> {
         schema,
         rows,
         changes,
+        times_ms: Vec::new(),
     });
     let mut planned = None;
     Box::new(move || {

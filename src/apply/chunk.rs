@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, NEW_PIPELINE, Result};
-use crate::log::codec::RecordDecoder;
+use crate::log::codec::{RecordDecoder, commit_time_ms};
 use crate::log::header::RecordHeader;
 use crate::log::records::Record;
 use crate::model::{
@@ -144,6 +144,8 @@ pub struct ChunkBuilder {
     changes: u64,
     max_changes: u64,
     half_a_move: bool,
+    /// Whether commit times are noted.
+    keeps_times: bool,
     skips: Skips,
     skipped: Vec<Skipped>,
     /// The first half of a MOVE was passed over: its second half follows.
@@ -162,6 +164,7 @@ impl ChunkBuilder {
             changes: 0,
             max_changes: u64::MAX,
             half_a_move: false,
+            keeps_times: false,
             skips: Skips::new(),
             skipped: Vec::new(),
             skipping_a_move: false,
@@ -171,6 +174,11 @@ impl ChunkBuilder {
     /// Passes over the changes at these positions from now on; a MOVE is named by either half.
     pub fn skip(&mut self, skips: Skips) {
         self.skips = skips;
+    }
+
+    /// Notes when changes were committed, from now on.
+    pub fn keep_times(&mut self) {
+        self.keeps_times = true;
     }
 
     /// What was passed over since the last call.
@@ -221,7 +229,12 @@ impl ChunkBuilder {
         }
         let open = self.open(slot, header, decoders)?;
         let (index, decoder) = (open.index, open.decoder.clone());
-        let TableChanges { rows, changes, .. } = &mut self.tables[index];
+        let TableChanges {
+            rows,
+            changes,
+            times_ms,
+            ..
+        } = &mut self.tables[index];
         let before_bytes = rows.size_bytes();
         let mut change = decoder.value(header.position, &held.value, rows)?;
         if held.is_moved {
@@ -232,6 +245,9 @@ impl ChunkBuilder {
         }
         self.half_a_move = change.moved.is_some() && change.op == Op::Delete;
         changes.push(change);
+        if self.keeps_times {
+            times_ms.push(commit_time_ms(&held.value).unwrap_or_default());
+        }
         self.size_bytes += rows.size_bytes() - before_bytes + size_of::<Change>();
         self.changes += 1;
         Ok(())
@@ -254,6 +270,7 @@ impl ChunkBuilder {
             // The second half: the first one is the table's last change.
             Some(open) if is_moved && self.half_a_move => {
                 self.tables[open.index].changes.pop();
+                self.tables[open.index].times_ms.pop();
                 self.changes -= 1;
                 self.half_a_move = false;
             }
@@ -288,6 +305,7 @@ impl ChunkBuilder {
                 rows: Rows::new(schema.columns.len()),
                 schema: schema.clone(),
                 changes: Vec::new(),
+                times_ms: Vec::new(),
             });
             *open = Some(Open {
                 index: self.tables.len() - 1,

@@ -173,6 +173,9 @@ impl<R: Records, E: Entries> Loader<R, E> {
     /// Goes on where the durable join is.
     pub fn new(parts: LoaderParts<R, E>) -> Self {
         let mut builder = ChunkBuilder::new(parts.batch_max_bytes);
+        if parts.wants == Wants::Changes {
+            builder.keep_times();
+        }
         let mut rows = Vec::new();
         for table in &parts.join.tables {
             let topic = parts.terms.topics.copy(table);

@@ -44,6 +44,7 @@ pub fn plan(table: TableChanges) -> Result<TablePlan> {
         schema,
         mut rows,
         changes,
+        times_ms: _,
     } = table;
     let at = |change: Option<&Change>| change.map_or(NOWHERE, |change| change.position);
     let (first, last) = (at(changes.first()), at(changes.last()));

@@ -120,6 +120,9 @@ impl MainReader {
         let (sender, receiver) = mpsc::channel(1);
         let mut builder = ChunkBuilder::new(parts.batch_max_bytes);
         builder.skip(parts.skips);
+        if parts.wants == Wants::Changes {
+            builder.keep_times();
+        }
         let reader = Reader {
             handle: Handle::current(),
             topics: parts.standing.topics(&parts.terms),

@@ -300,10 +300,16 @@ impl Session<'_> {
 
     async fn apply_loaded(&mut self, loaded: &mut Loaded, in_chunks: bool) -> Result<()> {
         let mut written = RowCounts::default();
+        let mut here: BTreeMap<&TableName, u64> = BTreeMap::new();
         for rows in &loaded.rows {
-            self.sink.load(rows).await?;
-            written.inserted +=
-                u64::try_from(rows.changes.len()).expect("a count of things in memory");
+            let table = &rows.schema.table;
+            let durable = self.checkpoint.joins.first();
+            let durable = durable.map_or(0, |join| rows_loaded(&self.terms, join, table));
+            let here = here.entry(table).or_default();
+            self.sink.load(rows, durable + *here).await?;
+            let count = u64::try_from(rows.changes.len()).expect("a count of things in memory");
+            *here += count;
+            written.inserted += count;
         }
         let mut changes = written.total();
         match loaded.planned.take() {

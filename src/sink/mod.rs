@@ -187,8 +187,9 @@ pub trait Sink: Send + Sync {
     /// Forgets what it has found of these tables, which have other indexes now: they are prepared again.
     fn forget_tables(&mut self, _tables: &BTreeSet<TableName>) {}
 
-    /// Loads rows of a copy (all changes are `Op::Read`).
-    async fn load(&mut self, rows: &TableChanges) -> Result<()>;
+    /// Loads rows of a copy (all changes are `Op::Read`). `before`: how many of the table's rows in this copy came
+    /// before these, whatever was begun and given up.
+    async fn load(&mut self, rows: &TableChanges, before: u64) -> Result<()>;
 
     /// Applies one chunk. Several chunks may follow one another in one transaction; `more` says that
     /// this one is not the last.
@@ -216,14 +217,18 @@ pub trait Sink: Send + Sync {
 /// The store that the settings ask for; nothing is connected yet. `pipeline` and the sink's name
 /// identify its checkpoint, `instance` is the token of this worker.
 pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dyn Sink> {
+    let selection = Selection::new(&settings.include, &settings.exclude);
     match &settings.store {
         StoreSettings::Postgres(store) => {
-            let selection = Selection::new(&settings.include, &settings.exclude);
             let sink =
                 postgres::PostgresSink::new(pipeline, &settings.name, instance, store.clone());
             Box::new(sink.taking(selection))
         }
-        StoreSettings::ClickHouse(_store) => todo!(),
+        StoreSettings::ClickHouse(store) => {
+            let of = (store.clone(), selection);
+            let sink = clickhouse::ClickHouseSink::new(pipeline, &settings.name, instance, of);
+            Box::new(sink)
+        }
         StoreSettings::MySql(_store) => todo!(),
         StoreSettings::Stdout(store) => Box::new(stdout::StdoutSink::new(store.clone())),
     }
@@ -243,7 +248,11 @@ pub async fn checkpoint(
             let opened = FollowerCheckpoint::open(pipeline, &settings.name, store, selection);
             Ok(Box::new(opened.await?))
         }
-        StoreSettings::ClickHouse(_store) => todo!(),
+        StoreSettings::ClickHouse(store) => Ok(clickhouse::checkpoint(
+            pipeline,
+            &settings.name,
+            (store, selection),
+        )),
         StoreSettings::MySql(_store) => todo!(),
         StoreSettings::Stdout(_) => Err(Error::halt(
             format!(
@@ -284,7 +293,14 @@ pub async fn order(
         StoreSettings::Postgres(store) => {
             postgres::order(pipeline, &settings.name, store, position, order).await
         }
-        StoreSettings::ClickHouse(_store) => todo!(),
+        StoreSettings::ClickHouse(_) => Err(Error::halt(
+            format!(
+                "{}: a ClickHouse follower passes no change over",
+                settings.name
+            ),
+            "hold a column whose values it refuses as text, with [columns] in the sink's settings, or leave the table \
+             out with [tables] exclude",
+        )),
         StoreSettings::MySql(_store) => todo!(),
         StoreSettings::Stdout(_) => Err(Error::halt(
             format!(

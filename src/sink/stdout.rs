@@ -116,7 +116,7 @@ impl Sink for StdoutSink {
         Ok(())
     }
 
-    async fn load(&mut self, rows: &TableChanges) -> Result<()> {
+    async fn load(&mut self, rows: &TableChanges, _before: u64) -> Result<()> {
         for change in &rows.changes {
             self.write(rows, change);
         }

@@ -201,10 +201,11 @@ impl Pair {
             schema: Arc::clone(schema),
             rows,
             changes,
+            times_ms: Vec::new(),
         };
         self.sink.begin(self.at.as_ref()).await.unwrap();
         self.sink.empty(&schema.table).await.unwrap();
-        self.sink.load(&changes).await.unwrap();
+        self.sink.load(&changes, 0).await.unwrap();
         self.commit().await.unwrap();
     }
 

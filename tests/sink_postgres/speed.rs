@@ -42,6 +42,7 @@ async fn time_a_row() {
             schema: schema.clone(),
             rows,
             changes,
+            times_ms: Vec::new(),
         }
     };
     let mut took = Duration::ZERO;
@@ -49,7 +50,7 @@ async fn time_a_row() {
         let changes = fill(part * 100_000, (part + 1) * 100_000);
         pair.sink.begin(pair.at.as_ref()).await.unwrap();
         let before = backend_cpu(&pair).await;
-        pair.sink.load(&changes).await.unwrap();
+        pair.sink.load(&changes, 0).await.unwrap();
         pair.commit().await.unwrap();
         took += backend_cpu(&pair).await - before;
     }

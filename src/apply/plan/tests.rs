@@ -147,6 +147,7 @@ impl Log {
             schema: schema(key),
             rows: self.rows,
             changes: self.changes,
+            times_ms: Vec::new(),
         }
     }
 }

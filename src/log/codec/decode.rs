@@ -14,6 +14,16 @@ pub struct RecordDecoder {
     key: Box<[ColumnPlan]>,
 }
 
+/// The commit time in a record's value, milliseconds since 1970 by the leader's clock: its last member.
+pub fn commit_time_ms(value: &[u8]) -> Option<i64> {
+    let digits = value.strip_suffix(b"}")?;
+    let name = memchr::memrchr(b':', digits)?;
+    let digits = digits[..=name]
+        .ends_with(b"\"ts_ms\":")
+        .then_some(&digits[name + 1..])?;
+    str::from_utf8(digits).ok()?.parse().ok()
+}
+
 /// Where and why bytes are not a record; never holds any of them.
 #[derive(Clone, Copy, Debug)]
 struct Malformed {

@@ -44,7 +44,7 @@ mod tests;
 
 use crate::model::{ColumnKind, Lsn, TableSchema};
 
-pub use decode::RecordDecoder;
+pub use decode::{RecordDecoder, commit_time_ms};
 pub use encode::RecordEncoder;
 pub use partition::key_partition;
 

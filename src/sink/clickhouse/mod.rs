@@ -1,3 +1,385 @@
-//! ClickHouse followers.
+//! ClickHouse followers, by the HTTP interface.
+//!
+//! ClickHouse has no transactions over tables. What is promised instead is convergence: every row carries the position
+//! of the change that it shows as its version, the engine (`ReplacingMergeTree`) keeps the newest one, and the
+//! checkpoint is written after the rows. Whatever is killed, the same changes are applied again with the same
+//! versions, and the rows are the same. While a batch is under way, and after a crash until it has been applied again,
+//! readers may see some of its rows before others.
+//!
+//! Inserts are one a table and batch. An insert that is sent again because the connection was lost has the same
+//! deduplication token.
+
+mod block;
+mod checkpoint;
+mod failure;
+mod fill;
+mod history;
+mod http;
+mod orders;
 mod row_binary;
+mod shape;
+mod sql;
+mod tables;
 mod types;
+mod write;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::databases::Databases;
+use super::{Sink, StoredCheckpoint, Wants, Work};
+use crate::config::{ClickHouseMode, ClickHouseSinkSettings};
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, Moves, Selection, TableChanges, TableName, TableSchema};
+use checkpoint::{Identity, OWN_TABLES, Store, not_mine};
+use failure::Doing;
+use http::{Http, Query};
+use tables::{ANY_SIZE, Prepared, Preparing, Projection, Table};
+
+/// Oldest server whose `ReplacingMergeTree` knows deleted rows and whose DDL is waited for.
+const OLDEST: (u32, u32) = (23, 3);
+
+/// A ClickHouse follower.
+pub struct ClickHouseSink {
+    settings: ClickHouseSinkSettings,
+    databases: Databases,
+    me: Identity,
+    session: Option<Session>,
+    transaction: Option<Transaction>,
+    /// The table that cannot go on without a copy, and why.
+    needs_copy: Option<(TableName, String)>,
+    /// The checkpoint is not the one that the last batch began with.
+    has_orders: bool,
+}
+
+/// What is known of the follower in one session.
+struct Session {
+    http: Http,
+    /// This worker's claim; none before the first checkpoint of all.
+    claim: u64,
+    /// Tables in effect by the newest checkpoint.
+    in_effect: BTreeSet<TableName>,
+    tables: HashMap<TableName, Arc<Table>>,
+    /// By the address of a schema that is kept alive, so that an address stands for one schema.
+    projections: HashMap<usize, (Arc<TableSchema>, Arc<Projection>)>,
+}
+
+/// A batch under way: what stands for a transaction.
+#[derive(Clone, Debug)]
+struct Transaction {
+    /// The version that the newest checkpoint must have; none for the very first.
+    version: Option<i64>,
+    /// Whether that was looked at.
+    begun: bool,
+    /// Inserts so far.
+    inserts: u64,
+}
+
+impl ClickHouseSink {
+    /// Nothing is connected yet.
+    pub fn new(
+        pipeline: &str,
+        sink: &str,
+        instance: &str,
+        (settings, selection): (ClickHouseSinkSettings, Selection),
+    ) -> Self {
+        let url = &settings.server.url;
+        ClickHouseSink {
+            databases: Databases::new(&url.database, &settings.databases),
+            me: Identity {
+                pipeline: pipeline.to_owned(),
+                sink: sink.to_owned(),
+                instance: instance.to_owned(),
+                selection,
+            },
+            settings,
+            session: None,
+            transaction: None,
+            needs_copy: None,
+            has_orders: false,
+        }
+    }
+
+    fn session(&mut self) -> Result<&mut Session> {
+        self.session
+            .as_mut()
+            .ok_or_else(|| Error::transient("no session with the follower; it is to be opened"))
+    }
+
+    fn store<'a>(&'a self, http: &'a Http) -> Store<'a> {
+        Store {
+            http,
+            database: self.databases.own(),
+            me: &self.me,
+        }
+    }
+
+    /// Sees that the newest checkpoint is the one that the batch goes on from.
+    async fn look(&mut self) -> Result<()> {
+        let Some(transaction) = &self.transaction else {
+            panic!("a batch is begun before it is applied")
+        };
+        if transaction.begun {
+            return Ok(());
+        }
+        let expected = transaction.version;
+        let session = self.session.as_ref().ok_or_else(lost)?;
+        let newest = self.store(&session.http).newest().await?;
+        let found = newest.as_ref().map(|newest| (newest.claim, newest.version));
+        let wanted = expected.map(|version| (session.claim, version));
+        if found != wanted {
+            let error = match (&newest, expected) {
+                (Some(_), None) => {
+                    Error::transient("a first checkpoint is there by now; reading it")
+                }
+                (newest, _) => not_mine(newest.as_ref(), &self.me),
+            };
+            self.has_orders = error.class() == crate::error::Class::Transient;
+            return Err(error);
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.begun = true;
+        }
+        Ok(())
+    }
+
+    /// Renames, or drops where the new name is taken by a table that is not to be there.
+    async fn rename(&self, http: &Http, (old, new): (&TableName, &TableName)) -> Result<bool> {
+        let (from, to) = (self.databases.of(old)?, self.databases.of(new)?);
+        let is_there = |place: (&str, &str)| {
+            let (database, name) = (place.0.to_owned(), place.1.to_owned());
+            async move { Ok::<_, Error>(!tables::columns(http, &database, &name).await?.is_empty()) }
+        };
+        // Done before, and the checkpoint behind it was not written.
+        if !is_there(from).await? {
+            return is_there(to).await;
+        }
+        if is_there(to).await? {
+            return Ok(false);
+        }
+        let statement = format!(
+            "RENAME TABLE {} TO {}",
+            sql::table(from.0, from.1),
+            sql::table(to.0, to.1)
+        );
+        let doing = format!("renaming table {old} to {new}");
+        let store = self.store(http);
+        if store.has_filled(old).await? {
+            http.run(&statement).await.doing(doing)?;
+            store.note_filled(new).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+fn lost() -> Error {
+    Error::transient("no session with the follower; it is to be opened")
+}
+
+/// The checkpoint of a sink's follower, for whoever gives orders.
+pub(super) fn checkpoint(
+    pipeline: &str,
+    sink: &str,
+    (settings, selection): (&ClickHouseSinkSettings, Selection),
+) -> Box<dyn StoredCheckpoint> {
+    Box::new(orders::Orders::new(pipeline, sink, settings, selection))
+}
+
+#[async_trait]
+impl Sink for ClickHouseSink {
+    fn wants(&self) -> Wants {
+        match self.settings.mode {
+            ClickHouseMode::Current => Wants::Net,
+            ClickHouseMode::History => Wants::Changes,
+        }
+    }
+
+    fn takes_copies(&self) -> bool {
+        true
+    }
+
+    async fn open(&mut self) -> Result<Option<Checkpoint>> {
+        self.session = None;
+        self.transaction = None;
+        let http = Http::new(
+            self.settings.server.clone(),
+            self.settings.statement_timeout,
+        );
+        refuse_old(&http).await?;
+        let store = self.store(&http);
+        store.lay_out().await?;
+        let newest = store.newest().await?;
+        let checkpoint = newest
+            .as_ref()
+            .map(|newest| newest.checkpoint())
+            .transpose()?;
+        let claim = newest.map_or(1, |newest| newest.claim + 1);
+        if let Some(checkpoint) = &checkpoint {
+            let claimed = store.write(claim, checkpoint).await;
+            claimed.doing("claiming the checkpoint")?;
+        }
+        let in_effect = checkpoint.as_ref().map(|known| known.in_effect.clone());
+        self.session = Some(Session {
+            http,
+            claim,
+            in_effect: in_effect.unwrap_or_default(),
+            tables: HashMap::new(),
+            projections: HashMap::new(),
+        });
+        Ok(checkpoint)
+    }
+
+    async fn prepare_table(
+        &mut self,
+        schema: &TableSchema,
+        newest: Option<&TableSchema>,
+    ) -> Result<()> {
+        let table = &schema.table;
+        let (database, name) = self.databases.of(table)?;
+        if database == self.databases.own() && OWN_TABLES.contains(&name) {
+            return Err(Error::halt(
+                format!(
+                    "table {table} has the name of one of walferry's own tables on the follower"
+                ),
+                format!(
+                    "leave it out with [tables] exclude = [\"{table}\"] in the sink's settings"
+                ),
+            ));
+        }
+        let session = self.session.as_ref().ok_or_else(lost)?;
+        let preparing = Preparing {
+            http: &session.http,
+            settings: &self.settings,
+            databases: &self.databases,
+            in_effect: &session.in_effect,
+        };
+        match preparing.prepare(newest.unwrap_or(schema)).await? {
+            Prepared::Ready(ready) => {
+                let session = self.session()?;
+                session
+                    .projections
+                    .retain(|_, (of, _)| of.table != ready.name);
+                session.tables.insert(ready.name.clone(), Arc::new(ready));
+                Ok(())
+            }
+            Prepared::NeedsCopy(why) => {
+                let what = format!("table {table} needs a copy: {why}");
+                self.needs_copy = Some((table.clone(), why));
+                Err(Error::transient(what))
+            }
+        }
+    }
+
+    fn needs_copy(&mut self) -> Option<(TableName, String)> {
+        self.needs_copy.take()
+    }
+
+    fn again_at_once(&mut self) -> Option<&'static str> {
+        let ordered = std::mem::take(&mut self.has_orders);
+        ordered.then_some("an order stands in the checkpoint; reading it")
+    }
+
+    async fn move_tables(&mut self, moves: &Moves) -> Result<BTreeSet<TableName>> {
+        self.look().await?;
+        let session = self.session.as_ref().ok_or_else(lost)?;
+        let mut moved = BTreeSet::new();
+        for (old, new) in &moves.renamed {
+            if self.rename(&session.http, (old, new)).await? {
+                moved.insert(new.clone());
+            }
+        }
+        for gone in &moves.dropped {
+            if !self.store(&session.http).has_filled(gone).await? {
+                continue;
+            }
+            let (database, name) = self.databases.of(gone)?;
+            let statement = format!("DROP TABLE IF EXISTS {} SYNC", sql::table(database, name));
+            let query = Query {
+                settings: ANY_SIZE,
+                ..Query::new(&statement)
+            };
+            session
+                .http
+                .ask(query)
+                .await
+                .doing(format!("dropping table {gone}"))?;
+        }
+        let session = self.session()?;
+        session.tables.clear();
+        session.projections.clear();
+        Ok(moved)
+    }
+
+    async fn begin(&mut self, from: Option<&Checkpoint>) -> Result<()> {
+        self.session()?;
+        self.transaction = Some(Transaction {
+            version: from.map(|from| from.version),
+            begun: false,
+            inserts: 0,
+        });
+        Ok(())
+    }
+
+    async fn empty(&mut self, table: &TableName) -> Result<()> {
+        self.look().await?;
+        self.empty_table(table).await
+    }
+
+    async fn load(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
+        self.look().await?;
+        self.load_rows(rows, before).await
+    }
+
+    async fn apply(&mut self, work: Work, _more: bool) -> Result<()> {
+        self.look().await?;
+        match work {
+            Work::Net(plans) => {
+                for plan in &plans {
+                    self.apply_plan(plan).await?;
+                }
+                Ok(())
+            }
+            Work::Changes(chunk) => {
+                for table in &chunk.tables {
+                    self.keep_changes(table).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn commit(&mut self, to: &Checkpoint) -> Result<()> {
+        self.look().await?;
+        self.transaction = None;
+        let session = self.session.as_ref().ok_or_else(lost)?;
+        let written = self.store(&session.http).write(session.claim, to).await;
+        written.doing("writing the checkpoint")?;
+        self.session()?.in_effect.clone_from(&to.in_effect);
+        Ok(())
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        self.transaction = None;
+        Ok(())
+    }
+}
+
+async fn refuse_old(http: &Http) -> Result<()> {
+    let answer = http
+        .ask(Query::new("SELECT version()"))
+        .await
+        .doing("asking for the version")?;
+    let text = String::from_utf8_lossy(&answer).trim().to_owned();
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    match version >= OLDEST {
+        true => Ok(()),
+        false => Err(Error::halt(
+            format!("the follower is ClickHouse {text}"),
+            format!("upgrade it to {}.{} or newer", OLDEST.0, OLDEST.1),
+        )),
+    }
+}

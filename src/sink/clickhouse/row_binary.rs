@@ -201,7 +201,10 @@ fn date(text: &[u8]) -> Result<(i64, &[u8]), Unheld> {
     if text.ends_with(b" BC") {
         return Err(OUT_OF_RANGE);
     }
-    let dash = text.iter().position(|byte| *byte == b'-').ok_or(MALFORMED)?;
+    let dash = text
+        .iter()
+        .position(|byte| *byte == b'-')
+        .ok_or(MALFORMED)?;
     let (year, rest) = (&text[..dash], &text[dash..]);
     let &[b'-', m1, m2, b'-', d1, d2, ref behind @ ..] = rest else {
         return Err(MALFORMED);

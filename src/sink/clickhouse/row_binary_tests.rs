@@ -43,7 +43,11 @@ fn a_decimal_has_all_its_digits_or_is_refused() {
         ("Decimal(4, 2)", "0.05", 5),
         ("Decimal(4, 2)", "99.990", 9999),
         ("Decimal(4, 4)", "0.1234", 1234),
-        ("Decimal(18, 0)", "-999999999999999999", -999_999_999_999_999_999),
+        (
+            "Decimal(18, 0)",
+            "-999999999999999999",
+            -999_999_999_999_999_999,
+        ),
         (
             "Decimal(38, 0)",
             "-99999999999999999999999999999999999999",
@@ -133,7 +137,13 @@ fn days_and_moments_are_counted_from_1970() {
     ] {
         assert!(encoded("DateTime64(6, 'UTC')", text).is_err(), "{text}");
     }
-    for text in ["infinity", "1899-12-31", "0044-03-15 BC", "2001-9-9", "2001-09-09 "] {
+    for text in [
+        "infinity",
+        "1899-12-31",
+        "0044-03-15 BC",
+        "2001-9-9",
+        "2001-09-09 ",
+    ] {
         assert!(encoded("Date32", text).is_err(), "{text}");
     }
 }

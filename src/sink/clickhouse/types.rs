@@ -110,7 +110,7 @@ impl fmt::Display for Type {
 
 impl Kind {
     /// Whether a column of it can be `Nullable`.
-    fn may_be_null(&self) -> bool {
+    pub(super) fn may_be_null(&self) -> bool {
         !matches!(self, Kind::Array(_))
     }
 }
@@ -139,7 +139,10 @@ pub(super) fn chosen(schema: &TableSchema, column: &Column, written: &str) -> Re
             column.type_name.starts_with("numeric")
                 || matches!(mapped, Kind::Int16 | Kind::Int32 | Kind::Int64)
         }
-        Kind::Int64 => matches!(mapped, Kind::Int16 | Kind::Int32 | Kind::UInt32 | Kind::Int64),
+        Kind::Int64 => matches!(
+            mapped,
+            Kind::Int16 | Kind::Int32 | Kind::UInt32 | Kind::Int64
+        ),
         Kind::Int32 => matches!(mapped, Kind::Int16 | Kind::Int32),
         Kind::Float64 => matches!(mapped, Kind::Float32 | Kind::Float64),
         Kind::Array(_) => column.type_name.ends_with("[]"),

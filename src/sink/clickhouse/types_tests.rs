@@ -64,7 +64,10 @@ fn every_row_of_the_mapping() {
         ("int4range", "String"),
         ("integer[]", "Array(Nullable(Int32))"),
         ("numeric(10,2)[]", "Array(Nullable(Decimal(10, 2)))"),
-        ("timestamp with time zone[]", "Array(Nullable(DateTime64(6, 'UTC')))"),
+        (
+            "timestamp with time zone[]",
+            "Array(Nullable(DateTime64(6, 'UTC')))",
+        ),
         ("box[]", "String"),
         ("\"shop\".\"unknown\"", "String"),
     ] {
@@ -89,7 +92,10 @@ fn enums_and_domains_are_what_they_are_made_of() {
         ("\"shop\".\"mood\"", "LowCardinality(String)"),
         ("shop.mood", "LowCardinality(String)"),
         ("\"shop\".\"money\"", "Decimal(12, 2)"),
-        ("\"shop\".\"mood\"[]", "Array(LowCardinality(Nullable(String)))"),
+        (
+            "\"shop\".\"mood\"[]",
+            "Array(LowCardinality(Nullable(String)))",
+        ),
     ] {
         assert_eq!(of(postgres, types()), clickhouse, "{postgres}");
     }
@@ -127,7 +133,11 @@ fn the_settings_choose_what_can_hold_every_value() {
         ("jsonb", "JSON", "JSON"),
         ("text", "LowCardinality(String)", "LowCardinality(String)"),
         ("integer", "Int64", "Int64"),
-        ("integer[]", "Array(Array(Nullable(Int32)))", "Array(Array(Nullable(Int32)))"),
+        (
+            "integer[]",
+            "Array(Array(Nullable(Int32)))",
+            "Array(Array(Nullable(Int32)))",
+        ),
         ("integer[]", "String", "String"),
     ] {
         let found = choose(postgres, written);

@@ -260,7 +260,7 @@ impl Sink for PostgresSink {
         }
     }
 
-    async fn load(&mut self, rows: &TableChanges) -> Result<()> {
+    async fn load(&mut self, rows: &TableChanges, _before: u64) -> Result<()> {
         let done = self.load_rows(rows).await;
         self.settle(done).await
     }

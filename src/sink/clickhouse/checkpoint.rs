@@ -1,0 +1,289 @@
+//! The checkpoint in a store without transactions.
+//!
+//! Every step of a sink is a row of `walferry_checkpoint`; the one with the greatest `(claim, version)` counts, and
+//! merges remove the others. A worker that begins takes the next claim, so whatever a former one still writes is
+//! behind it and counts no more. Before it writes anything a batch sees that its own row is the newest; between
+//! that look and its writes another worker may begin, which does no harm: rows are versioned by their position, so
+//! both write the same.
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::{Doing, Failure};
+use super::http::{Http, Query};
+use super::sql;
+use super::tables::rows;
+use crate::error::{COPY_ANEW, Error, Result};
+use crate::model::{Checkpoint, Selection, TableName};
+
+/// walferry's own tables, which no table of the leader's may be.
+pub(super) const OWN_TABLES: [&str; 2] = ["walferry_checkpoint", "walferry_tables"];
+
+/// The statements that make them. `{db}` is the quoted database.
+const LAYOUT: [&str; 2] = [
+    "CREATE TABLE IF NOT EXISTS {db}.walferry_checkpoint (
+        pipeline String,
+        sink String,
+        claim UInt64,
+        version Int64,
+        owner String,
+        applied String,
+        log_offset Int64,
+        commit_time Nullable(DateTime64(6, 'UTC')),
+        copying Bool,
+        state String,
+        step UInt128,
+        written_at DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC')
+    ) ENGINE = ReplacingMergeTree(step) ORDER BY (pipeline, sink)
+    SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
+    COMMENT 'how far walferry has come with this follower; do not edit'",
+    "CREATE TABLE IF NOT EXISTS {db}.walferry_tables (
+        pipeline String,
+        sink String,
+        schema String,
+        name String,
+        filled_at DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC')
+    ) ENGINE = ReplacingMergeTree(filled_at) ORDER BY (pipeline, sink, schema, name)
+    SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
+    COMMENT 'tables that walferry has filled; do not edit'",
+];
+
+/// Whose checkpoint it is.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    /// Pipeline name.
+    pub pipeline: String,
+    /// Sink name.
+    pub sink: String,
+    /// Token of this worker; empty for who only gives orders.
+    pub instance: String,
+    /// Tables that it takes.
+    pub selection: Selection,
+}
+
+/// The newest row.
+#[derive(Debug, Deserialize)]
+pub(super) struct Newest {
+    /// Which worker's.
+    pub claim: u64,
+    /// The checkpoint's version.
+    pub version: i64,
+    /// Its token.
+    pub owner: String,
+    state: String,
+}
+
+impl Newest {
+    /// The checkpoint.
+    ///
+    /// # Errors
+    /// Halt when it cannot be read.
+    pub(super) fn checkpoint(&self) -> Result<Checkpoint> {
+        let unreadable = |what: &str| {
+            Error::halt(
+                format!("the checkpoint in walferry_checkpoint {what}"),
+                COPY_ANEW,
+            )
+        };
+        let checkpoint: Checkpoint = serde_json::from_str(&self.state).map_err(|error| {
+            unreadable("was written in another form (by another version of walferry?)")
+                .caused_by(error)
+        })?;
+        match checkpoint.version == self.version {
+            true => Ok(checkpoint),
+            false => Err(unreadable(
+                "contradicts itself: its version is not that of its state",
+            )),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    pipeline: &'a str,
+    sink: &'a str,
+    claim: u64,
+    version: i64,
+    owner: &'a str,
+    applied: String,
+    log_offset: i64,
+    commit_time: Option<String>,
+    copying: bool,
+    state: String,
+    step: String,
+}
+
+/// The checkpoint's table in one database.
+pub(super) struct Store<'a> {
+    /// The connection.
+    pub http: &'a Http,
+    /// The database of the url.
+    pub database: &'a str,
+    /// Whose.
+    pub me: &'a Identity,
+}
+
+impl Store<'_> {
+    /// Makes walferry's own tables, and their database, if they are not there.
+    ///
+    /// # Errors
+    /// As a statement.
+    pub(super) async fn lay_out(&self) -> Result<()> {
+        let there = format!(
+            "SELECT count() FROM system.tables WHERE database = {} AND name IN ('{}')",
+            sql::text(self.database),
+            OWN_TABLES.join("', '")
+        );
+        let answer = self
+            .http
+            .ask(Query::new(&there))
+            .await
+            .doing("looking for walferry's tables")?;
+        if answer.trim_ascii() == b"2" {
+            return Ok(());
+        }
+        let database = sql::name(self.database);
+        let made = format!("CREATE DATABASE IF NOT EXISTS {database}");
+        match self.http.run(&made).await {
+            // Who may not create a database may still use one that is there.
+            Err(failure) if failure.code() == Some(497) => {}
+            made => made.doing(format!("creating database {database}"))?,
+        }
+        for statement in LAYOUT {
+            let statement = statement.replace("{db}", &database);
+            self.http
+                .run(&statement)
+                .await
+                .doing("creating walferry's tables")?;
+        }
+        Ok(())
+    }
+
+    /// The newest row, if there is one.
+    ///
+    /// # Errors
+    /// As a query.
+    pub(super) async fn newest(&self) -> Result<Option<Newest>> {
+        let ask = format!(
+            "SELECT claim, version, owner, state FROM {}.walferry_checkpoint WHERE {} \
+             ORDER BY step DESC LIMIT 1 FORMAT JSONEachRow \
+             SETTINGS output_format_json_quote_64bit_integers = 0",
+            sql::name(self.database),
+            self.mine()
+        );
+        let found: Vec<Newest> = rows(self.http, &ask, "reading the checkpoint").await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Writes a row; on return it is durable.
+    ///
+    /// # Errors
+    /// As a statement.
+    pub(super) async fn write(&self, claim: u64, to: &Checkpoint) -> Result<(), Failure> {
+        let state = serde_json::to_string(to).map_err(|error| {
+            Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
+        })?;
+        let step = u128::from(claim) << 64 | u128::from(to.version.max(0).unsigned_abs());
+        let row = Row {
+            pipeline: &self.me.pipeline,
+            sink: &self.me.sink,
+            claim,
+            version: to.version,
+            owner: &self.me.instance,
+            applied: to.applied.to_string(),
+            log_offset: to.log.next_offset,
+            commit_time: to.commit_time_us.map(seconds),
+            copying: !to.is_complete(&self.me.selection),
+            state,
+            step: step.to_string(),
+        };
+        let data = serde_json::to_vec(&row).map_err(|error| {
+            Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
+        })?;
+        let sql = format!(
+            "INSERT INTO {}.walferry_checkpoint FORMAT JSONEachRow",
+            sql::name(self.database)
+        );
+        let query = Query {
+            data: Some(data.into()),
+            ..Query::new(&sql)
+        };
+        self.http.ask(query).await.map(drop)
+    }
+
+    /// Whether walferry has filled a table, for this sink.
+    ///
+    /// # Errors
+    /// As a query.
+    pub(super) async fn has_filled(&self, table: &TableName) -> Result<bool> {
+        let ask = format!(
+            "SELECT count() FROM {}.walferry_tables WHERE {} AND schema = {} AND name = {}",
+            sql::name(self.database),
+            self.mine(),
+            sql::text(&table.schema),
+            sql::text(&table.name)
+        );
+        let answer = self
+            .http
+            .ask(Query::new(&ask))
+            .await
+            .doing("reading walferry_tables")?;
+        Ok(answer.trim_ascii() != b"0")
+    }
+
+    /// Notes that walferry fills a table.
+    ///
+    /// # Errors
+    /// As a statement.
+    pub(super) async fn note_filled(&self, table: &TableName) -> Result<()> {
+        let statement = format!(
+            "INSERT INTO {}.walferry_tables (pipeline, sink, schema, name) VALUES ({}, {}, {}, {})",
+            sql::name(self.database),
+            sql::text(&self.me.pipeline),
+            sql::text(&self.me.sink),
+            sql::text(&table.schema),
+            sql::text(&table.name)
+        );
+        self.http
+            .run(&statement)
+            .await
+            .doing("writing walferry_tables")
+    }
+
+    fn mine(&self) -> String {
+        format!(
+            "pipeline = {} AND sink = {}",
+            sql::text(&self.me.pipeline),
+            sql::text(&self.me.sink)
+        )
+    }
+}
+
+/// Seconds since 1970 with their fraction, from microseconds since 2000.
+fn seconds(since_2000_us: i64) -> String {
+    const FROM_1970_US: i64 = 946_684_800_000_000;
+    let micros = since_2000_us + FROM_1970_US;
+    format!(
+        "{}.{:06}",
+        micros.div_euclid(1_000_000),
+        micros.rem_euclid(1_000_000)
+    )
+}
+
+/// What it means that the newest row is not the one that a batch goes on from.
+pub(super) fn not_mine(found: Option<&Newest>, me: &Identity) -> Error {
+    match found {
+        None => {
+            Error::transient("the checkpoint is gone from walferry_checkpoint; reading it again")
+        }
+        Some(found) if found.owner.is_empty() => {
+            Error::transient("an order was written into walferry_checkpoint; reading it")
+        }
+        Some(found) if found.owner != me.instance => Error::fenced(format!(
+            "another worker ({}) has taken over sink {} of pipeline {}",
+            found.owner, me.sink, me.pipeline
+        )),
+        Some(_own) => Error::transient(
+            "the checkpoint was changed, by an own write of unknown outcome; reading it again",
+        ),
+    }
+}

@@ -1,0 +1,335 @@
+//! What a table on the follower looks like, and what is to be done so that it takes a schema version. Pure.
+//!
+//! Columns are found by their number on the leader, which walferry writes into the column's comment
+//! (`walferry 16401.3`: relation and `attnum`), else by name: a column that the leader renames is renamed here,
+//! and one that somebody added to the follower is left alone.
+//!
+//! ClickHouse has no transactions, so a table gets the newest shape that the log knows before the first row of any
+//! version is written; rows of older versions are written into that shape (`Projection`). Every step can be repeated.
+
+use serde::Deserialize;
+
+use super::sql;
+use super::types::{self, Kind, Type};
+use crate::config::{ClickHouseMode, ClickHouseSinkSettings, SchemaChanges};
+use crate::error::{Error, Result};
+use crate::model::relation::Fill;
+use crate::model::{Column, TableSchema};
+
+/// Position of the change that a row shows: see `position`.
+pub(super) const VERSION: &str = "_version";
+/// 1: the row is gone.
+pub(super) const DELETED: &str = "_deleted";
+/// What happened to the row, with Debezium's letter (c u d r t).
+pub(super) const OP: &str = "_op";
+/// When the leader committed it.
+pub(super) const COMMIT_TIME: &str = "_commit_time";
+/// Names of columns that the change says nothing about.
+pub(super) const ABSENT: &str = "_absent";
+
+/// Columns of walferry's own, with their types, behind those of the leader.
+pub(super) fn own_columns(mode: ClickHouseMode) -> &'static [(&'static str, &'static str)] {
+    match mode {
+        ClickHouseMode::Current => &[(VERSION, "UInt128"), (DELETED, "UInt8")],
+        ClickHouseMode::History => &[
+            (OP, "LowCardinality(String)"),
+            (VERSION, "UInt128"),
+            (COMMIT_TIME, "Nullable(DateTime64(6, 'UTC'))"),
+            (ABSENT, "Array(LowCardinality(String))"),
+        ],
+    }
+}
+
+/// A column as `system.columns` tells.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// Its comment.
+    pub comment: String,
+    /// `ALIAS`, `MATERIALIZED`, …
+    pub default_kind: String,
+}
+
+impl Found {
+    /// The leader's relation and the column's number there, if walferry made it.
+    fn number(&self) -> Option<(u32, i16)> {
+        let (relation, number) = self.comment.strip_prefix("walferry ")?.split_once('.')?;
+        Some((relation.parse().ok()?, number.parse().ok()?))
+    }
+
+    /// Its type, if walferry can write it.
+    pub(super) fn of(&self) -> Option<Type> {
+        let text = self.type_name.as_str();
+        let nullable = text.starts_with("Nullable(") || text == "LowCardinality(Nullable(String))";
+        let kind = types::parse(text)?;
+        Some(Type { kind, nullable })
+    }
+}
+
+/// One step towards the shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Alteration {
+    /// A column of the leader's that is not there.
+    Add(String),
+    /// The leader's column has another name.
+    Rename(String, String),
+    /// It has a wider type, or may be NULL.
+    Modify(String, Type),
+    /// The leader has dropped it.
+    Drop(String),
+}
+
+impl Alteration {
+    fn is_compatible(&self) -> bool {
+        match self {
+            Alteration::Add(_) | Alteration::Modify(..) => true,
+            Alteration::Rename(..) | Alteration::Drop(_) => false,
+        }
+    }
+}
+
+/// What is to be done with a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// These steps; none: it fits.
+    Alter(Vec<Alteration>),
+    /// It cannot become what it should be: it is made anew, with a copy. Why.
+    Anew(String),
+}
+
+/// The type that a column is to have.
+///
+/// # Errors
+/// Halt when the settings give it one that cannot hold it.
+pub(super) fn wanted(
+    settings: &ClickHouseSinkSettings,
+    schema: &TableSchema,
+    column: &Column,
+) -> Result<Type> {
+    let name = format!("{}.{}", schema.table, column.name);
+    let Some(written) = settings.columns.get(&name) else {
+        return Ok(types::mapped(schema, column));
+    };
+    types::chosen(schema, column, written).map_err(|why| {
+        Error::halt(
+            format!("[columns] \"{name}\": {why}"),
+            format!(
+                "write a type that can, such as {} or String, or remove the line",
+                types::mapped(schema, column).kind
+            ),
+        )
+    })
+}
+
+/// How a table of these columns comes to take rows of `schema`.
+///
+/// # Errors
+/// Halt when the settings do not allow what is needed.
+pub(super) fn plan(
+    settings: &ClickHouseSinkSettings,
+    schema: &TableSchema,
+    found: &[Found],
+) -> Result<Plan> {
+    let mut steps = Vec::new();
+    // A column may have the name of one that is gone.
+    for found in found {
+        let number = found.number().filter(|(of, _)| *of == schema.relation.0);
+        let gone = number.is_some_and(|(_, number)| {
+            (schema.dropped.contains(&number) || schema.unpublished.contains(&number))
+                && schema.numbered(number).is_none()
+        });
+        if gone {
+            steps.push(Alteration::Drop(found.name.clone()));
+        }
+    }
+    for column in &schema.columns {
+        let want = wanted(settings, schema, column)?;
+        let Some(home) = home(schema, column, found) else {
+            steps.push(Alteration::Add(column.name.clone()));
+            continue;
+        };
+        if home.name != column.name {
+            if is_key(schema, column) {
+                let why = format!("column {} of its key is {} now", home.name, column.name);
+                return Ok(Plan::Anew(why));
+            }
+            steps.push(Alteration::Rename(home.name.clone(), column.name.clone()));
+        }
+        match retyped(settings, schema, (column, home), &want) {
+            Retyped::Fits => {}
+            Retyped::Wider => steps.push(Alteration::Modify(column.name.clone(), want)),
+            Retyped::Other => {
+                let (name, was) = (&column.name, &home.type_name);
+                return Ok(Plan::Anew(format!(
+                    "column {name} is {was} and is to be {want}"
+                )));
+            }
+        }
+    }
+    allowed(settings.schema_changes, schema, steps).map(Plan::Alter)
+}
+
+/// The follower's column for one of the leader's.
+fn home<'a>(schema: &TableSchema, column: &Column, found: &'a [Found]) -> Option<&'a Found> {
+    let numbered = |found: &&Found| {
+        let number = found.number();
+        column.number.is_some() && number == column.number.map(|n| (schema.relation.0, n))
+    };
+    let named = |found: &&Found| {
+        let ours = found.number().filter(|(of, _)| *of == schema.relation.0);
+        // A column of that name may be another one of the leader's.
+        let other = ours.is_some_and(|(_, number)| column.number.is_some_and(|own| own != number));
+        found.name == column.name && !other
+    };
+    found
+        .iter()
+        .find(numbered)
+        .or_else(|| found.iter().find(named))
+}
+
+fn is_key(schema: &TableSchema, column: &Column) -> bool {
+    let mut key = schema.key.iter();
+    key.any(|index| schema.columns[*index].name == column.name)
+}
+
+enum Retyped {
+    Fits,
+    Wider,
+    Other,
+}
+
+fn retyped(
+    settings: &ClickHouseSinkSettings,
+    schema: &TableSchema,
+    (column, home): (&Column, &Found),
+    want: &Type,
+) -> Retyped {
+    let Some(has) = home.of() else {
+        return Retyped::Other;
+    };
+    let same = printed(&has.kind) == printed(&want.kind);
+    if same && (has.nullable || !want.nullable) {
+        return Retyped::Fits;
+    }
+    // A table that somebody made may hold the leader's values in types of his choice.
+    let made_by_hand = home.number().is_none();
+    let name = format!("{}.{}", schema.table, column.name);
+    if made_by_hand && !settings.columns.contains_key(&name) {
+        let fits = types::chosen(schema, column, &home.type_name);
+        if fits.is_ok_and(|fits| has.nullable || !fits.nullable) {
+            return Retyped::Fits;
+        }
+    }
+    let widened = (same || is_wider(&has.kind, &want.kind)) && (want.nullable || !has.nullable);
+    match widened && !is_key(schema, column) {
+        true => Retyped::Wider,
+        false => Retyped::Other,
+    }
+}
+
+fn printed(kind: &Kind) -> String {
+    kind.to_string()
+}
+
+/// Whether ALTER TABLE … MODIFY COLUMN keeps every value, as the leader's own ALTER does.
+fn is_wider(from: &Kind, to: &Kind) -> bool {
+    match (from, to) {
+        (Kind::Int16, Kind::Int32 | Kind::Int64) | (Kind::Int32, Kind::Int64) => true,
+        (Kind::Word, Kind::Text) | (Kind::Text, Kind::Word) => true,
+        (Kind::Decimal(p1, s1), Kind::Decimal(p2, s2)) => s2 >= s1 && p2 - s2 >= p1 - s1,
+        (_from, _to) => false,
+    }
+}
+
+fn allowed(
+    may: SchemaChanges,
+    schema: &TableSchema,
+    steps: Vec<Alteration>,
+) -> Result<Vec<Alteration>> {
+    let refused = |step: &Alteration| {
+        let what = match step {
+            Alteration::Add(name) => format!("column {name} is missing"),
+            Alteration::Rename(from, to) => format!("column {from} is {to} on the leader"),
+            Alteration::Modify(name, of) => format!("column {name} is to be {of}"),
+            Alteration::Drop(name) => format!("the leader has dropped column {name}"),
+        };
+        Error::halt(
+            format!("table {} on the follower: {what}", schema.table),
+            "alter it on the follower, or let walferry do it with schema_changes = \"follow\"",
+        )
+    };
+    match may {
+        SchemaChanges::Follow => Ok(steps),
+        // What the leader drops stays.
+        SchemaChanges::Compatible => {
+            let steps = steps
+                .into_iter()
+                .filter(|step| !matches!(step, Alteration::Drop(_)));
+            let steps: Vec<Alteration> = steps.collect();
+            match steps.iter().find(|step| !step.is_compatible()) {
+                Some(step) => Err(refused(step)),
+                None => Ok(steps),
+            }
+        }
+        SchemaChanges::Halt => {
+            let needed = steps
+                .iter()
+                .find(|step| !matches!(step, Alteration::Drop(_)));
+            needed.map_or(Ok(Vec::new()), |step| Err(refused(step)))
+        }
+    }
+}
+
+/// The clause that declares a column; `None` where rows that are there would need a value that cannot be told.
+pub(super) fn declared(schema: &TableSchema, column: &Column, of: &Type) -> Option<String> {
+    let default = match &column.fill {
+        None => String::new(),
+        Some(Fill::Unknown) => return None,
+        Some(Fill::Value(value)) => format!(" DEFAULT {}", sql::literal(&of.kind, value)?),
+    };
+    Some(format!(
+        "{} {of}{default}{}",
+        sql::name(&column.name),
+        comment(schema, column)
+    ))
+}
+
+/// The comment that names the leader's column, where its number is known.
+pub(super) fn comment(schema: &TableSchema, column: &Column) -> String {
+    column.number.map_or_else(String::new, |number| {
+        format!(" COMMENT 'walferry {}.{number}'", schema.relation.0)
+    })
+}
+
+/// The statement of a step; `None` as for [`declared`].
+pub(super) fn statement(schema: &TableSchema, table: &str, step: &Alteration) -> Option<String> {
+    let what = match step {
+        Alteration::Add(_) => return None,
+        Alteration::Rename(from, to) => {
+            format!(
+                "RENAME COLUMN IF EXISTS {} TO {}",
+                sql::name(from),
+                sql::name(to)
+            )
+        }
+        Alteration::Modify(name, of) => {
+            let mut columns = schema.columns.iter();
+            let column = columns.find(|column| column.name == *name)?;
+            format!(
+                "MODIFY COLUMN {} {of}{}",
+                sql::name(name),
+                comment(schema, column)
+            )
+        }
+        Alteration::Drop(name) => format!("DROP COLUMN IF EXISTS {}", sql::name(name)),
+    };
+    Some(format!("ALTER TABLE {table} {what}"))
+}
+
+#[cfg(test)]
+#[path = "shape_tests.rs"]
+mod tests;

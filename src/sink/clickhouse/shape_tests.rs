@@ -1,0 +1,195 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Secret, ServerSettings, ServerUrl, TlsMode, TlsSettings, VerifySettings};
+use crate::error::Class;
+use crate::model::{ColumnKind, Oid, ReplicaIdentity, TableName};
+
+fn settings(schema_changes: SchemaChanges) -> ClickHouseSinkSettings {
+    ClickHouseSinkSettings {
+        server: ServerSettings {
+            url: ServerUrl {
+                written: Secret::new(""),
+                host: "h".to_owned(),
+                port: 1,
+                user: None,
+                password: None,
+                database: "d".to_owned(),
+            },
+            tls: TlsSettings {
+                mode: TlsMode::Disable,
+                root_cert: None,
+                cert: None,
+                key: None,
+            },
+            connect_timeout: Duration::from_secs(1),
+        },
+        statement_timeout: Duration::from_secs(1),
+        mode: ClickHouseMode::Current,
+        create_tables: true,
+        schema_changes,
+        databases: BTreeMap::new(),
+        columns: BTreeMap::new(),
+        layout: BTreeMap::new(),
+        verify: VerifySettings::default(),
+    }
+}
+
+fn schema(columns: &[(&str, &str, i16)]) -> TableSchema {
+    let column = |&(name, type_name, number): &(&str, &str, i16)| Column {
+        name: name.to_owned(),
+        type_oid: Oid(0),
+        type_modifier: -1,
+        type_name: type_name.to_owned(),
+        kind: ColumnKind::Text,
+        not_null: false,
+        number: Some(number),
+        fill: None,
+    };
+    TableSchema {
+        table: TableName::new("public", "t"),
+        relation: Oid(7),
+        columns: columns.iter().map(column).collect(),
+        key: vec![0],
+        primary_key: vec![0],
+        identity: ReplicaIdentity::Default,
+        partitions: 1,
+        types: vec![],
+        dropped: Vec::new(),
+        rewritten: None,
+        unpublished: Vec::new(),
+        exact: false,
+    }
+}
+
+fn found(name: &str, type_name: &str, comment: &str) -> Found {
+    Found {
+        name: name.to_owned(),
+        type_name: type_name.to_owned(),
+        comment: comment.to_owned(),
+        default_kind: String::new(),
+    }
+}
+
+fn there() -> Vec<Found> {
+    vec![
+        found("id", "Int32", "walferry 7.1"),
+        found("n", "Nullable(Int32)", "walferry 7.2"),
+        found("mine", "String", ""),
+        found("_version", "UInt128", ""),
+    ]
+}
+
+#[test]
+fn a_table_in_shape_is_left_alone_with_what_somebody_added() {
+    let schema = schema(&[("id", "integer", 1), ("n", "integer", 2)]);
+    for may in [
+        SchemaChanges::Follow,
+        SchemaChanges::Compatible,
+        SchemaChanges::Halt,
+    ] {
+        let plan = plan(&settings(may), &schema, &there()).expect("it fits");
+        assert_eq!(plan, Plan::Alter(vec![]));
+    }
+}
+
+#[test]
+fn what_the_leader_altered_is_altered() {
+    let mut new = schema(&[
+        ("id", "integer", 1),
+        ("count", "bigint", 2),
+        ("x", "text", 4),
+    ]);
+    new.dropped = vec![3];
+    let mut there = there();
+    there.push(found("gone", "String", "walferry 7.3"));
+    let wide = Type {
+        kind: Kind::Int64,
+        nullable: true,
+    };
+    let steps = vec![
+        Alteration::Drop("gone".to_owned()),
+        Alteration::Rename("n".to_owned(), "count".to_owned()),
+        Alteration::Modify("count".to_owned(), wide),
+        Alteration::Add("x".to_owned()),
+    ];
+    let followed = plan(&settings(SchemaChanges::Follow), &new, &there).expect("it follows");
+    assert_eq!(followed, Plan::Alter(steps));
+    let error = plan(&settings(SchemaChanges::Compatible), &new, &there).expect_err("a rename");
+    assert!(error.what().contains("n is count"), "{error}");
+    assert_eq!(error.class(), Class::Halt);
+    new.columns[1].name = "n".to_owned();
+    let compatible = plan(&settings(SchemaChanges::Compatible), &new, &there).expect("compatible");
+    let Plan::Alter(steps) = compatible else {
+        panic!("{compatible:?}")
+    };
+    assert!(
+        !steps.iter().any(|step| matches!(step, Alteration::Drop(_))),
+        "{steps:?}"
+    );
+    let error = plan(&settings(SchemaChanges::Halt), &new, &there).expect_err("a wider type");
+    assert!(error.what().contains("Int64"), "{error}");
+}
+
+#[test]
+fn a_key_or_a_type_that_cannot_be_altered_makes_the_table_anew() {
+    let renamed = schema(&[("key", "integer", 1), ("n", "integer", 2)]);
+    let other = schema(&[("id", "integer", 1), ("n", "text", 2)]);
+    let wider_key = schema(&[("id", "bigint", 1), ("n", "integer", 2)]);
+    for schema in [renamed, other, wider_key] {
+        let plan = plan(&settings(SchemaChanges::Follow), &schema, &there()).expect("a plan");
+        assert!(matches!(plan, Plan::Anew(_)), "{plan:?}");
+    }
+}
+
+#[test]
+fn a_table_made_by_hand_keeps_types_that_hold_every_value() {
+    let schema = schema(&[("id", "integer", 1), ("n", "numeric", 2)]);
+    let there = [
+        found("id", "Int64", ""),
+        found("n", "Nullable(Decimal(38, 4))", ""),
+    ];
+    let mut settings = settings(SchemaChanges::Halt);
+    assert_eq!(
+        plan(&settings, &schema, &there).expect("it fits"),
+        Plan::Alter(vec![])
+    );
+    settings
+        .columns
+        .insert("public.t.n".to_owned(), "Decimal(76, 10)".to_owned());
+    let error = plan(&settings, &schema, &there).expect_err("another type is asked for");
+    assert!(error.what().contains("Decimal(76, 10)"), "{error}");
+}
+
+#[test]
+fn a_column_that_took_the_name_of_another_is_not_taken_for_it() {
+    // n was dropped and made anew.
+    let mut new = schema(&[("id", "integer", 1), ("n", "integer", 3)]);
+    new.dropped = vec![2];
+    let steps = plan(&settings(SchemaChanges::Follow), &new, &there()).expect("a plan");
+    let drop = Alteration::Drop("n".to_owned());
+    let add = Alteration::Add("n".to_owned());
+    assert_eq!(
+        steps,
+        Plan::Alter(vec![drop, add]),
+        "first the old one goes"
+    );
+}
+
+#[test]
+fn what_older_rows_have_in_a_column_is_its_default() {
+    let mut schema = schema(&[("id", "integer", 1), ("n", "integer", 2)]);
+    let of = Type {
+        kind: Kind::Int32,
+        nullable: true,
+    };
+    let declared = |schema: &TableSchema| declared(schema, &schema.columns[1], &of);
+    let plain = "`n` Nullable(Int32) COMMENT 'walferry 7.2'";
+    assert_eq!(declared(&schema).as_deref(), Some(plain));
+    schema.columns[1].fill = Some(Fill::Value("5".to_owned()));
+    let filled = "`n` Nullable(Int32) DEFAULT 5 COMMENT 'walferry 7.2'";
+    assert_eq!(declared(&schema).as_deref(), Some(filled));
+    schema.columns[1].fill = Some(Fill::Unknown);
+    assert_eq!(declared(&schema), None);
+}

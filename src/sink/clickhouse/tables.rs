@@ -1,0 +1,540 @@
+//! The follower's tables: made, brought into shape, and how rows of a schema version are written into them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::failure::Doing;
+use super::http::{Http, Query};
+use super::row_binary;
+use super::shape::{
+    self, Alteration, DELETED, Found, Plan, VERSION, declared, own_columns, wanted,
+};
+use super::sql;
+use super::types::{self, Type};
+use crate::config::{ClickHouseMode, ClickHouseSinkSettings};
+use crate::error::{Error, Result};
+use crate::model::relation::Fill;
+use crate::model::{Column, TableName, TableSchema};
+use crate::sink::databases::Databases;
+
+/// Most identical inserts that the server remembers, so that one that is sent again is not written twice.
+const DEDUPLICATION_WINDOW: u32 = 1_000;
+
+/// Lifts the server's guard against emptying large tables.
+pub(super) const ANY_SIZE: &[(&str, &str)] = &[
+    ("max_table_size_to_drop", "0"),
+    ("max_partition_size_to_drop", "0"),
+];
+
+/// A column that is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Its name here.
+    pub name: String,
+    /// Its number on the leader.
+    pub number: Option<i16>,
+    /// Its type here.
+    pub of: Type,
+    /// What rows have in it that are older than it; none: NULL, or the type's zero.
+    pub fill: Option<String>,
+}
+
+/// A table as it is now.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    /// The leader's name of it.
+    pub name: TableName,
+    /// Its name in SQL.
+    pub quoted: String,
+    /// The leader's columns that it has.
+    pub columns: Vec<Target>,
+    /// `INSERT INTO … FORMAT RowBinary`.
+    pub insert: String,
+}
+
+/// Where the values of a table's columns come from in rows of one schema version.
+#[derive(Clone, Debug)]
+pub(super) struct Projection {
+    /// The table.
+    pub table: Arc<Table>,
+    /// For each of the table's columns the index of the version's column, or the bytes that all rows have.
+    pub sources: Vec<Source>,
+    /// Indexes into the table's columns of the version's key, in the key's order.
+    pub key: Vec<usize>,
+}
+
+/// The origin of a column's values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A column of the schema version.
+    Column(usize),
+    /// The version has no such column.
+    Constant(Vec<u8>),
+}
+
+impl Projection {
+    /// Rows of `schema`, written into `table`.
+    ///
+    /// # Errors
+    /// Halt when the table lacks a column of the key, or cannot hold what older rows have in a column.
+    pub(super) fn new(table: Arc<Table>, schema: &TableSchema) -> Result<Self> {
+        let at = |target: &Target| {
+            let by_number = schema
+                .columns
+                .iter()
+                .position(|column| column.number.is_some() && column.number == target.number);
+            by_number.or_else(|| {
+                schema.columns.iter().position(|column| {
+                    let numbered = column.number.is_some() && target.number.is_some();
+                    column.name == target.name && !numbered
+                })
+            })
+        };
+        let mut sources = Vec::with_capacity(table.columns.len());
+        for target in &table.columns {
+            sources.push(match at(target) {
+                Some(index) => Source::Column(index),
+                None => Source::Constant(constant(&table.name, target)?),
+            });
+        }
+        let key = schema.key.iter().map(|index| {
+            let home = sources
+                .iter()
+                .position(|source| *source == Source::Column(*index));
+            home.ok_or_else(|| {
+                let name = &schema.columns[*index].name;
+                Error::halt(
+                    format!(
+                        "table {} on the follower has no column {name}, which is part of its key",
+                        table.name
+                    ),
+                    "have the table copied anew with walferry resync",
+                )
+            })
+        });
+        let key = key.collect::<Result<_>>()?;
+        Ok(Projection {
+            table,
+            sources,
+            key,
+        })
+    }
+}
+
+fn constant(table: &TableName, target: &Target) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match &target.fill {
+        None => row_binary::nothing(&target.of, &mut bytes),
+        Some(value) => {
+            let written = row_binary::value(&target.of, Some(value.as_bytes()), &mut bytes);
+            written.map_err(|why| {
+                Error::halt(
+                    format!(
+                        "table {table} column {}: what older rows have in it {why}",
+                        target.name
+                    ),
+                    format!(
+                        "give the column another type: [columns] \"{table}.{}\" = \"String\"",
+                        target.name
+                    ),
+                )
+            })?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// What is needed to prepare a table.
+pub(super) struct Preparing<'a> {
+    /// The connection.
+    pub http: &'a Http,
+    /// The sink's settings.
+    pub settings: &'a ClickHouseSinkSettings,
+    /// Where tables are.
+    pub databases: &'a Databases,
+    /// Tables that show the leader's rows: they are not made anew without a copy.
+    pub in_effect: &'a BTreeSet<TableName>,
+}
+
+/// How a table is prepared.
+pub(super) enum Prepared {
+    /// It takes rows.
+    Ready(Table),
+    /// It has to be copied anew, and why.
+    NeedsCopy(String),
+}
+
+impl Preparing<'_> {
+    /// Brings the table into the shape of `schema`.
+    ///
+    /// # Errors
+    /// Halt when it cannot be held here, or the settings do not allow what is needed.
+    pub(super) async fn prepare(&self, schema: &TableSchema) -> Result<Prepared> {
+        refuse_unheld(self.settings, schema)?;
+        let (database, name) = self.databases.of(&schema.table)?;
+        let quoted = sql::table(database, name);
+        let found = columns(self.http, database, name).await?;
+        if found.is_empty() {
+            self.create(schema, (database, &quoted)).await?;
+        } else {
+            self.is_fit(schema, (database, name)).await?;
+            if let Some(why) = self.alter(schema, &quoted, &found).await? {
+                if self.in_effect.contains(&schema.table) {
+                    return Ok(Prepared::NeedsCopy(why));
+                }
+                self.make_anew(schema, (database, &quoted), &why).await?;
+            }
+        }
+        let found = columns(self.http, database, name).await?;
+        Ok(Prepared::Ready(self.table(schema, quoted, &found)?))
+    }
+
+    /// The table as it is, for rows of any version.
+    fn table(&self, schema: &TableSchema, quoted: String, found: &[Found]) -> Result<Table> {
+        let mut columns = Vec::new();
+        for column in &schema.columns {
+            let Some(found) = found.iter().find(|found| found.name == column.name) else {
+                continue;
+            };
+            columns.push(Target {
+                name: column.name.clone(),
+                number: column.number,
+                of: self.written(schema, column, found)?,
+                fill: match &column.fill {
+                    Some(Fill::Value(value)) => Some(value.clone()),
+                    Some(Fill::Unknown) | None => None,
+                },
+            });
+        }
+        let own = own_columns(self.settings.mode)
+            .iter()
+            .map(|(name, _)| sql::name(name));
+        let names = columns
+            .iter()
+            .map(|target| sql::name(&target.name))
+            .chain(own);
+        let names: Vec<String> = names.collect();
+        Ok(Table {
+            name: schema.table.clone(),
+            insert: format!(
+                "INSERT INTO {quoted} ({}) FORMAT RowBinary",
+                names.join(", ")
+            ),
+            quoted,
+            columns,
+        })
+    }
+
+    /// The type as which values go into a column that is there.
+    fn written(&self, schema: &TableSchema, column: &Column, found: &Found) -> Result<Type> {
+        let want = wanted(self.settings, schema, column)?;
+        let has = found.of().ok_or_else(|| {
+            Error::halt(
+                format!(
+                    "table {} column {}: walferry writes no {}",
+                    schema.table, found.name, found.type_name
+                ),
+                "give the follower's column a type that docs/sinks.md names",
+            )
+        })?;
+        // A String may be a text or bytes: only the leader's type tells.
+        let kind = match has.kind.to_string() == want.kind.to_string() {
+            true => want.kind,
+            false => types::chosen(schema, column, &found.type_name).map_or(has.kind, |of| of.kind),
+        };
+        let nullable = has.nullable;
+        Ok(Type { kind, nullable })
+    }
+
+    async fn create(&self, schema: &TableSchema, (database, quoted): (&str, &str)) -> Result<()> {
+        let table = &schema.table;
+        if !self.settings.create_tables {
+            return Err(Error::halt(
+                format!("table {table} is not there on the follower: {quoted}"),
+                "create it as docs/sinks.md says, or let walferry do it with create_tables = true",
+            ));
+        }
+        let doing = format!("creating table {quoted}");
+        let made = format!("CREATE DATABASE IF NOT EXISTS {}", sql::name(database));
+        if !has_database(self.http, database).await? {
+            self.http.run(&made).await.doing(&doing)?;
+        }
+        let statement = self.creation(schema, quoted)?;
+        self.http.run(&statement).await.doing(&doing)?;
+        tracing::info!(%table, as_ = quoted, "table created on the follower");
+        Ok(())
+    }
+
+    fn creation(&self, schema: &TableSchema, quoted: &str) -> Result<String> {
+        let mut clauses = Vec::new();
+        for column in &schema.columns {
+            let of = wanted(self.settings, schema, column)?;
+            let comment = shape::comment(schema, column);
+            clauses.push(format!("{} {of}{comment}", sql::name(&column.name)));
+        }
+        let mode = self.settings.mode;
+        clauses.extend(
+            own_columns(mode)
+                .iter()
+                .map(|(name, of)| format!("{} {of}", sql::name(name))),
+        );
+        let layout = self.settings.layout.get(&schema.table.to_string());
+        let mut order = order_by(
+            schema,
+            layout.and_then(|layout| layout.order_by.as_deref()),
+            mode,
+        )?;
+        let engine = match mode {
+            ClickHouseMode::Current => format!("ReplacingMergeTree({VERSION}, {DELETED})"),
+            ClickHouseMode::History => {
+                order.push(VERSION.to_owned());
+                format!("ReplacingMergeTree({VERSION})")
+            }
+        };
+        let partition = layout.and_then(|layout| layout.partition_by.as_deref());
+        let partition = partition.map_or_else(String::new, |by| format!(" PARTITION BY {by}"));
+        let order: Vec<String> = order.iter().map(|name| sql::name(name)).collect();
+        Ok(format!(
+            "CREATE TABLE IF NOT EXISTS {quoted} ({}) ENGINE = {engine}{partition} ORDER BY ({}) \
+             SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, fsync_after_insert = 1, \
+             fsync_part_directory = 1",
+            clauses.join(", "),
+            order.join(", ")
+        ))
+    }
+
+    /// Alters it as far as that is possible; else why it is to be made anew.
+    async fn alter(
+        &self,
+        schema: &TableSchema,
+        quoted: &str,
+        found: &[Found],
+    ) -> Result<Option<String>> {
+        let steps = match shape::plan(self.settings, schema, found)? {
+            Plan::Alter(steps) => steps,
+            Plan::Anew(why) => return self.may_be_made_anew(schema, why).map(Some),
+        };
+        for step in &steps {
+            let statement = match step {
+                Alteration::Add(name) => {
+                    let mut columns = schema.columns.iter();
+                    let column = columns.find(|column| column.name == *name);
+                    let column = column.expect("a column that is added is the schema's");
+                    let of = wanted(self.settings, schema, column)?;
+                    declared(schema, column, &of).map(|clause| {
+                        format!("ALTER TABLE {quoted} ADD COLUMN IF NOT EXISTS {clause}")
+                    })
+                }
+                Alteration::Rename(..) | Alteration::Modify(..) | Alteration::Drop(_) => {
+                    shape::statement(schema, quoted, step)
+                }
+            };
+            let Some(statement) = statement else {
+                let why = format!("what older rows have in a new column is not known: {step:?}");
+                return self.may_be_made_anew(schema, why).map(Some);
+            };
+            self.http
+                .run(&statement)
+                .await
+                .doing(format!("altering table {quoted}"))?;
+            tracing::info!(table = %schema.table, ?step, "table altered on the follower");
+        }
+        Ok(None)
+    }
+
+    fn may_be_made_anew(&self, schema: &TableSchema, why: String) -> Result<String> {
+        use crate::config::SchemaChanges;
+        match (
+            self.settings.schema_changes,
+            self.settings.mode,
+            self.settings.create_tables,
+        ) {
+            (SchemaChanges::Follow, ClickHouseMode::Current, true) => Ok(why),
+            (SchemaChanges::Follow | SchemaChanges::Compatible | SchemaChanges::Halt, _, _) => {
+                Err(Error::halt(
+                    format!(
+                        "table {} on the follower cannot be altered to take the leader's rows: {why}",
+                        schema.table
+                    ),
+                    "rename or drop the follower's table and have it copied anew with walferry resync; a sink that \
+                     keeps current rows does so itself with schema_changes = \"follow\"",
+                ))
+            }
+        }
+    }
+
+    async fn make_anew(
+        &self,
+        schema: &TableSchema,
+        (database, quoted): (&str, &str),
+        why: &str,
+    ) -> Result<()> {
+        tracing::info!(table = %schema.table, why, "table is made anew on the follower, for a copy");
+        let statement = format!("DROP TABLE IF EXISTS {quoted} SYNC");
+        let query = Query {
+            settings: ANY_SIZE,
+            ..Query::new(&statement)
+        };
+        self.http
+            .ask(query)
+            .await
+            .doing(format!("dropping table {quoted}"))?;
+        self.create(schema, (database, quoted)).await
+    }
+
+    /// Whether a table that is there replaces rows by version.
+    async fn is_fit(&self, schema: &TableSchema, (database, name): (&str, &str)) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Engine {
+            engine: String,
+            engine_full: String,
+        }
+        let ask = format!(
+            "SELECT engine, engine_full FROM system.tables WHERE database = {} AND name = {} FORMAT JSONEachRow",
+            sql::text(database),
+            sql::text(name)
+        );
+        let found: Vec<Engine> = rows(self.http, &ask, "reading a table's engine").await?;
+        let versioned = match self.settings.mode {
+            ClickHouseMode::Current => format!("{VERSION}, {DELETED}"),
+            ClickHouseMode::History => VERSION.to_owned(),
+        };
+        let fits = |of: &Engine| {
+            of.engine.ends_with("ReplacingMergeTree") && of.engine_full.contains(&versioned)
+        };
+        match found.first() {
+            Some(engine) if fits(engine) => Ok(()),
+            Some(engine) => Err(Error::halt(
+                format!(
+                    "table {} on the follower has the engine {}, not ReplacingMergeTree({versioned})",
+                    schema.table, engine.engine
+                ),
+                "rename or drop it, so that walferry makes its own; or name another database in the sink's url",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Columns of ORDER BY.
+fn order_by(
+    schema: &TableSchema,
+    chosen: Option<&[String]>,
+    mode: ClickHouseMode,
+) -> Result<Vec<String>> {
+    let key: Vec<String> = schema
+        .key
+        .iter()
+        .map(|&n| schema.columns[n].name.clone())
+        .collect();
+    let Some(chosen) = chosen else {
+        return Ok(key);
+    };
+    let table = &schema.table;
+    let wrong = |what: String, remedy: &str| {
+        Err(Error::halt(
+            format!("[layout.\"{table}\"] order_by: {what}"),
+            remedy,
+        ))
+    };
+    if let Some(unknown) = chosen
+        .iter()
+        .find(|name| !schema.columns.iter().any(|c| c.name == **name))
+    {
+        return wrong(
+            format!("the leader's table has no column {unknown}"),
+            "name columns of the table",
+        );
+    }
+    if mode == ClickHouseMode::History {
+        return Ok(chosen.to_vec());
+    }
+    // Rows replace one another by these columns: one more would keep rows apart that are the same, one less would
+    // make one of two.
+    let same = chosen.len() == key.len() && key.iter().all(|name| chosen.contains(name));
+    match same {
+        true => Ok(chosen.to_vec()),
+        false => wrong(
+            format!(
+                "rows replace one another by their key, so it must be the columns of the key in some order: {}",
+                key.join(", ")
+            ),
+            "name exactly these; for other orders add a projection or a materialized view to the follower's table",
+        ),
+    }
+}
+
+/// Refuses a table that cannot be held at all.
+pub(super) fn refuse_unheld(settings: &ClickHouseSinkSettings, schema: &TableSchema) -> Result<()> {
+    let table = &schema.table;
+    if !schema.has_key() && settings.mode == ClickHouseMode::Current {
+        return Err(Error::halt(
+            format!("table {table} has no key, by which its rows could replace one another"),
+            format!(
+                "give it a primary key on the leader, leave it out with [tables] exclude = [\"{table}\"], or keep \
+                 every change of it with mode = \"history\" in a sink of its own"
+            ),
+        ));
+    }
+    let own = own_columns(settings.mode);
+    let taken = schema
+        .columns
+        .iter()
+        .find(|column| own.iter().any(|(name, _)| *name == column.name));
+    match taken {
+        None => Ok(()),
+        Some(column) => Err(Error::halt(
+            format!(
+                "table {table}: its column {} has a name that walferry needs for its own",
+                column.name
+            ),
+            format!(
+                "rename it on the leader, or leave the table out with [tables] exclude = [\"{table}\"]"
+            ),
+        )),
+    }
+}
+
+/// The columns of a table; none when it is not there.
+pub(super) async fn columns(http: &Http, database: &str, name: &str) -> Result<Vec<Found>> {
+    let ask = format!(
+        "SELECT name, type, comment, default_kind FROM system.columns WHERE database = {} AND table = {} \
+         ORDER BY position FORMAT JSONEachRow",
+        sql::text(database),
+        sql::text(name)
+    );
+    rows(http, &ask, "reading a table's columns").await
+}
+
+async fn has_database(http: &Http, database: &str) -> Result<bool> {
+    let ask = format!(
+        "SELECT count() FROM system.databases WHERE name = {}",
+        sql::text(database)
+    );
+    let answer = http
+        .ask(Query::new(&ask))
+        .await
+        .doing("looking for a database")?;
+    Ok(answer.trim_ascii() != b"0")
+}
+
+/// Rows that are answered as JSON, one a line.
+pub(super) async fn rows<T: DeserializeOwned>(
+    http: &Http,
+    ask: &str,
+    doing: &str,
+) -> Result<Vec<T>> {
+    let answer = http.ask(Query::new(ask)).await.doing(doing)?;
+    let lines = answer
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let parsed = lines.map(|line| {
+        serde_json::from_slice(line).map_err(|error| {
+            Error::transient(format!("{doing}: ClickHouse's answer cannot be read"))
+                .caused_by(error)
+        })
+    });
+    parsed.collect()
+}

@@ -1,0 +1,220 @@
+//! What a batch does to the follower's tables.
+
+use std::sync::Arc;
+
+use hyper::body::Bytes;
+
+use super::block::{Block, copied, version};
+use super::failure::{Doing, Failure};
+use super::fill::fill;
+use super::http::Query;
+use super::shape::VERSION;
+use super::sql;
+use super::tables::{ANY_SIZE, Projection};
+use super::{ClickHouseSink, lost, tables};
+use crate::config::ClickHouseMode;
+use crate::error::{Class, Error, Result};
+use crate::killpoint::{self, Point};
+use crate::model::batch::Step;
+use crate::model::{Op, Position, TableChanges, TableName, TablePlan, TableSchema};
+
+/// How often an insert is sent again over a new connection, with the same token.
+const SENT_AGAIN_MAX: usize = 3;
+
+impl ClickHouseSink {
+    /// How rows of a schema version are written.
+    pub(super) fn projection(&mut self, schema: &Arc<TableSchema>) -> Result<Arc<Projection>> {
+        let address = Arc::as_ptr(schema) as usize;
+        let session = self.session()?;
+        if let Some((_, known)) = session.projections.get(&address) {
+            return Ok(Arc::clone(known));
+        }
+        let table = session.tables.get(&schema.table);
+        let table =
+            table.unwrap_or_else(|| panic!("table {} is prepared before it is used", schema.table));
+        let made = Arc::new(Projection::new(Arc::clone(table), schema)?);
+        let kept = (Arc::clone(schema), Arc::clone(&made));
+        session.projections.insert(address, kept);
+        Ok(made)
+    }
+
+    /// One insert. What is sent again has the same token, so that the server takes it once.
+    pub(super) async fn insert(&mut self, projection: &Projection, data: Vec<u8>) -> Result<()> {
+        let table = &projection.table;
+        let transaction = self.transaction.as_mut().ok_or_else(lost)?;
+        transaction.inserts += 1;
+        let (version, number) = (transaction.version.unwrap_or(-1), transaction.inserts);
+        let session = self.session.as_ref().ok_or_else(lost)?;
+        let (pipeline, sink, claim) = (&self.me.pipeline, &self.me.sink, session.claim);
+        let token = format!("{pipeline}/{sink}/{claim}/{version}/{number}");
+        let data = Bytes::from(data);
+        for again in 0.. {
+            let query = Query {
+                sql: &table.insert,
+                data: Some(data.clone()),
+                settings: &[("insert_deduplication_token", &token)],
+            };
+            match session.http.ask(query).await {
+                Ok(_nothing) => break,
+                Err(Failure::Unasked(error))
+                    if again < SENT_AGAIN_MAX && error.class() == Class::Transient =>
+                {
+                    tracing::debug!(table = %table.name, %error, "an insert is sent again");
+                }
+                Err(failure) => {
+                    return Err(failure.with_rows(format!("inserting into table {}", table.name)));
+                }
+            }
+        }
+        killpoint::pass(Point::RowsInserted);
+        Ok(())
+    }
+
+    /// Applies the net change of one table.
+    pub(super) async fn apply_plan(&mut self, plan: &TablePlan) -> Result<()> {
+        let projection = self.projection(&plan.schema)?;
+        for step in &plan.steps {
+            match step {
+                Step::Truncate => self.truncate(&projection, plan.last).await?,
+                Step::Ordered(_changes) => {
+                    unreachable!(
+                        "table {} has no key: it was not prepared",
+                        plan.schema.table
+                    )
+                }
+                Step::Net(net) => {
+                    let session = self.session.as_ref().ok_or_else(lost)?;
+                    let between = (plan.first, plan.last);
+                    let filled =
+                        fill(&session.http, &projection, (net, &plan.rows), between).await?;
+                    let filled = match filled {
+                        Ok(filled) => filled,
+                        Err(missing) => return Err(self.lacks(&plan.schema.table, missing)),
+                    };
+                    let mut block = Block::new(&projection, &plan.rows, filled.as_ref());
+                    block.net(net, plan.last)?;
+                    if block.count > 0 {
+                        let data = block.data;
+                        self.insert(&projection, data).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows whose unchanged values are not on the follower.
+    fn lacks(&mut self, table: &TableName, missing: usize) -> Error {
+        let why = format!(
+            "{missing} rows were changed without all their columns, and the follower does not have the rest any more"
+        );
+        let what = format!("table {table} needs a copy: {why}");
+        self.needs_copy = Some((table.clone(), why));
+        Error::transient(what)
+    }
+
+    /// Removes what is older than a truncate. Rows that a crashed attempt has written behind it stay.
+    async fn truncate(&self, projection: &Projection, at: Position) -> Result<()> {
+        let (table, version) = (&projection.table, version(at));
+        let http = &self.session.as_ref().ok_or_else(lost)?.http;
+        let doing = format!("truncating table {}", table.name);
+        let ask = format!(
+            "SELECT count() FROM (SELECT 1 FROM {} WHERE {VERSION} >= toUInt128('{version}') LIMIT 1)",
+            table.quoted
+        );
+        let later = http.ask(Query::new(&ask)).await.doing(&doing)?;
+        let statement = match later.trim_ascii() == b"0" {
+            true => format!("TRUNCATE TABLE {}", table.quoted),
+            false => format!(
+                "ALTER TABLE {} DELETE WHERE {VERSION} < toUInt128('{version}')",
+                table.quoted
+            ),
+        };
+        let query = Query {
+            settings: ANY_SIZE,
+            ..Query::new(&statement)
+        };
+        http.ask(query).await.doing(&doing).map(drop)
+    }
+
+    /// Empties a table for a copy, if its rows are walferry's. What a table of changes has stays: a copy only says
+    /// again how rows are.
+    pub(super) async fn empty_table(&mut self, table: &TableName) -> Result<()> {
+        let http = &self.session.as_ref().ok_or_else(lost)?.http;
+        let store = self.store(http);
+        let (database, name) = self.databases.of(table)?;
+        let quoted = sql::table(database, name);
+        if tables::columns(http, database, name).await?.is_empty() {
+            return Err(Error::halt(
+                format!("table {table} does not exist on the follower"),
+                "restart walferry: it creates the table, or says what is missing",
+            ));
+        }
+        if !store.has_filled(table).await? {
+            let ask = format!("SELECT count() FROM (SELECT 1 FROM {quoted} LIMIT 1)");
+            let rows = http.ask(Query::new(&ask)).await.doing("looking for rows")?;
+            if rows.trim_ascii() != b"0" {
+                return Err(Error::halt(
+                    format!("table {quoted} on the follower has rows that walferry did not write"),
+                    format!(
+                        "empty or rename it, or leave {table} out with [tables] exclude in the sink's settings"
+                    ),
+                ));
+            }
+            store.note_filled(table).await?;
+        }
+        if self.settings.mode == ClickHouseMode::History {
+            return Ok(());
+        }
+        let statement = format!("TRUNCATE TABLE {quoted}");
+        let query = Query {
+            settings: ANY_SIZE,
+            ..Query::new(&statement)
+        };
+        http.ask(query)
+            .await
+            .doing(format!("emptying table {table}"))
+            .map(drop)
+    }
+
+    /// Writes rows of a copy.
+    pub(super) async fn load_rows(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
+        let projection = self.projection(&rows.schema)?;
+        let mut block = Block::new(&projection, &rows.rows, None);
+        for (number, change) in (before..).zip(&rows.changes) {
+            assert_eq!(change.op, Op::Read, "rows of a copy are reads");
+            let row = change.after;
+            let row =
+                row.unwrap_or_else(|| panic!("a row of a copy has its cells: {}", change.position));
+            let version = copied(change.position.commit, number);
+            match self.settings.mode {
+                ClickHouseMode::Current => block.row(row, version, change.position)?,
+                ClickHouseMode::History => block.change(change, version, None)?,
+            }
+        }
+        if block.count > 0 {
+            let data = block.data;
+            self.insert(&projection, data).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes changes as they were.
+    pub(super) async fn keep_changes(&mut self, changes: &TableChanges) -> Result<()> {
+        let projection = self.projection(&changes.schema)?;
+        let mut block = Block::new(&projection, &changes.rows, None);
+        let times = changes.times_ms.iter().copied().map(Some);
+        for (change, time_ms) in changes
+            .changes
+            .iter()
+            .zip(times.chain(std::iter::repeat(None)))
+        {
+            block.change(change, version(change.position), time_ms)?;
+        }
+        if block.count > 0 {
+            let data = block.data;
+            self.insert(&projection, data).await?;
+        }
+        Ok(())
+    }
+}
