@@ -38,10 +38,11 @@ ensure_clickhouse() {
   with_fetch_lock fetch_chdb
 }
 
+# Quoted, as an & would else stand for what is replaced.
 xml_text() {
-  local text=${1//&/&amp;}
-  text=${text//</&lt;}
-  printf '%s' "${text//>/&gt;}"
+  local text=${1//&/"&amp;"}
+  text=${text//</"&lt;"}
+  printf '%s' "${text//>/"&gt;"}"
 }
 
 # The settings of a real server, written at each start.
