@@ -10,6 +10,8 @@ readonly CHDB_VERSION=26.9.0
 readonly CLICKHOUSE_OLDEST=23
 readonly CLICKHOUSE_FACADE=$ROOT/tests/support/clickhouse_facade.py
 
+SERVER_USERS=() # name:password of those that it lets in; none: default without password
+
 # Whether the clickhouse-server in PATH is to be used.
 has_clickhouse_server() {
   local major
@@ -88,12 +90,23 @@ launch_clickhouse() {
     python3 "$CLICKHOUSE_FACADE" --data "$dir/data" --port "$(<"$dir/port")" "${more[@]}"
 }
 
+# clickhouse_query PORT QUERY: the rows as lines, values by tabs; 1 with the error's text when it fails.
+clickhouse_query() {
+  local answer
+  # shellcheck disable=SC2016 # the inner shell expands its own arguments
+  answer=$(timeout 60 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" && LC_ALL=C &&
+    printf "POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" "${#2}" "$2" >&3 && cat <&3' _ "$1" "$2") || return 1
+  answer+=$'\n' # which $() took away
+  printf '%s' "${answer#*$'\r\n\r\n'}"
+  [[ $answer == HTTP/1.?\ 200* ]]
+}
+
 # Ready, or ended before it was.
 clickhouse_settled() {
   process_is_gone "$1/pid" || [[ $(http_get "$(<"$1/port")" /ping) == HTTP/1.?\ 200* ]]
 }
 
-# Notes what the options ask for: clickhouse_options DIR TLS [name=value…]; users come in SERVER_USERS.
+# Notes what the options ask for: note_clickhouse_options DIR TLS [name=value…]; users come in SERVER_USERS.
 note_clickhouse_options() {
   local dir=$1 tls=$2 setting
   shift 2
