@@ -3,6 +3,7 @@
 # end the question that counts: do leader and follower hold the same rows? Exit code 0 only if they do.
 
 readonly DEMO=$STACK/demo
+readonly DEMO_CONNECTORS=$DEMO/connectors # with --with; else those of the repository
 readonly DEMO_SINK=follower     # the name of connectors/follower.toml
 readonly DEMO_PAUSE_S=5         # how long the follower stands still in the middle
 readonly DEMO_DRAIN_LIMIT_S=120 # how long the follower may take to catch up at the end
@@ -15,7 +16,12 @@ demo_options() {
     case $1 in
       --seconds) DEMO_SECONDS=${2:-} ;;
       --rate) DEMO_RATE=${2:-} ;;
-      *) die "unknown option $1" "./dev demo [--seconds N] [--rate TRANSACTIONS_PER_SECOND]" ;;
+      --with)
+        demo_stores_option "${2:-}"
+        shift 2
+        continue
+        ;;
+      *) die "unknown option $1" "./dev demo [--seconds N] [--rate TRANSACTIONS_PER_SECOND] [--with clickhouse,mysql]" ;;
     esac
     [[ ${2:-} =~ ^[1-9][0-9]{0,5}$ ]] || die "$1 wants a whole number, not '${2:-}'"
     shift 2
@@ -62,10 +68,12 @@ refuse_old_topics() {
 }
 
 start_walferry() {
+  local connectors=$ROOT/connectors
+  [[ ! -d $DEMO_CONNECTORS ]] || connectors=$DEMO_CONNECTORS
   # shellcheck source=/dev/null
   source "$RUN/demo.env"
   start_detached "$DEMO/walferry.pid" "$DEMO/walferry.log" \
-    "$WALFERRY_BIN" run --config "$ROOT/config" --connectors "$ROOT/connectors"
+    "$WALFERRY_BIN" run --config "$ROOT/config" --connectors "$connectors"
   ln -sfn "$DEMO/walferry.log" "$LOG/walferry.log"
   if ! wait_until 60 walferry_settled || process_is_gone "$DEMO/walferry.pid"; then
     show_log_end "$DEMO/walferry.log"
@@ -75,9 +83,9 @@ start_walferry() {
 
 walferry_settled() { process_is_gone "$DEMO/walferry.pid" || [[ $(http_get "$HTTP_PORT" /healthz) == HTTP/1.?\ 200* ]]; }
 
-# The value of a metric with the sink's label; empty if it is absent, which means unknown.
+# sink_metric NAME SINK: the value of a metric with the sink's label; empty if it is absent, which means unknown.
 sink_metric() {
-  awk -v name="$1" -v label="sink=\"$DEMO_SINK\"" 'index($0, name "{") == 1 && index($0, label) { print $NF; exit }' <<<"$METRICS"
+  awk -v name="$1" -v label="sink=\"$2\"" 'index($0, name "{") == 1 && index($0, label) { print $NF; exit }' <<<"$METRICS"
 }
 
 start_load() {
@@ -115,13 +123,13 @@ show_line() {
   local second=$1 note=$2 rate bytes seconds bar='' width line
   METRICS=$(http_get "$HTTP_PORT" /metrics || true)
   rate=$(leader_rate)
-  bytes=$(sink_metric walferry_sink_lag_bytes)
-  seconds=$(sink_metric walferry_sink_lag_seconds)
+  bytes=$(sink_metric walferry_sink_lag_bytes "$DEMO_SINK")
+  seconds=$(sink_metric walferry_sink_lag_seconds "$DEMO_SINK")
   width=$(awk -v s="${seconds:-0}" 'BEGIN { w = int(s * 4 + 0.5); print (w > 28 ? 28 : w) }')
   printf -v bar '%*s' "$width" ''
   bar=${bar// /▇}
   printf -v line '%5s s %9s tx/s %12s %10s  %s' "$second" "${rate:--}" "$(human_bytes "$bytes")" \
-    "$(if [[ -n $seconds ]]; then printf '%.2f s' "$seconds"; else echo unknown; fi)" "$bar${note:+ $note}"
+    "$(if [[ -n $seconds ]]; then printf '%.2f s' "$seconds"; else echo unknown; fi)" "$bar${note:+ $note}$(demo_stores_lag)"
   DEMO_LINES+=("$line")
   if [[ -t 1 ]]; then
     [[ $DEMO_SHOWN -eq 0 ]] || printf '\e[%dA' "$DEMO_SHOWN"
@@ -199,11 +207,13 @@ await_follower() {
       "it has: $(sql "$WALFERRY_FOLLOWER_URL" -c 'SELECT applied FROM walferry.checkpoint' 2>&1)" "walferry's log: $DEMO/walferry.log"
   fi
   say "the follower reached the leader's end $lsn after $(($(now_ms) - started)) ms"
+  await_demo_stores "$lsn"
 }
 
 cmd_demo() {
   demo_options "$@"
   ensure_setup "$(default_major)"
+  ensure_demo_stores
   build_walferry
   stop_process "$DEMO/load.pid"
   stop_process "$DEMO/walferry.pid"
@@ -214,6 +224,7 @@ cmd_demo() {
   say "starting leader, follower (Postgres $(default_major)), Kafka and Prometheus"
   start_stack demo
   say_prometheus demo
+  start_demo_stores
   refuse_old_topics
   say "loading the web shop into the leader"
   sql "$(stack_url "$DEMO/leader")" -f "$PARTS/sql/shop.sql" >/dev/null
@@ -230,4 +241,5 @@ cmd_demo() {
   else
     die "NOT EQUAL: leader and follower differ (table above)" "walferry's log: $DEMO/walferry.log"
   fi
+  compare_demo_stores || die "NOT EQUAL: leader and follower differ (table above)" "walferry's log: $DEMO/walferry.log"
 }

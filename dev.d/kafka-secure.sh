@@ -1,21 +1,7 @@
 # shellcheck shell=bash
-# A Kafka listener with TLS and SASL beside the plain one, for tests: an authority of its own, a certificate
-# for 127.0.0.1 and localhost, users for PLAIN and SCRAM.
+# A Kafka listener with TLS and SASL beside the plain one, for tests: a certificate (certificates.sh), users for PLAIN
+# and SCRAM.
 #   DIR/tls/{ca.pem,broker.pem}   DIR/secure (address)
-
-# An authority and a broker's key and certificate signed by it, each with one openssl call.
-make_kafka_certificates() {
-  local tls=$1
-  command -v openssl >/dev/null || die "openssl is missing: a secured Kafka needs certificates" "install it (Debian: apt-get install openssl)"
-  mkdir -p -- "$tls"
-  quietly "making an authority" "$tls/openssl.log" openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc \
-    -subj "/CN=walferry test authority" -days 3650 -keyout "$tls/ca.key" -out "$tls/ca.pem"
-  quietly "making Kafka's certificate" "$tls/openssl.log" openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc \
-    -subj "/CN=kafka" -addext "subjectAltName=IP:127.0.0.1,DNS:localhost" -addext "basicConstraints=critical,CA:FALSE" \
-    -CA "$tls/ca.pem" -CAkey "$tls/ca.key" -days 3650 -keyout "$tls/broker.key" -out "$tls/broker.crt"
-  # Kafka reads key and chain from one PEM file.
-  cat "$tls/broker.key" "$tls/broker.crt" >"$tls/broker.pem"
-}
 
 # What a broker's settings have beyond kafka_properties, one a line; where a name repeats, the last one wins.
 # kafka_secure_properties DIR PORT CONTROLLER_PORT SECURE_PORT USER:PASSWORD…

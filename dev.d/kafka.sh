@@ -142,7 +142,7 @@ create_kafka() {
     bootstrap+=${bootstrap:+,}127.0.0.1:${ports[node]}
     secure+=${secure:+,}127.0.0.1:${secures[node]}
   done
-  [[ ${#KAFKA_USERS[@]} -eq 0 ]] || make_kafka_certificates "$dir/tls"
+  [[ ${#KAFKA_USERS[@]} -eq 0 ]] || make_certificates "$dir/tls" broker
   for ((node = 1; node <= brokers; node++)); do
     mkdir -p -- "$dir/node-$node"
     [[ ${#KAFKA_USERS[@]} -eq 0 ]] ||

@@ -115,11 +115,11 @@ pg_pid() {
   printf '%s\n' "$pid"
 }
 
-# The parents of DIR must let Postgres's user through.
+# The parents of DIR must let the servers' user through.
 refuse_closed_directory() {
   local dir=$1
   as_server_user test -x "$dir" && return 0
-  die "user $SERVER_USER, who runs Postgres, cannot enter $dir" \
+  die "user $SERVER_USER, who runs the server, cannot enter $dir" \
     "a directory above it is closed to others (mktemp -d and Rust's tempfile make such); use one under $STACK/test/"
 }
 

@@ -89,6 +89,13 @@ start_test_kafka() {
 
 has_end_to_end_tests() { [[ -e $ROOT/tests/end_to_end.rs || -e $ROOT/tests/end_to_end/main.rs ]]; }
 
+# The other stores than Postgres that there are tests of.
+ensure_test_stores() {
+  local version
+  [[ -n ${WALFERRY_TEST_CLICKHOUSE:-} ]] || ensure_clickhouse
+  for version in "${MARIADB_VERSIONS[@]}"; do ensure_mariadb "$version"; done
+}
+
 # A directory for the servers of this run, removed with them at its end: in memory or on the disk.
 begin_test_run() {
   local where=$1 old
@@ -118,6 +125,7 @@ cmd_test() {
   cd "$ROOT" || exit
   ensure_rust
   ensure_setup "$newest" "$PG_OLDEST"
+  ensure_test_stores
   begin_test_run memory
   if [[ $quick == no ]]; then
     test_lints

@@ -72,14 +72,16 @@ async fn exchange(port: u16, request: &str) -> Result<(u16, String), String> {
 
 /// Head and body of what a request brings; of HTTP 1.0, so that the body is what comes behind the head.
 pub async fn ask(port: u16, request: &str) -> Result<(String, String), String> {
+    ask_at(&format!("127.0.0.1:{port}"), request.as_bytes()).await
+}
+
+/// The same at any address, and with a body of any bytes.
+pub async fn ask_at(address: &str, request: &[u8]) -> Result<(String, String), String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
+    let mut stream = tokio::net::TcpStream::connect(address)
         .await
         .map_err(|e| e.to_string())?;
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .map_err(|e| e.to_string())?;
+    stream.write_all(request).await.map_err(|e| e.to_string())?;
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)

@@ -3,10 +3,12 @@
 
 #![allow(dead_code, unused_imports)] // each test file uses a part of this one
 
+pub mod clickhouse;
 pub mod content;
 pub mod forgetful_kafka;
 pub mod http;
 pub mod kafka;
+pub mod mariadb;
 pub mod postgres;
 pub mod process;
 pub mod secured_kafka;
@@ -20,9 +22,11 @@ use ::walferry::config::{
     Durability, KafkaSettings, PostgresSettings, Secret, TlsMode, TlsSettings,
 };
 
+pub use clickhouse::ClickHouse;
 pub use content::{assert_equal, wait_caught_up};
 pub use forgetful_kafka::ForgetfulKafka;
 pub use kafka::Kafka;
+pub use mariadb::MariaDb;
 pub use postgres::Postgres;
 pub use secured_kafka::SecuredKafka;
 pub use walferry::{Pipeline, Walferry};
@@ -69,6 +73,24 @@ pub fn dev() -> PathBuf {
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev"),
         PathBuf::from,
     )
+}
+
+/// Runs `./dev server` and answers what it says; panics when it fails.
+pub fn dev_server(
+    kind: &str,
+    action: &str,
+    dir: &std::path::Path,
+    more: &[impl AsRef<std::ffi::OsStr>],
+) -> String {
+    let mut command = std::process::Command::new(dev());
+    command.args(["server", kind, action]).arg(dir).args(more);
+    let output = command.output().expect("the dev script can be run");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A YAML file of the repository.
