@@ -15,6 +15,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use crate::config::{Settings, StoreSettings};
 use crate::error::Error;
 use crate::model::TableSchema;
+use crate::sink::{self, Verdict};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,14 +109,6 @@ impl Part<'_> {
     }
 }
 
-/// What a judge says: what was found and, unless it is well, what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Verdict {
-    Pass(String),
-    Warning(String, String),
-    Failure(String, String),
-}
-
 fn pass(found: impl Into<String>) -> Verdict {
     Verdict::Pass(found.into())
 }
@@ -150,15 +143,21 @@ pub async fn run(settings: &Settings) -> Report {
         facts = leader::look(source, &mut report.part(&source.name)).await;
     }
     kafka::look(settings, &facts, &mut report.part("kafka")).await;
-    for sink in &settings.sinks {
-        match &sink.store {
+    for sink_settings in &settings.sinks {
+        match &sink_settings.store {
             StoreSettings::Postgres(store) => {
-                follower::look(sink, store, &facts, &mut report.part(&sink.name)).await;
+                let mut part = report.part(&sink_settings.name);
+                follower::look(sink_settings, store, &facts, &mut part).await;
             }
-            StoreSettings::ClickHouse(_store) => todo!(),
-            StoreSettings::MySql(_store) => todo!(),
+            StoreSettings::ClickHouse(_) | StoreSettings::MySql(_) => {
+                let looked = sink::look(sink_settings, &facts.tables).await;
+                let mut part = report.part(&sink_settings.name);
+                for (subject, verdict) in looked.into_iter().flatten() {
+                    part.add(subject, verdict);
+                }
+            }
             StoreSettings::Stdout(_) => report
-                .part(&sink.name)
+                .part(&sink_settings.name)
                 .add("store", pass("standard output")),
         }
     }

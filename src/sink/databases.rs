@@ -42,15 +42,11 @@ impl Databases {
     /// Database and name of a table.
     ///
     /// # Errors
-    /// Halt when another schema of the leader's has the same database by name or by the settings, so that a table
-    /// of each could be meant.
+    /// Halt when `public` or a schema that the settings map has the same database, so that a table of each could be
+    /// meant.
     pub fn of<'a>(&'a self, table: &'a TableName) -> Result<(&'a str, &'a str)> {
         let database = self.of_schema(&table.schema);
-        let others = self
-            .mapped
-            .keys()
-            .map(String::as_str)
-            .chain(["public", database]);
+        let others = self.mapped.keys().map(String::as_str).chain(["public"]);
         let twin = others
             .filter(|schema| *schema != table.schema)
             .find(|schema| self.of_schema(schema) == database);
@@ -100,7 +96,6 @@ mod tests {
             (vec![], "shop"),
             (vec![("a", "x"), ("b", "x")], "a"),
             (vec![("a", "shop")], "public"),
-            (vec![("a", "b")], "a"),
             (vec![("a", "b")], "b"),
         ] {
             let rule = databases(&mapped);
@@ -109,5 +104,10 @@ mod tests {
         }
         let apart = databases(&[("a", "b"), ("b", "c")]);
         assert!(apart.of(&TableName::new("a", "t")).is_ok());
+        let public = TableName::new("public", "t");
+        assert!(
+            databases(&[]).of(&public).is_ok(),
+            "nobody has said that there is a schema shop"
+        );
     }
 }

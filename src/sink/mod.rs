@@ -5,10 +5,12 @@
 
 pub mod clickhouse;
 pub mod databases;
+mod look;
 pub mod postgres;
 pub mod stdout;
 mod stored;
 
+pub use look::{Looked, Verdict};
 pub use postgres::{
     Beside, Followed, FollowerCheckpoint, Found, Held, Lender, Mark, Readiness, Shown, Stage,
     StandingStill, checkpoint_in,
@@ -261,6 +263,19 @@ pub async fn checkpoint(
             ),
             "name a sink with a follower",
         )),
+    }
+}
+
+/// Looks at a follower before it is started, with the leader's tables; none: the store is looked at elsewhere, or
+/// there is nothing to look at. Changes nothing.
+pub async fn look(settings: &SinkSettings, tables: &[TableSchema]) -> Option<Looked> {
+    let selection = Selection::new(&settings.include, &settings.exclude);
+    let taken = tables.iter().filter(|table| selection.takes(&table.table));
+    let taken: Vec<TableSchema> = taken.cloned().collect();
+    match &settings.store {
+        StoreSettings::ClickHouse(store) => Some(clickhouse::look(store, &taken).await),
+        StoreSettings::MySql(_store) => todo!(),
+        StoreSettings::Postgres(_) | StoreSettings::Stdout(_) => None,
     }
 }
 

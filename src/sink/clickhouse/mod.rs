@@ -15,6 +15,7 @@ mod failure;
 mod fill;
 mod history;
 mod http;
+mod look;
 mod orders;
 mod row_binary;
 mod shape;
@@ -36,6 +37,7 @@ use crate::model::{Checkpoint, Moves, Selection, TableChanges, TableName, TableS
 use checkpoint::{Identity, OWN_TABLES, Store, not_mine};
 use failure::Doing;
 use http::{Http, Query};
+pub(super) use look::look;
 use tables::{ANY_SIZE, Prepared, Preparing, Projection, Table};
 
 /// Oldest server whose `ReplacingMergeTree` knows deleted rows and whose DDL is waited for.
@@ -175,6 +177,24 @@ impl ClickHouseSink {
     }
 }
 
+/// A table of the leader's that is one of walferry's own on the follower.
+fn own_name(table: &TableName) -> Error {
+    Error::halt(
+        format!("table {table} has the name of one of walferry's own tables on the follower"),
+        format!("leave it out with [tables] exclude = [\"{table}\"] in the sink's settings"),
+    )
+}
+
+/// A table on the follower that somebody else has filled.
+fn foreign_rows(table: &TableName, quoted: &str) -> Error {
+    Error::halt(
+        format!("table {quoted} on the follower has rows that walferry did not write"),
+        format!(
+            "empty or rename it, or leave it out with [tables] exclude = [\"{table}\"] in the sink's settings"
+        ),
+    )
+}
+
 fn lost() -> Error {
     Error::transient("no session with the follower; it is to be opened")
 }
@@ -240,14 +260,7 @@ impl Sink for ClickHouseSink {
         let table = &schema.table;
         let (database, name) = self.databases.of(table)?;
         if database == self.databases.own() && OWN_TABLES.contains(&name) {
-            return Err(Error::halt(
-                format!(
-                    "table {table} has the name of one of walferry's own tables on the follower"
-                ),
-                format!(
-                    "leave it out with [tables] exclude = [\"{table}\"] in the sink's settings"
-                ),
-            ));
+            return Err(own_name(table));
         }
         let session = self.session.as_ref().ok_or_else(lost)?;
         let preparing = Preparing {

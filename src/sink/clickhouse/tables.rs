@@ -267,7 +267,8 @@ impl Preparing<'_> {
         Ok(())
     }
 
-    fn creation(&self, schema: &TableSchema, quoted: &str) -> Result<String> {
+    /// The statement that makes it.
+    pub(super) fn creation(&self, schema: &TableSchema, quoted: &str) -> Result<String> {
         let mut clauses = Vec::new();
         for column in &schema.columns {
             let of = wanted(self.settings, schema, column)?;
@@ -344,7 +345,8 @@ impl Preparing<'_> {
         Ok(None)
     }
 
-    fn may_be_made_anew(&self, schema: &TableSchema, why: String) -> Result<String> {
+    /// Why it is made anew, if the settings let it be.
+    pub(super) fn may_be_made_anew(&self, schema: &TableSchema, why: String) -> Result<String> {
         use crate::config::SchemaChanges;
         match (
             self.settings.schema_changes,
@@ -385,7 +387,11 @@ impl Preparing<'_> {
     }
 
     /// Whether a table that is there replaces rows by version.
-    async fn is_fit(&self, schema: &TableSchema, (database, name): (&str, &str)) -> Result<()> {
+    pub(super) async fn is_fit(
+        &self,
+        schema: &TableSchema,
+        (database, name): (&str, &str),
+    ) -> Result<()> {
         #[derive(serde::Deserialize)]
         struct Engine {
             engine: String,

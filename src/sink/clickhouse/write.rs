@@ -11,7 +11,7 @@ use super::http::Query;
 use super::shape::VERSION;
 use super::sql;
 use super::tables::{ANY_SIZE, Projection};
-use super::{ClickHouseSink, lost, tables};
+use super::{ClickHouseSink, foreign_rows, lost, tables};
 use crate::config::ClickHouseMode;
 use crate::error::{Class, Error, Result};
 use crate::killpoint::{self, Point};
@@ -154,12 +154,7 @@ impl ClickHouseSink {
             let ask = format!("SELECT count() FROM (SELECT 1 FROM {quoted} LIMIT 1)");
             let rows = http.ask(Query::new(&ask)).await.doing("looking for rows")?;
             if rows.trim_ascii() != b"0" {
-                return Err(Error::halt(
-                    format!("table {quoted} on the follower has rows that walferry did not write"),
-                    format!(
-                        "empty or rename it, or leave {table} out with [tables] exclude in the sink's settings"
-                    ),
-                ));
+                return Err(foreign_rows(table, &quoted));
             }
             store.note_filled(table).await?;
         }

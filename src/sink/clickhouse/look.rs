@@ -1,0 +1,149 @@
+//! What `walferry check` sees of a ClickHouse follower. Changes nothing.
+
+use super::checkpoint::OWN_TABLES;
+use super::failure::Doing;
+use super::http::{Http, Query};
+use super::shape::{self, Plan, wanted};
+use super::tables::{Preparing, columns, refuse_unheld};
+use super::types::Kind;
+use super::{refuse_old, sql};
+use crate::config::ClickHouseSinkSettings;
+use crate::error::{Error, Result};
+use crate::model::TableSchema;
+use crate::sink::databases::Databases;
+use crate::sink::{Looked, Verdict};
+
+/// Looks at the follower with the tables that the sink would take.
+pub(crate) async fn look(settings: &ClickHouseSinkSettings, tables: &[TableSchema]) -> Looked {
+    let http = Http::new(settings.server.clone(), settings.statement_timeout);
+    let mut looked = Looked::new();
+    if let Err(error) = refuse_old(&http).await {
+        looked.push(("connection", error.into()));
+        return looked;
+    }
+    looked.push(("connection", Verdict::Pass("connected".to_owned())));
+    let databases = Databases::new(&settings.server.url.database, &settings.databases);
+    looked.push(("settings of tables", names(settings, tables)));
+    let mut failures = 0;
+    for table in tables {
+        if let Err(error) = of_table(&http, (settings, &databases), table).await {
+            failures += 1;
+            looked.push(("table", error.into()));
+        }
+    }
+    if failures == 0 {
+        let fit = format!("{} can be held", tables.len());
+        looked.push(("tables", Verdict::Pass(fit)));
+    }
+    let arrays = nullable_arrays(settings, tables);
+    if !arrays.is_empty() {
+        looked.push((
+            "arrays",
+            Verdict::Warning(
+                format!("NULL becomes the empty array in {}", arrays.join(", ")),
+                "declare them NOT NULL on the leader, or hold them as text where the difference matters: [columns] \
+                 with \"String\""
+                    .to_owned(),
+            ),
+        ));
+    }
+    looked
+}
+
+/// Whether `[columns]` and `[layout]` name what the leader has.
+fn names(settings: &ClickHouseSinkSettings, tables: &[TableSchema]) -> Verdict {
+    let has_column = |name: &&String| {
+        let mut all = tables.iter().flat_map(|table| {
+            let columns = table.columns.iter();
+            columns.map(|column| format!("{}.{}", table.table, column.name))
+        });
+        all.any(|column| column == **name)
+    };
+    let has_table = |name: &&String| tables.iter().any(|table| table.table.to_string() == **name);
+    let columns = settings.columns.keys().filter(|name| !has_column(name));
+    let layouts = settings.layout.keys().filter(|name| !has_table(name));
+    let unknown: Vec<&str> = columns.chain(layouts).map(String::as_str).collect();
+    match unknown.is_empty() {
+        true => Verdict::Pass("[columns] and [layout] name what the leader has".to_owned()),
+        false => Verdict::Warning(
+            format!(
+                "[columns] or [layout] name what the leader does not have: {}",
+                unknown.join(", ")
+            ),
+            "write schema.table.column and schema.table as on the leader, without quotes"
+                .to_owned(),
+        ),
+    }
+}
+
+async fn of_table(
+    http: &Http,
+    (settings, databases): (&ClickHouseSinkSettings, &Databases),
+    schema: &TableSchema,
+) -> Result<()> {
+    refuse_unheld(settings, schema)?;
+    for column in &schema.columns {
+        wanted(settings, schema, column)?;
+    }
+    let table = &schema.table;
+    let (database, name) = databases.of(table)?;
+    if database == databases.own() && OWN_TABLES.contains(&name) {
+        return Err(super::own_name(table));
+    }
+    let preparing = Preparing {
+        http,
+        settings,
+        databases,
+        in_effect: &Default::default(),
+    };
+    let quoted = sql::table(database, name);
+    preparing.creation(schema, &quoted)?;
+    let found = columns(http, database, name).await?;
+    if found.is_empty() {
+        return match settings.create_tables {
+            true => Ok(()),
+            false => Err(Error::halt(
+                format!("table {table} is not there on the follower: {quoted}"),
+                "create it as docs/sinks.md says, or let walferry do it with create_tables = true",
+            )),
+        };
+    }
+    preparing.is_fit(schema, (database, name)).await?;
+    if let Plan::Anew(why) = shape::plan(settings, schema, &found)? {
+        let may = preparing.may_be_made_anew(schema, why);
+        return may.map(drop);
+    }
+    // The table is there and walferry has no checkpoint: whose rows are in it?
+    let there = format!(
+        "SELECT count() FROM system.tables WHERE database = {} AND name = '{}'",
+        sql::text(databases.own()),
+        OWN_TABLES[0]
+    );
+    let known = http
+        .ask(Query::new(&there))
+        .await
+        .doing("looking for walferry's tables")?;
+    let rows = format!("SELECT count() FROM (SELECT 1 FROM {quoted} LIMIT 1)");
+    let rows = http
+        .ask(Query::new(&rows))
+        .await
+        .doing("looking for rows")?;
+    match known.trim_ascii() == b"0" && rows.trim_ascii() != b"0" {
+        true => Err(super::foreign_rows(table, &quoted)),
+        false => Ok(()),
+    }
+}
+
+/// Columns whose NULLs are told apart from empty arrays on the leader only.
+fn nullable_arrays(settings: &ClickHouseSinkSettings, tables: &[TableSchema]) -> Vec<String> {
+    let mut found = Vec::new();
+    for table in tables {
+        for column in &table.columns {
+            let of = wanted(settings, table, column);
+            if !column.not_null && of.is_ok_and(|of| matches!(of.kind, Kind::Array(_))) {
+                found.push(format!("{}.{}", table.table, column.name));
+            }
+        }
+    }
+    found
+}
