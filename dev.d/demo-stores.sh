@@ -58,7 +58,7 @@ demo_stores_lag() {
   done
 }
 
-store_shows() { [[ $(http_get "$HTTP_PORT" "/v1/sinks/$1/position?lsn=$2") == HTTP/1.?\ 200* ]]; }
+store_shows() { [[ $(http_get "$HTTP_PORT" "/v1/sinks/$1/wait?lsn=$2&timeout_ms=100") == HTTP/1.?\ 200* ]]; }
 
 await_demo_stores() {
   local lsn=$1 store
