@@ -1,4 +1,4 @@
-//! `walferry verify`: whether a Postgres follower holds the rows of its leader, while both are live.
+//! `walferry verify`: whether a follower holds the rows of its leader, while both are live.
 //!
 //! Both are compared at one and the same boundary (`boundary`), so what differs there is wrong, however often rows
 //! change. Tables are read once, as sums of hashes by bucket of the key, computed in the databases; only where
@@ -9,6 +9,7 @@
 
 mod boundary;
 mod course;
+mod foreign;
 mod pace;
 pub mod periodic;
 mod report;
@@ -22,7 +23,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{PostgresSinkSettings, SourceSettings};
+use crate::config::{PostgresSinkSettings, SinkSettings, SourceSettings, StoreSettings};
 use crate::error::{Error, Result};
 use crate::model::{Selection, TableName};
 use crate::source::catalog::CatalogTable;
@@ -46,19 +47,17 @@ const ROWS_MAX: u64 = 2_000_000;
 /// Boundaries that are taken for a table that is altered or truncated again and again.
 const BOUNDARIES_MAX: usize = 3;
 
-/// What is compared.
+/// What is to be compared.
 #[derive(Clone, Copy, Debug)]
-pub struct Pair<'a> {
+pub struct Asked<'a> {
     /// The pipeline.
     pub pipeline: &'a str,
     /// The leader.
     pub source: &'a SourceSettings,
-    /// The sink's name.
-    pub sink: &'a str,
+    /// The sink of the follower.
+    pub sink: &'a SinkSettings,
     /// Tables that the sink takes.
     pub selection: &'a Selection,
-    /// The follower.
-    pub follower: &'a PostgresSinkSettings,
     /// Tables to compare, of those.
     pub tables: &'a Selection,
     /// Longest wait for a boundary: for the follower to show what the leader has, and for the leader's open
@@ -68,12 +67,56 @@ pub struct Pair<'a> {
     pub max_rows_per_second: Option<NonZeroU64>,
 }
 
-/// Compares, table by table; `told` hears how far it is.
+/// Compares a follower with its leader, table by table; `told` hears how far it is.
 ///
 /// # Errors
 /// Those of the two servers; transient when there is no boundary within the time; halt when the follower was ordered
-/// to stop at a position.
-pub async fn run(pair: Pair<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Report> {
+/// to stop at a position, or only shows the stream.
+pub async fn run(asked: Asked<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Report> {
+    match &asked.sink.store {
+        StoreSettings::Postgres(follower) => {
+            let pair = Pair {
+                pipeline: asked.pipeline,
+                source: asked.source,
+                sink: &asked.sink.name,
+                selection: asked.selection,
+                follower,
+                tables: asked.tables,
+                patience: asked.patience,
+                max_rows_per_second: asked.max_rows_per_second,
+            };
+            alike(pair, told).await
+        }
+        StoreSettings::ClickHouse(_) | StoreSettings::MySql(_) | StoreSettings::Stdout(_) => {
+            foreign::run(asked, told).await
+        }
+    }
+}
+
+/// A leader and a Postgres follower.
+#[derive(Clone, Copy, Debug)]
+struct Pair<'a> {
+    /// The pipeline.
+    pipeline: &'a str,
+    /// The leader.
+    source: &'a SourceSettings,
+    /// The sink's name.
+    sink: &'a str,
+    /// Tables that the sink takes.
+    selection: &'a Selection,
+    /// The follower.
+    follower: &'a PostgresSinkSettings,
+    /// Tables to compare, of those.
+    tables: &'a Selection,
+    /// Longest wait for a boundary: for the follower to show what the leader has, and for the leader's open
+    /// transactions that have written.
+    patience: Duration,
+    /// So many rows are read of each server a second at most; none: as fast as they can.
+    max_rows_per_second: Option<NonZeroU64>,
+}
+
+/// Compares two Postgres servers.
+async fn alike(pair: Pair<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Report> {
     let servers = Servers::open(pair).await?;
     let published = published::tables(&servers.leader.outside, &pair.source.publication).await?;
     let mut tables: Vec<CatalogTable> = published

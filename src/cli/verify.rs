@@ -10,10 +10,10 @@ use super::rebuild;
 use super::status::{count, table};
 use super::tables::patterns;
 use super::{Failure, sink_names};
-use crate::config::{Settings, SinkSettings, StoreSettings};
+use crate::config::{Settings, SinkSettings};
 use crate::error::Error;
 use crate::model::{Selection, TableName};
-use crate::verify::{self, Differences, Pair, Progress, Report, TableReport};
+use crate::verify::{self, Differences, Progress, Report, TableReport};
 
 /// Keys on a line of the report.
 const KEYS_SHOWN: usize = 5;
@@ -56,19 +56,15 @@ pub(super) async fn run(settings: &Settings, asked: &Asked) -> Result<(), Failur
     let tables = Selection::new(&patterns(&asked.tables).map_err(Failure::Usage)?, &[]);
     let mut reports = Vec::new();
     for sink in chosen(settings, &asked.sinks)? {
-        let StoreSettings::Postgres(follower) = &sink.store else {
-            continue;
-        };
         let rate = asked.max_rows_per_second;
-        let pair = Pair {
+        let pair = verify::Asked {
             pipeline: &settings.pipeline,
             source,
-            sink: &sink.name,
+            sink,
             selection: &Selection::new(&sink.include, &sink.exclude),
-            follower,
             tables: &tables,
             patience: asked.patience,
-            max_rows_per_second: rate.or(follower.verify.max_rows_per_second),
+            max_rows_per_second: rate.or(sink.verify().max_rows_per_second),
         };
         let mut report = compare(pair, asked).await?;
         if asked.repair {
@@ -90,7 +86,7 @@ pub(super) async fn run(settings: &Settings, asked: &Asked) -> Result<(), Failur
 }
 
 /// Compares, with a bar on a terminal, and prints what was found.
-async fn compare(pair: Pair<'_>, asked: &Asked) -> Result<Report, Failure> {
+async fn compare(pair: verify::Asked<'_>, asked: &Asked) -> Result<Report, Failure> {
     let bar = Mutex::new((Bar::new("rows"), None::<Instant>));
     let told = |progress: Progress<'_>| {
         let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +100,7 @@ async fn compare(pair: Pair<'_>, asked: &Asked) -> Result<Report, Failure> {
             done: progress.rows,
             total: progress.rows_estimate,
         };
-        bar.show(&under_way(pair.sink, progress), done, "comparing");
+        bar.show(&under_way(&pair.sink.name, progress), done, "comparing");
     };
     let compared = verify::run(pair, &told).await;
     bar.into_inner()
@@ -126,14 +122,14 @@ async fn compare(pair: Pair<'_>, asked: &Asked) -> Result<Report, Failure> {
 /// so the leader can bear that once more.
 async fn repair(
     settings: &Settings,
-    pair: Pair<'_>,
+    pair: verify::Asked<'_>,
     asked: &Asked,
     report: Report,
 ) -> Result<Report, Failure> {
     for of in report.left_alone() {
         eprintln!(
             "{}: {} is not repaired: it could not be compared",
-            pair.sink, of.table
+            pair.sink.name, of.table
         );
     }
     let tables = report.repairable();
@@ -141,7 +137,7 @@ async fn repair(
         return Ok(report);
     }
     let order = rebuild::Asked {
-        sink: pair.sink.to_owned(),
+        sink: pair.sink.name.clone(),
         what: rebuild::What::Resync {
             tables: rebuild::Tables::These(tables.clone()),
             fresh: true,
@@ -150,7 +146,7 @@ async fn repair(
         detach: false,
     };
     rebuild::run(settings, order).await?;
-    let again = Pair {
+    let again = verify::Asked {
         tables: &Selection::of(tables),
         ..pair
     };
@@ -169,15 +165,15 @@ fn under_way(sink: &str, progress: Progress<'_>) -> String {
 }
 
 fn chosen<'a>(settings: &'a Settings, names: &[String]) -> Result<Vec<&'a SinkSettings>, Failure> {
-    let is_postgres = |sink: &&SinkSettings| matches!(sink.store, StoreSettings::Postgres(_));
+    let is_follower = |sink: &&SinkSettings| sink.is_follower();
     if names.is_empty() {
-        return Ok(settings.sinks.iter().filter(is_postgres).collect());
+        return Ok(settings.sinks.iter().filter(is_follower).collect());
     }
     let found = names.iter().map(|name| {
-        let mut sinks = settings.sinks.iter().filter(is_postgres);
+        let mut sinks = settings.sinks.iter().filter(is_follower);
         sinks.find(|sink| sink.name == *name).ok_or_else(|| {
             Failure::Usage(Error::halt(
-                format!("there is no Postgres sink {name} in connectors/"),
+                format!("there is no sink {name} with a follower in connectors/"),
                 format!("name one of: {}", sink_names(settings)),
             ))
         })

@@ -4,6 +4,7 @@
 //! nothing about order or validity; the sink worker (`apply/`) has done that.
 
 pub mod clickhouse;
+pub mod compared;
 pub mod databases;
 mod look;
 pub mod postgres;
@@ -276,6 +277,26 @@ pub async fn look(settings: &SinkSettings, tables: &[TableSchema]) -> Option<Loo
         StoreSettings::ClickHouse(store) => Some(clickhouse::look(store, &taken).await),
         StoreSettings::MySql(_store) => todo!(),
         StoreSettings::Postgres(_) | StoreSettings::Stdout(_) => None,
+    }
+}
+
+/// A sink's follower, for a comparison with its leader.
+///
+/// # Errors
+/// Halt when the store cannot be compared this way.
+pub fn compared(pipeline: &str, settings: &SinkSettings) -> Result<Box<dyn compared::Compared>> {
+    match &settings.store {
+        StoreSettings::ClickHouse(store) => {
+            Ok(clickhouse::compared(pipeline, &settings.name, store))
+        }
+        StoreSettings::MySql(_store) => todo!(),
+        StoreSettings::Postgres(_) | StoreSettings::Stdout(_) => Err(Error::halt(
+            format!(
+                "{}: this follower is not compared by forms of its columns",
+                settings.name
+            ),
+            "name a sink with a follower",
+        )),
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Pair;
-use super::servers::{Servers, not_in_time};
+use super::servers::{Servers, not_in_time, waits_for};
 use super::snapshot::Snapshot;
 use crate::apply::orders;
 use crate::config::PostgresSettings;
@@ -69,7 +69,7 @@ pub(super) struct Taker<'a> {
 }
 
 /// Why there is no boundary.
-enum Missed {
+pub(super) enum Missed {
     /// There may be one at the next attempt.
     NotYet(Error),
     /// There will be none.
@@ -123,7 +123,7 @@ impl<'a> Taker<'a> {
         let mut exporter = Exporter::open(&pair.source.postgres, slot_max)
             .await
             .map_err(|error| error.at("the leader"))?;
-        servers.old_writers_end(until).await?;
+        servers.leader.old_writers_end(until).await?;
         // As far as it lags now it will have to come to the boundary too.
         let near = Instant::now();
         self.come_near(&exporter.leader, until).await?;
@@ -150,7 +150,7 @@ impl<'a> Taker<'a> {
 
     /// Waits until the follower shows what the leader has now: one that is far behind is not held for what it lacks.
     async fn come_near(&self, leader: &SystemIdentity, until: Instant) -> Result<(), Missed> {
-        let now = self.servers.leader_position().await?;
+        let now = self.servers.leader.position().await?;
         loop {
             let known = self.checkpoint.look().await?;
             let known = known.ok_or_else(|| unknown(self.pair))?;
@@ -186,7 +186,7 @@ impl<'a> Taker<'a> {
                 drop(still);
                 let open = writers::open(&self.servers.leader.outside).await?;
                 return Err(Missed::NotYet(match open.first() {
-                    Some(writer) => self.servers.waits_for(writer),
+                    Some(writer) => waits_for(writer),
                     None => error.at("the leader"),
                 }));
             }
@@ -247,14 +247,16 @@ async fn follower_there(
 }
 
 /// The replication connection that has the slot.
-struct Exporter {
+pub(super) struct Exporter {
     connection: ReplicationConnection,
-    leader: SystemIdentity,
+    /// The leader.
+    pub leader: SystemIdentity,
     longest: Duration,
 }
 
 impl Exporter {
-    async fn open(leader: &PostgresSettings, longest: Duration) -> Result<Self> {
+    /// Connects; slots are waited for so long.
+    pub(super) async fn open(leader: &PostgresSettings, longest: Duration) -> Result<Self> {
         // The server gives up by itself: who only goes away leaves a session that waits on.
         let limit = [("lock_timeout", longest.as_millis().to_string())];
         let mut connection =
@@ -267,7 +269,8 @@ impl Exporter {
         })
     }
 
-    async fn slot(&mut self) -> Result<CreatedSlot, Missed> {
+    /// Makes a temporary slot with a snapshot; an earlier one is over.
+    pub(super) async fn slot(&mut self) -> Result<CreatedSlot, Missed> {
         let name = format!("walferry_verify_{:08x}", rand::random::<u32>());
         let begun = Instant::now();
         let created = self.connection.create_slot(&name, true, true);

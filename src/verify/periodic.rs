@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Pair, Report, run};
-use crate::config::{Settings, SinkSettings, SourceSettings, StoreSettings};
+use super::{Asked, Report, run};
+use crate::config::{Settings, SinkSettings, SourceSettings};
 use crate::model::Selection;
 use crate::status::{Shared, SinkView, Verified};
 
@@ -77,20 +77,16 @@ impl Periodic {
     }
 
     async fn verify(&self) -> crate::error::Result<Report> {
-        let StoreSettings::Postgres(follower) = &self.sink.store else {
-            panic!("only Postgres followers are compared")
-        };
-        let pair = Pair {
+        let asked = Asked {
             pipeline: &self.pipeline,
             source: &self.source,
-            sink: &self.sink.name,
+            sink: &self.sink,
             selection: &Selection::new(&self.sink.include, &self.sink.exclude),
-            follower,
             tables: &Selection::new(&["*.*".to_owned()], &[]),
             patience: PATIENCE,
-            max_rows_per_second: follower.verify.max_rows_per_second,
+            max_rows_per_second: self.sink.verify().max_rows_per_second,
         };
-        run(pair, &|_progress| {}).await
+        run(asked, &|_progress| {}).await
     }
 
     fn note(&self, report: &Report) {

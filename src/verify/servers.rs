@@ -87,51 +87,6 @@ impl Servers {
         ))
     }
 
-    /// What the leader has written.
-    pub(super) async fn leader_position(&self) -> Result<Lsn> {
-        let asked = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
-        let row = self.leader.outside.query_one(asked, &[]).await;
-        let row = row.map_err(|error| classify(&error, "reading the leader's position"))?;
-        let text: &str = row.get(0);
-        text.parse()
-            .map_err(|_| Error::transient(format!("{text} is not an LSN")))
-    }
-
-    /// Waits until the leader's transactions that have written and are open now have ended.
-    ///
-    /// # Errors
-    /// Transient when one has not by then.
-    pub(super) async fn old_writers_end(&self, until: Instant) -> Result<()> {
-        let leader = &self.leader.outside;
-        let now = writers::open(leader).await?;
-        let old: HashSet<String> = now.into_iter().map(|writer| writer.xid).collect();
-        loop {
-            let mut open = writers::open(leader).await?.into_iter();
-            let Some(writer) = open.find(|writer| old.contains(&writer.xid)) else {
-                return Ok(());
-            };
-            if Instant::now() >= until {
-                return Err(self.waits_for(&writer));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// That a transaction keeps the leader from giving a snapshot.
-    pub(super) fn waits_for(&self, writer: &Writer) -> Error {
-        let ends = match (&writer.gid, writer.pid) {
-            (Some(_), _) => "COMMIT PREPARED or ROLLBACK PREPARED ends it".to_owned(),
-            (None, Some(pid)) => format!("SELECT pg_terminate_backend({pid}) ends it"),
-            (None, None) => "pg_stat_activity tells whose it is".to_owned(),
-        };
-        Error::transient(format!(
-            "the leader gives no snapshot before {writer} has ended, which has written and is still open"
-        ))
-        .advising(format!(
-            "commit it or roll it back ({ends}), or wait longer with --patience"
-        ))
-    }
-
     /// Ends the snapshots of both, so that they may remove old rows.
     pub(super) async fn end_snapshots(&self) -> Result<()> {
         tokio::try_join!(self.leader.end_snapshot(), self.follower.end_snapshot())?;
@@ -154,7 +109,38 @@ impl Servers {
 }
 
 impl Server {
-    async fn open(settings: &PostgresSettings, name: &str) -> Result<Self> {
+    /// What a leader has written.
+    pub(super) async fn position(&self) -> Result<Lsn> {
+        let asked = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
+        let row = self.outside.query_one(asked, &[]).await;
+        let row = row.map_err(|error| classify(&error, "reading the leader's position"))?;
+        let text: &str = row.get(0);
+        text.parse()
+            .map_err(|_| Error::transient(format!("{text} is not an LSN")))
+    }
+
+    /// Waits until a leader's transactions that have written and are open now have ended.
+    ///
+    /// # Errors
+    /// Transient when one has not by then.
+    pub(super) async fn old_writers_end(&self, until: Instant) -> Result<()> {
+        let leader = &self.outside;
+        let now = writers::open(leader).await?;
+        let old: HashSet<String> = now.into_iter().map(|writer| writer.xid).collect();
+        loop {
+            let mut open = writers::open(leader).await?.into_iter();
+            let Some(writer) = open.find(|writer| old.contains(&writer.xid)) else {
+                return Ok(());
+            };
+            if Instant::now() >= until {
+                return Err(waits_for(&writer));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Connects twice.
+    pub(super) async fn open(settings: &PostgresSettings, name: &str) -> Result<Self> {
         Ok(Server {
             inside: session(settings, name).await?,
             outside: session(settings, name).await?,
@@ -187,6 +173,21 @@ impl Server {
         let unlocked = self.inside.batch_execute(unlock).await;
         unlocked.map_err(|error| classify(&error, "releasing the lock of a table"))
     }
+}
+
+/// That a transaction keeps the leader from giving a snapshot.
+pub(super) fn waits_for(writer: &Writer) -> Error {
+    let ends = match (&writer.gid, writer.pid) {
+        (Some(_), _) => "COMMIT PREPARED or ROLLBACK PREPARED ends it".to_owned(),
+        (None, Some(pid)) => format!("SELECT pg_terminate_backend({pid}) ends it"),
+        (None, None) => "pg_stat_activity tells whose it is".to_owned(),
+    };
+    Error::transient(format!(
+        "the leader gives no snapshot before {writer} has ended, which has written and is still open"
+    ))
+    .advising(format!(
+        "commit it or roll it back ({ends}), or wait longer with --patience"
+    ))
 }
 
 async fn shape(client: &Client, table: &TableName) -> Result<Vec<ColumnShape>> {

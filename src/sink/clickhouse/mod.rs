@@ -11,6 +11,7 @@
 
 mod block;
 mod checkpoint;
+mod compare;
 mod failure;
 mod fill;
 mod history;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::compared::Compared;
 use super::databases::Databases;
 use super::{Sink, StoredCheckpoint, Wants, Work};
 use crate::config::{ClickHouseMode, ClickHouseSinkSettings};
@@ -208,6 +210,15 @@ pub(super) fn checkpoint(
     Box::new(orders::Orders::new(pipeline, sink, settings, selection))
 }
 
+/// The follower, for a comparison with its leader.
+pub(super) fn compared(
+    pipeline: &str,
+    sink: &str,
+    settings: &ClickHouseSinkSettings,
+) -> Box<dyn Compared> {
+    Box::new(compare::Comparing::new(pipeline, sink, settings))
+}
+
 #[async_trait]
 impl Sink for ClickHouseSink {
     fn wants(&self) -> Wants {
@@ -324,6 +335,19 @@ impl Sink for ClickHouseSink {
         session.tables.clear();
         session.projections.clear();
         Ok(moved)
+    }
+
+    async fn is_held(&mut self, held: &Checkpoint) -> Result<bool> {
+        let session = self.session.as_ref().ok_or_else(lost)?;
+        let newest = self.store(&session.http).newest().await?;
+        let found = newest.map(|newest| (newest.claim, newest.version));
+        let Some(hold) = held
+            .hold
+            .filter(|_| found == Some((session.claim, held.version)))
+        else {
+            return Ok(false);
+        };
+        Ok(compare::clock_us(&session.http).await? < hold.until_us)
     }
 
     async fn begin(&mut self, from: Option<&Checkpoint>) -> Result<()> {
