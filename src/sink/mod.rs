@@ -233,7 +233,6 @@ pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dy
             Box::new(sink)
         }
         StoreSettings::MySql(store) => {
-            let selection = Selection::new(&settings.include, &settings.exclude);
             let sink = mysql::MySqlSink::new(pipeline, &settings.name, instance, store.clone());
             Box::new(sink.taking(selection))
         }
@@ -282,7 +281,7 @@ pub async fn look(settings: &SinkSettings, tables: &[TableSchema]) -> Option<Loo
     let taken: Vec<TableSchema> = taken.cloned().collect();
     match &settings.store {
         StoreSettings::ClickHouse(store) => Some(clickhouse::look(store, &taken).await),
-        StoreSettings::MySql(_store) => todo!(),
+        StoreSettings::MySql(store) => Some(mysql::look(store, &taken).await),
         StoreSettings::Postgres(_) | StoreSettings::Stdout(_) => None,
     }
 }

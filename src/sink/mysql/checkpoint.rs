@@ -5,6 +5,8 @@
 //! that first asks whose the checkpoint is; a worker claims it under the same lock. So a worker that was
 //! replaced, and does not know it yet, destroys nothing.
 
+use sha2::{Digest, Sha256};
+
 use super::failure::{plain_error, unreadable};
 use super::wire::{Wire, literal};
 use crate::error::{COPY_ANEW, Error, Result};
@@ -116,10 +118,13 @@ impl Identity {
 
     /// The named lock, as a literal: at most 64 characters, whatever the names are.
     fn lock(&self) -> String {
-        use sha2::{Digest, Sha256};
+        format!("'walferry {}'", self.token())
+    }
+
+    /// What stands for pipeline and sink in a name.
+    pub(super) fn token(&self) -> String {
         let digest = Sha256::digest(format!("{}\0{}", self.pipeline, self.sink).as_bytes());
-        let head: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
-        format!("'walferry {head}'")
+        digest[..16].iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// The first statement of a transaction that begins at `from`; it must change exactly one row.

@@ -18,6 +18,8 @@ pub(super) enum Form {
     Compared,
     /// It is compared with the column, as one of a list that has one type for all of them.
     Joined,
+    /// It is no literal, but a field of a line for LOAD DATA: a backslash takes a byte's meaning away.
+    Field,
 }
 
 /// Why a value is not held.
@@ -76,20 +78,20 @@ pub(super) fn put(
                 // One type for a list would be rounded to 65 digits in all; a comparison with a text is one of
                 // doubles.
                 Form::Assigned | Form::Joined => put_literal(text, out),
-                Form::Compared => out.extend_from_slice(text),
+                Form::Compared | Form::Field => out.extend_from_slice(text),
             }
         }
         Held::Varchar(chars) => {
             fits_characters(text, chars)?;
-            put_literal(text, out);
+            put_text(text, form, out);
         }
         Held::Uuid => match text.len() {
-            36 => put_literal(text, out),
+            36 => put_text(text, form, out),
             _other => return Err(Unfit::NotUnderstood),
         },
         Held::Text(bytes) => {
             fits_bytes(text.len(), bytes)?;
-            put_literal(text, out);
+            put_text(text, form, out);
         }
         Held::Varbinary(bytes) | Held::Blob(bytes) => {
             let hex = text.strip_prefix(b"\\x").ok_or(Unfit::NotUnderstood)?;
@@ -97,9 +99,14 @@ pub(super) fn put(
                 return Err(Unfit::NotUnderstood);
             }
             fits_bytes(hex.len() / 2, bytes)?;
-            out.extend_from_slice(b"x'");
-            out.extend_from_slice(hex);
-            out.push(b'\'');
+            match form {
+                Form::Field => out.extend_from_slice(hex),
+                Form::Assigned | Form::Compared | Form::Joined => {
+                    out.extend_from_slice(b"x'");
+                    out.extend_from_slice(hex);
+                    out.push(b'\'');
+                }
+            }
         }
         Held::Date => put_time("DATE", day(text, server)?, form, out),
         Held::DateTime(_) => {
@@ -120,7 +127,13 @@ pub(super) fn put(
                 Not::Understood => Unfit::NotUnderstood,
             })?;
             fits_bytes(out.len() - start, bytes)?;
-            quote_in_place(start, out);
+            match form {
+                Form::Field => {
+                    let json = out.split_off(start);
+                    put_text(&json, form, out);
+                }
+                Form::Assigned | Form::Compared | Form::Joined => quote_in_place(start, out),
+            }
         }
     }
     Ok(())
@@ -129,10 +142,26 @@ pub(super) fn put(
 /// A typed literal where it is compared: a text would be, as a text or a number, in some places.
 fn put_time(kind: &str, text: &[u8], form: Form, out: &mut Vec<u8>) {
     match form {
+        Form::Field => return out.extend_from_slice(text),
         Form::Assigned => {}
         Form::Compared | Form::Joined => out.extend_from_slice(kind.as_bytes()),
     }
     put_literal(text, out);
+}
+
+fn put_text(text: &[u8], form: Form, out: &mut Vec<u8>) {
+    match form {
+        Form::Assigned | Form::Compared | Form::Joined => put_literal(text, out),
+        Form::Field => {
+            let mut rest = text;
+            while let Some(at) = memchr::memchr3(b'\t', b'\n', b'\\', rest) {
+                out.extend_from_slice(&rest[..at]);
+                out.extend_from_slice(&[b'\\', rest[at]]);
+                rest = &rest[at + 1..];
+            }
+            out.extend_from_slice(rest);
+        }
+    }
 }
 
 /// Puts what was appended since `start` in quotes.
@@ -342,6 +371,20 @@ mod tests {
                 "TIMESTAMP'9999-12-31 23:59:59'",
             ),
             (Held::Time(6), "24:00:00", Compared, "TIME'24:00:00'"),
+            (
+                Held::Text(LONG),
+                "a\tb\\N\n'",
+                Form::Field,
+                "a\\\tb\\\\N\\\n'",
+            ),
+            (Held::Blob(LONG), "\\x00ff", Form::Field, "00ff"),
+            (
+                Held::DateTime(6),
+                "2024-01-02 03:04:05+00",
+                Form::Field,
+                "2024-01-02 03:04:05",
+            ),
+            (array, "{it's,b}", Form::Field, "[\"it's\", \"b\"]"),
             (array, "{it's,b}", Assigned, "'[\"it''s\", \"b\"]'"),
         ] {
             assert_eq!(

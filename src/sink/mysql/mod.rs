@@ -12,7 +12,11 @@ mod checkpoint;
 mod emptying;
 mod encode;
 mod failure;
+mod inspect;
 mod json;
+mod load;
+mod look;
+mod moving;
 mod orders;
 mod prepare;
 mod session;
@@ -20,6 +24,7 @@ mod shape;
 mod skips;
 mod statements;
 mod tables;
+mod tls;
 mod transaction;
 mod types;
 mod wire;
@@ -38,6 +43,7 @@ use crate::model::{
 };
 
 use checkpoint::Identity;
+pub(super) use look::look;
 pub use orders::MySqlCheckpoint;
 use session::Session;
 pub use skips::order;
@@ -58,6 +64,8 @@ pub struct MySqlSink {
     needs_copy: Option<(TableName, String)>,
     /// The checkpoint is not the one that the last transaction began with.
     has_orders: bool,
+    /// The transaction under way has noted tables to rename or drop.
+    moving: bool,
 }
 
 impl MySqlSink {
@@ -78,6 +86,7 @@ impl MySqlSink {
             past: Vec::new(),
             needs_copy: None,
             has_orders: false,
+            moving: false,
         }
     }
 
@@ -117,6 +126,7 @@ impl Sink for MySqlSink {
         let mut session = Session::open(&self.settings).await?;
         let checkpoint = checkpoint::claim(&mut session.wire, &self.me).await?;
         self.session = Some(session);
+        self.finish_moves().await?;
         Ok(checkpoint)
     }
 
@@ -148,8 +158,9 @@ impl Sink for MySqlSink {
     }
 
     async fn move_tables(&mut self, moves: &Moves) -> Result<BTreeSet<TableName>> {
-        let _ = moves;
-        Ok(BTreeSet::new())
+        let mut moved = BTreeSet::new();
+        let done = self.note_moves(moves, &mut moved).await;
+        self.settle(done).await.map(|()| moved)
     }
 
     fn again_at_once(&mut self) -> Option<&'static str> {
@@ -176,7 +187,7 @@ impl Sink for MySqlSink {
         }
     }
 
-    async fn load(&mut self, rows: &TableChanges) -> Result<()> {
+    async fn load(&mut self, rows: &TableChanges, _before: u64) -> Result<()> {
         let done = self.load_rows(rows).await;
         self.settle(done).await
     }

@@ -47,7 +47,7 @@ impl MySqlSink {
     }
 
     /// How the columns of a version are to be held.
-    fn held(&mut self, schema: &TableSchema) -> Result<Vec<Held>> {
+    pub(super) fn held(&mut self, schema: &TableSchema) -> Result<Vec<Held>> {
         let server = self.session()?.server;
         let columns = &self.settings.columns;
         let told = |column: &crate::model::Column| {
@@ -100,11 +100,11 @@ impl MySqlSink {
         self.follow((schema, &held), &named, (&notes, found)).await
     }
 
-    async fn find(&mut self, named: &Named) -> Result<Option<Found>> {
+    pub(super) async fn find(&mut self, named: &Named) -> Result<Option<Found>> {
         catalog::read(&mut self.session()?.wire, &named.database, &named.name).await
     }
 
-    fn fit(
+    pub(super) fn fit(
         &mut self,
         (schema, held): (&TableSchema, &[Held]),
         named: &Named,

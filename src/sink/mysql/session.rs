@@ -4,14 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mysql_async::{ClientIdentity, Conn, OptsBuilder, SslOpts};
+use mysql_async::{Conn, OptsBuilder};
 
 use super::checkpoint;
 use super::failure::plain_error;
 use super::tables::Table;
+use super::tls;
 use super::types::Server;
 use super::wire::{Cause, Wire, literal, quoted};
-use crate::config::{MySqlSinkSettings, ServerSettings, TlsMode, TlsSettings};
+use crate::config::{MySqlSinkSettings, ServerSettings, TlsMode};
 use crate::error::{Error, Result};
 use crate::model::{SchemaVersion, TableName, TableSchema};
 
@@ -55,11 +56,11 @@ pub(super) struct Session {
 /// Connects; nothing is looked at or set.
 pub(super) async fn connect(settings: &ServerSettings, limit: Duration) -> Result<(Wire, Server)> {
     let connecting = async {
-        match Conn::new(options(settings, settings.tls.mode)?).await {
+        match Conn::new(options(settings, settings.tls.mode).await?).await {
             Err(mysql_async::Error::Driver(
                 mysql_async::DriverError::NoClientSslFlagFromServer,
             )) if settings.tls.mode == TlsMode::Prefer => {
-                Conn::new(options(settings, TlsMode::Disable)?).await
+                Conn::new(options(settings, TlsMode::Disable).await?).await
             }
             connected => connected,
         }
@@ -102,7 +103,7 @@ pub(super) fn judge_version(text: &str, version: (u16, u16, u16)) -> Result<Serv
     Ok(server)
 }
 
-fn options(settings: &ServerSettings, mode: TlsMode) -> Result<OptsBuilder> {
+async fn options(settings: &ServerSettings, mode: TlsMode) -> Result<OptsBuilder> {
     let url = &settings.url;
     let options = OptsBuilder::default()
         .ip_or_hostname(url.host.clone())
@@ -123,62 +124,7 @@ fn options(settings: &ServerSettings, mode: TlsMode) -> Result<OptsBuilder> {
         // Asked for by the session.
         .max_allowed_packet(Some(1024 * 1024 * 1024))
         .wait_timeout(Some(28_800));
-    Ok(options.ssl_opts(tls(&settings.tls, mode)?))
-}
-
-/// The options of a mode; none: no TLS.
-fn tls(settings: &TlsSettings, mode: TlsMode) -> Result<Option<SslOpts>> {
-    let mut options = SslOpts::default();
-    match mode {
-        TlsMode::Disable => return Ok(None),
-        TlsMode::Prefer => options = options.with_danger_accept_invalid_certs(true),
-        // As libpq does: with a root certificate it is verified.
-        TlsMode::Require if settings.root_cert.is_none() => {
-            options = options.with_danger_accept_invalid_certs(true);
-        }
-        TlsMode::Require | TlsMode::VerifyCa => {
-            options = trusting(options, settings)?.with_danger_skip_domain_validation(true);
-        }
-        TlsMode::VerifyFull => options = trusting(options, settings)?,
-    }
-    if let (Some(cert), Some(key)) = (&settings.cert, &settings.key) {
-        let identity = ClientIdentity::new(cert.clone().into(), key.clone().into());
-        options = options.with_client_identity(Some(identity));
-    }
-    Ok(Some(options))
-}
-
-/// With the roots of the file, or the system's.
-fn trusting(options: SslOpts, settings: &TlsSettings) -> Result<SslOpts> {
-    let roots = match &settings.root_cert {
-        Some(file) => {
-            std::fs::metadata(file).map_err(|error| {
-                Error::halt(
-                    format!("certificate file {} cannot be read", file.display()),
-                    "correct root_cert in [tls] of the sink's file",
-                )
-                .caused_by(error)
-            })?;
-            vec![file.clone().into()]
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            if found.certs.is_empty() {
-                return Err(Error::halt(
-                    "this system has no root certificates",
-                    "install the system's ca-certificates, or name a file as root_cert in [tls]",
-                ));
-            }
-            found
-                .certs
-                .iter()
-                .map(|cert| cert.to_vec().into())
-                .collect()
-        }
-    };
-    Ok(options
-        .with_root_certs(roots)
-        .with_disable_built_in_roots(true))
+    Ok(options.ssl_opts(tls::options(settings, mode).await?))
 }
 
 impl Session {
@@ -187,19 +133,27 @@ impl Session {
         let limit = settings.statement_timeout + ANSWER_GRACE;
         let (mut wire, server) = connect(&settings.server, limit).await?;
         set_up(&mut wire, server, settings.statement_timeout).await?;
-        let tells_case = check_fitness(&mut wire, server).await?;
+        let tells_case = check_fitness(&mut wire).await?;
         lay_out(&mut wire, server).await?;
         Ok(Session {
+            tells_case,
+            ..Session::over(wire, server, settings.statement_timeout)
+        })
+    }
+
+    /// Over a connection that is set up.
+    pub(super) fn over(wire: Wire, server: Server, statement_timeout: Duration) -> Self {
+        Session {
             wire,
             server,
-            tells_case,
-            limit,
-            statement_timeout: settings.statement_timeout,
+            tells_case: true,
+            limit: statement_timeout + ANSWER_GRACE,
+            statement_timeout,
             tables: HashMap::new(),
             unfit: HashMap::new(),
             known: HashMap::new(),
             left: Vec::new(),
-        })
+        }
     }
 
     /// Whether a schema version has been prepared in this session.
@@ -342,7 +296,7 @@ pub(super) async fn set_up(
 
 /// Refuses a follower that cannot keep rows, and waits for one that takes no writes: that passes with a failover.
 /// Whether it tells names of tables apart by case.
-async fn check_fitness(wire: &mut Wire, server: Server) -> Result<bool> {
+async fn check_fitness(wire: &mut Wire) -> Result<bool> {
     let failed = |cause| plain_error(&cause, "looking at the follower");
     let asked = "SELECT @@global.read_only, @@lower_case_table_names, @@global.log_bin, @@session.binlog_format";
     let rows = wire.rows(asked).await.map_err(failed)?;
@@ -362,7 +316,6 @@ async fn check_fitness(wire: &mut Wire, server: Server) -> Result<bool> {
             "set binlog_format = MIXED or ROW on the follower",
         ));
     }
-    let _ = server;
     Ok(is(1, "0"))
 }
 

@@ -239,6 +239,9 @@ impl MySqlSink {
         }
         self.transaction = Transaction::None;
         self.after_commit().await;
+        if self.moving {
+            self.finish_moves().await?;
+        }
         Ok(())
     }
 
@@ -317,6 +320,7 @@ impl MySqlSink {
     pub(super) async fn end_transaction(&mut self) {
         let before = std::mem::replace(&mut self.transaction, Transaction::None);
         self.touched.clear();
+        self.moving = false;
         let Some(session) = &mut self.session else {
             return;
         };

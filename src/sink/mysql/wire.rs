@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, ServerError, Value};
 
@@ -12,6 +14,8 @@ use mysql_async::{Conn, Row, ServerError, Value};
 const PACKET_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of one statement on many rows, after which the next one begins.
 const STATEMENT_BYTES: usize = 1024 * 1024;
+/// Bytes of a packet of a file.
+const FILE_PIECE_BYTES: usize = 256 * 1024;
 /// What a packet holds beside the statements.
 const PACKET_HEAD: usize = 64;
 
@@ -86,6 +90,8 @@ pub(super) struct Wire {
     pub limit: Duration,
     /// `max_allowed_packet`.
     pub packet_max: usize,
+    /// The server takes LOAD DATA LOCAL.
+    pub local_infile: bool,
 }
 
 impl Wire {
@@ -95,6 +101,7 @@ impl Wire {
             conn: Some(conn),
             limit,
             packet_max: PACKET_BYTES,
+            local_infile: false,
         }
     }
 
@@ -135,6 +142,21 @@ impl Wire {
         self.guarded(limit, async |conn| {
             conn.query_drop(sql).await?;
             Ok(conn.affected_rows())
+        })
+        .await
+    }
+
+    /// Runs LOAD DATA LOCAL with these bytes as its file; how many rows came, and whether without a warning.
+    pub(super) async fn load(&mut self, sql: &str, file: Bytes) -> Result<(u64, bool), Cause> {
+        let limit = self.limit;
+        self.guarded(limit, async move |conn| {
+            let pieces = (0..file.len()).step_by(FILE_PIECE_BYTES);
+            let pieces: Vec<std::io::Result<Bytes>> = pieces
+                .map(|at| Ok(file.slice(at..file.len().min(at + FILE_PIECE_BYTES))))
+                .collect();
+            conn.set_infile_handler(async move { Ok(stream::iter(pieces).boxed()) });
+            conn.query_drop(sql).await?;
+            Ok((conn.affected_rows(), conn.get_warnings() == 0))
         })
         .await
     }

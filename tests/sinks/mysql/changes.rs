@@ -29,7 +29,9 @@ async fn rows_of_a_batch_and_its_checkpoint_come_together() {
             .update(&[V("2"), V("5"), A])
             .insert(&[V("3"), N, V("ü𝄞 ")]);
         f.apply(vec![plan.done()]).await.unwrap();
-        let rows = f.rows("SELECT id, u, note, LENGTH(note) FROM t ORDER BY id").await;
+        let rows = f
+            .rows("SELECT id, u, note, LENGTH(note) FROM t ORDER BY id")
+            .await;
         assert_eq!(rows, ["2|5|NULL|NULL", "3|NULL|ü𝄞 |7"]);
         let rows = f
             .rows("SELECT version, applied, log_offset, commit_time, copying, owner FROM walferry_checkpoint")
@@ -46,10 +48,13 @@ async fn many_rows_are_changed_as_few_are() {
         let mut f = Follower::new(version, "changes_many").await;
         let t = text_table();
         f.prepare(&t).await;
-        let texts: Vec<(String, String)> =
-            (0..40_000).map(|n| (n.to_string(), format!("note '{n}' {}", "x".repeat(60)))).collect();
-        let rows: Vec<[Value<'_>; 3]> =
-            texts.iter().map(|(id, note)| [V(id), V(id), V(note)]).collect();
+        let texts: Vec<(String, String)> = (0..40_000)
+            .map(|n| (n.to_string(), format!("note '{n}' {}", "x".repeat(60))))
+            .collect();
+        let rows: Vec<[Value<'_>; 3]> = texts
+            .iter()
+            .map(|(id, note)| [V(id), V(id), V(note)])
+            .collect();
         let rows: Vec<&[Value<'_>]> = rows.iter().map(|row| &row[..]).collect();
         f.load(&t, &rows).await.unwrap();
         let mut plan = Plan::new(&t);
@@ -78,7 +83,9 @@ async fn a_row_that_is_missing_is_a_divergence_and_nothing_is_left_of_the_batch(
         let mut f = Follower::new(version, "changes_missing").await;
         let t = text_table();
         f.prepare(&t).await;
-        f.load(&t, &[&[V("1"), V("1"), N], &[V("2"), V("2"), N]]).await.unwrap();
+        f.load(&t, &[&[V("1"), V("1"), N], &[V("2"), V("2"), N]])
+            .await
+            .unwrap();
         let ids: Vec<String> = (1..20).map(|n| n.to_string()).collect();
         let many = |update: bool| {
             ids.iter().fold(Plan::new(&t), |plan, id| match update {
@@ -99,7 +106,9 @@ async fn a_row_that_is_missing_is_a_divergence_and_nothing_is_left_of_the_batch(
         // An update that changes nothing finds its row.
         let same = Plan::new(&t).update(&[V("1"), V("1"), A]);
         f.apply(vec![same.done()]).await.unwrap();
-        let twice = Plan::new(&t).insert(&[V("9"), N, N]).insert(&[V("1"), N, N]);
+        let twice = Plan::new(&t)
+            .insert(&[V("9"), N, N])
+            .insert(&[V("1"), N, N]);
         let error = f.apply(vec![twice.done()]).await.unwrap_err();
         assert_halt(&error, &["collides", "PRIMARY"]);
         assert_eq!(f.rows("SELECT id FROM t ORDER BY id").await, ["1", "2"]);
@@ -112,24 +121,40 @@ async fn values_change_places_under_a_unique_index() {
         let mut f = Follower::new(version, "changes_swap").await;
         let t = text_table();
         f.prepare(&t).await;
-        f.sql("ALTER TABLE t ADD UNIQUE INDEX (u), ADD COLUMN own VARCHAR(20) DEFAULT 'mine', \
-               ADD COLUMN twice BIGINT AS (u * 2) STORED")
-            .await;
+        f.sql(
+            "ALTER TABLE t ADD UNIQUE INDEX (u), ADD COLUMN own VARCHAR(20) DEFAULT 'mine', \
+               ADD COLUMN twice BIGINT AS (u * 2) STORED",
+        )
+        .await;
         f.sink.forget_tables(&[t.table.clone()].into());
         f.prepare(&t).await;
-        f.load(&t, &[&[V("1"), V("10"), V("a")], &[V("2"), V("20"), V("b")], &[V("3"), V("30"), V("c")]])
-            .await
-            .unwrap();
+        f.load(
+            &t,
+            &[
+                &[V("1"), V("10"), V("a")],
+                &[V("2"), V("20"), V("b")],
+                &[V("3"), V("30"), V("c")],
+            ],
+        )
+        .await
+        .unwrap();
         f.sql("UPDATE t SET own = CONCAT('own ', id)").await;
         let plan = Plan::new(&t)
             .update(&[V("1"), V("20"), A])
             .update(&[V("2"), V("10"), V("B")])
             .insert(&[V("4"), V("40"), N]);
         f.apply(vec![plan.done()]).await.unwrap();
-        let expected = ["1|20|a|own 1|40", "2|10|B|own 2|20", "3|30|c|own 3|60", "4|40|NULL|mine|80"];
+        let expected = [
+            "1|20|a|own 1|40",
+            "2|10|B|own 2|20",
+            "3|30|c|own 3|60",
+            "4|40|NULL|mine|80",
+        ];
         assert_eq!(f.rows("SELECT * FROM t ORDER BY id").await, expected);
         // Another row of the follower is in the way for good.
-        let plan = Plan::new(&t).update(&[V("1"), V("30"), A]).update(&[V("2"), V("11"), A]);
+        let plan = Plan::new(&t)
+            .update(&[V("1"), V("30"), A])
+            .update(&[V("2"), V("11"), A]);
         let error = f.apply(vec![plan.done()]).await.unwrap_err();
         assert_halt(&error, &["collides", "index u"]);
         assert_eq!(f.rows("SELECT * FROM t ORDER BY id").await, expected);
@@ -142,7 +167,8 @@ async fn keys_move_in_chains_and_cycles() {
         let mut f = Follower::new(version, "changes_moves").await;
         let t = text_table();
         f.prepare(&t).await;
-        f.sql("ALTER TABLE t ADD COLUMN own VARCHAR(20) DEFAULT 'mine'").await;
+        f.sql("ALTER TABLE t ADD COLUMN own VARCHAR(20) DEFAULT 'mine'")
+            .await;
         f.sink.forget_tables(&[t.table.clone()].into());
         f.prepare(&t).await;
         let rows: Vec<String> = (1..=6).map(|n| n.to_string()).collect();
@@ -175,7 +201,9 @@ async fn keys_move_in_chains_and_cycles() {
             .shift(&[V("1"), A, A], &[V("11"), A, A])
             .shift(&[V("2"), A, A], &[V("12"), A, N]);
         f.apply(vec![plain.done()]).await.unwrap();
-        let rows = f.rows("SELECT id, note, own FROM t WHERE id > 10 ORDER BY id").await;
+        let rows = f
+            .rows("SELECT id, note, own FROM t WHERE id > 10 ORDER BY id")
+            .await;
         assert_eq!(rows, ["11|new|mine", "12|NULL|own 1"]);
     }
 }
@@ -207,15 +235,25 @@ async fn a_transaction_in_chunks_is_one() {
         for (id, more) in [("1", true), ("2", true), ("3", false)] {
             let plan = Plan::new(&t).insert(&[V(id), N, N]).done();
             f.sink.apply(Work::Net(vec![plan]), more).await.unwrap();
-            assert_eq!(f.rows("SELECT id FROM t").await, [""; 0], "nobody sees a part");
+            assert_eq!(
+                f.rows("SELECT id FROM t").await,
+                [""; 0],
+                "nobody sees a part"
+            );
         }
         f.commit().await.unwrap();
-        assert_eq!(f.rows("SELECT id FROM t ORDER BY id").await, ["1", "2", "3"]);
+        assert_eq!(
+            f.rows("SELECT id FROM t ORDER BY id").await,
+            ["1", "2", "3"]
+        );
         // The next transaction has its time-outs again, and one without rows is one statement.
         f.apply(vec![]).await.unwrap();
         f.sink.begin(f.at.as_ref()).await.unwrap();
         f.commit().await.unwrap();
-        assert_eq!(f.rows("SELECT version FROM walferry_checkpoint").await, ["3"]);
+        assert_eq!(
+            f.rows("SELECT version FROM walferry_checkpoint").await,
+            ["3"]
+        );
     }
 }
 
@@ -236,13 +274,21 @@ async fn equal_rows_without_a_key_are_changed_one_by_one() {
         let t = Arc::new(schema("t", &columns, &[]));
         f.prepare(&t).await;
         let row = [
-            V("1"), V("0.1"), V("0.1"), V("1.50"), V("a "), V("{1,NULL}"), V("\\x00"),
+            V("1"),
+            V("0.1"),
+            V("0.1"),
+            V("1.50"),
+            V("a "),
+            V("{1,NULL}"),
+            V("\\x00"),
             V("2024-01-01 00:00:00.5+00"),
         ];
         let mut other = row;
         other[4] = V("a");
         let nulls = [N; 8];
-        f.load(&t, &[&row, &row, &row, &nulls, &nulls, &other]).await.unwrap();
+        f.load(&t, &[&row, &row, &row, &nulls, &nulls, &other])
+            .await
+            .unwrap();
         let mut new = row;
         new[0] = V("2");
         let plan = Plan::new(&t)
@@ -253,13 +299,20 @@ async fn equal_rows_without_a_key_are_changed_one_by_one() {
             .insert_next(&other)
             .insert_next(&other);
         f.apply(vec![plan.done()]).await.unwrap();
-        let rows = f.rows("SELECT a, f, d, n, t, j, HEX(b), at FROM t ORDER BY a, t").await;
+        let rows = f
+            .rows("SELECT a, f, d, n, t, j, HEX(b), at FROM t ORDER BY a, t")
+            .await;
         let text = |a: &str, t: &str| {
             format!("{a}|0.1|0.1|1.50|{t}|[1, null]|00|2024-01-01 00:00:00.500000")
         };
         let nulls_left = "NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL".to_owned();
-        let expected =
-            [nulls_left, text("1", "a"), text("1", "a"), text("1", "a "), text("2", "a ")];
+        let expected = [
+            nulls_left,
+            text("1", "a"),
+            text("1", "a"),
+            text("1", "a "),
+            text("2", "a "),
+        ];
         assert_eq!(rows, expected);
         let gone = Plan::new(&t).delete_next(&nulls).delete_next(&nulls);
         let error = f.apply(vec![gone.done()]).await.unwrap_err();
@@ -275,12 +328,15 @@ async fn keys_that_differ_in_blanks_case_or_accents_are_two() {
         f.prepare(&t).await;
         // NFC and NFD of ä; ß and ss; a soft hyphen.
         let keys = [
-            "a", "a ", "A", "ä", "a\u{308}", "ß", "ss", "", " ", "a\u{ad}", "𝄞", "𝄟", "ı", "i", "a\t",
+            "a", "a ", "A", "ä", "a\u{308}", "ß", "ss", "", " ", "a\u{ad}", "𝄞", "𝄟", "ı", "i",
+            "a\t",
         ];
         let rows: Vec<[Value<'_>; 2]> = keys.iter().map(|key| [V(key), V(key)]).collect();
         let rows: Vec<&[Value<'_>]> = rows.iter().map(|row| &row[..]).collect();
         f.load(&t, &rows).await.unwrap();
-        let plan = keys.iter().fold(Plan::new(&t), |plan, key| plan.update(&[V(key), V("x")]));
+        let plan = keys
+            .iter()
+            .fold(Plan::new(&t), |plan, key| plan.update(&[V(key), V("x")]));
         f.apply(vec![plan.done()]).await.unwrap();
         for (n, key) in keys.iter().enumerate() {
             let plan = Plan::new(&t).delete(&[V(key), A]);
@@ -289,11 +345,16 @@ async fn keys_that_differ_in_blanks_case_or_accents_are_two() {
             assert_eq!(f.rows("SELECT COUNT(*) FROM t").await, [left], "{key:?}");
         }
         let long = "x".repeat(768);
-        f.apply(vec![Plan::new(&t).insert(&[V(&long), N]).done()]).await.unwrap();
+        f.apply(vec![Plan::new(&t).insert(&[V(&long), N]).done()])
+            .await
+            .unwrap();
         let longer = format!("{long} ");
         let plan = Plan::new(&t).insert(&[V(&longer), N]);
         let error = f.apply(vec![plan.done()]).await.unwrap_err();
-        assert_halt(&error, &["column k", "longer than the follower's column", "[columns]"]);
+        assert_halt(
+            &error,
+            &["column k", "longer than the follower's column", "[columns]"],
+        );
     }
 }
 
@@ -304,15 +365,56 @@ async fn keys_of_every_type_find_their_rows() {
         ("smallint", ["-32768", "0", "7"]),
         ("bigint", ["9223372036854775807", "-1", "7"]),
         ("real", ["0.1", "3.4028235e+38", "1e-45"]),
-        ("double precision", ["0.1", "1.7976931348623157e+308", "5e-324"]),
-        ("numeric(65,30)", ["0.000000000000000000000000000001", "12345678901234567890123456789012345", "-1.5"]),
-        ("numeric", ["1.10", "1.1", "123456789012345678901234567890123456789012345678901234567890123456789.1"]),
+        (
+            "double precision",
+            ["0.1", "1.7976931348623157e+308", "5e-324"],
+        ),
+        (
+            "numeric(65,30)",
+            [
+                "0.000000000000000000000000000001",
+                "12345678901234567890123456789012345",
+                "-1.5",
+            ],
+        ),
+        (
+            "numeric",
+            [
+                "1.10",
+                "1.1",
+                "123456789012345678901234567890123456789012345678901234567890123456789.1",
+            ],
+        ),
         ("bytea", ["\\x", "\\x00", "\\x0000"]),
         ("date", ["1000-01-01", "2024-02-29", "9999-12-31"]),
-        ("timestamp without time zone", ["1000-01-01 00:00:00.000001", "2024-02-29 12:00:00", "9999-12-31 23:59:59.999999"]),
-        ("timestamp with time zone", ["2024-02-29 12:00:00+00", "2024-02-29 12:00:00.1+00", "2024-02-29 12:00:00.01+00"]),
-        ("time without time zone", ["24:00:00", "00:00:00", "12:30:00.000001"]),
-        ("uuid", ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff", "5b0a9c8e-0000-4000-8000-000000000001"]),
+        (
+            "timestamp without time zone",
+            [
+                "1000-01-01 00:00:00.000001",
+                "2024-02-29 12:00:00",
+                "9999-12-31 23:59:59.999999",
+            ],
+        ),
+        (
+            "timestamp with time zone",
+            [
+                "2024-02-29 12:00:00+00",
+                "2024-02-29 12:00:00.1+00",
+                "2024-02-29 12:00:00.01+00",
+            ],
+        ),
+        (
+            "time without time zone",
+            ["24:00:00", "00:00:00", "12:30:00.000001"],
+        ),
+        (
+            "uuid",
+            [
+                "00000000-0000-0000-0000-000000000000",
+                "ffffffff-ffff-ffff-ffff-ffffffffffff",
+                "5b0a9c8e-0000-4000-8000-000000000001",
+            ],
+        ),
         ("character(3)", ["a  ", "   ", "abc"]),
     ];
     for version in VERSIONS {
@@ -332,20 +434,32 @@ async fn keys_of_every_type_find_their_rows() {
             let rows: Vec<&[Value<'_>]> = all.iter().map(|row| &row[..]).collect();
             f.load(&t, &rows).await.unwrap();
             let updates = |plan: Plan| {
-                all.iter().fold(plan, |plan, row| plan.update(&[row[0], row[1], V("1")]))
+                all.iter()
+                    .fold(plan, |plan, row| plan.update(&[row[0], row[1], V("1")]))
             };
             f.apply(vec![updates(Plan::new(&t)).done()]).await.unwrap();
             let few = values.iter().fold(Plan::new(&t), |plan, value| {
-                plan.update(&[V(value), V("3"), V("2")]).delete(&[V(value), V("4"), A])
+                plan.update(&[V(value), V("3"), V("2")])
+                    .delete(&[V(value), V("4"), A])
             });
             f.apply(vec![few.done()]).await.unwrap();
-            let sums = f.rows(&format!("SELECT COUNT(*), SUM(v) FROM {name}")).await;
+            let sums = f
+                .rows(&format!("SELECT COUNT(*), SUM(v) FROM {name}"))
+                .await;
             let count = values.len();
-            assert_eq!(sums, [format!("{}|{}", 9 * count, 10 * count)], "{type_name}");
+            assert_eq!(
+                sums,
+                [format!("{}|{}", 9 * count, 10 * count)],
+                "{type_name}"
+            );
             let rest = all.iter().filter(|row| !matches!(row[1], V("4")));
             let plan = rest.fold(Plan::new(&t), |plan, row| plan.delete(&[row[0], row[1], A]));
             f.apply(vec![plan.done()]).await.unwrap();
-            assert_eq!(f.rows(&format!("SELECT 1 FROM {name}")).await, [""; 0], "{type_name}");
+            assert_eq!(
+                f.rows(&format!("SELECT 1 FROM {name}")).await,
+                [""; 0],
+                "{type_name}"
+            );
         }
     }
 }
@@ -354,7 +468,11 @@ async fn keys_of_every_type_find_their_rows() {
 async fn a_value_as_large_as_a_packet_is_told_and_smaller_ones_go() {
     for version in VERSIONS {
         let mut f = Follower::new(version, "changes_large").await;
-        let t = Arc::new(schema("t", &[("id", "bigint"), ("b", "bytea"), ("c", "text")], &[0]));
+        let t = Arc::new(schema(
+            "t",
+            &[("id", "bigint"), ("b", "bytea"), ("c", "text")],
+            &[0],
+        ));
         f.prepare(&t).await;
         // max_allowed_packet is 16 MiB; a byte of bytea takes two.
         let bytes = format!("\\x{}", "ab".repeat(7 * 1024 * 1024));
@@ -366,8 +484,18 @@ async fn a_value_as_large_as_a_packet_is_told_and_smaller_ones_go() {
             .insert(&[V("3"), N, V(&text)])
             .insert(&[V("4"), N, V(&small)]);
         f.apply(vec![plan.done()]).await.unwrap();
-        let rows = f.rows("SELECT id, LENGTH(b), LENGTH(c) FROM t ORDER BY id").await;
-        assert_eq!(rows, ["1|7340032|NULL", "2|NULL|900000", "3|NULL|12582912", "4|NULL|900000"]);
+        let rows = f
+            .rows("SELECT id, LENGTH(b), LENGTH(c) FROM t ORDER BY id")
+            .await;
+        assert_eq!(
+            rows,
+            [
+                "1|7340032|NULL",
+                "2|NULL|900000",
+                "3|NULL|12582912",
+                "4|NULL|900000"
+            ]
+        );
         let larger = "x".repeat(17 * 1024 * 1024);
         let plan = Plan::new(&t).update(&[V("1"), A, V(&larger)]);
         let error = f.apply(vec![plan.done()]).await.unwrap_err();
@@ -382,7 +510,8 @@ async fn a_follower_whose_trigger_or_constraint_refuses_a_row_says_so() {
         let mut f = Follower::new(version, "changes_refused").await;
         let t = text_table();
         f.prepare(&t).await;
-        f.sql("ALTER TABLE t ADD CONSTRAINT small CHECK (u < 100)").await;
+        f.sql("ALTER TABLE t ADD CONSTRAINT small CHECK (u < 100)")
+            .await;
         let plan = Plan::new(&t).insert(&[V("1"), V("100"), N]);
         let error = f.apply(vec![plan.done()]).await.unwrap_err();
         assert_halt(&error, &["refuses the row (id) = (1)", "small"]);

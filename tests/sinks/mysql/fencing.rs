@@ -39,7 +39,11 @@ async fn a_worker_that_was_replaced_changes_nothing_any_more() {
         second.prepare_table(&t, None).await.unwrap();
         second.begin(f.at.as_ref()).await.unwrap();
         second.commit(&checkpoint(2)).await.unwrap();
-        assert_eq!(f.rows("SELECT version, owner FROM walferry_checkpoint").await, ["2|second"]);
+        assert_eq!(
+            f.rows("SELECT version, owner FROM walferry_checkpoint")
+                .await,
+            ["2|second"]
+        );
     }
 }
 
@@ -50,7 +54,8 @@ async fn a_table_with_many_rows_is_emptied_for_good_unless_another_worker_owns_i
         let t = table();
         f.prepare(&t).await;
         f.load(&t, &[&[V("1"), N]]).await.unwrap();
-        f.sql("INSERT INTO t (id) SELECT seq + 1 FROM seq_1_to_200000").await;
+        f.sql("INSERT INTO t (id) SELECT seq + 1 FROM seq_1_to_200000")
+            .await;
         f.sql("ANALYZE TABLE t").await;
         let mut second = f.another("second");
         assert_eq!(second.open().await.unwrap(), f.at);
@@ -74,10 +79,16 @@ async fn an_own_commit_of_unknown_outcome_is_found_out() {
         f.load(&t, &[&[V("1"), N]]).await.unwrap();
         // It was committed, and the worker does not know.
         let before = f.at.clone();
-        f.apply(vec![Plan::new(&t).insert(&[V("2"), N]).done()]).await.unwrap();
+        f.apply(vec![Plan::new(&t).insert(&[V("2"), N]).done()])
+            .await
+            .unwrap();
         f.sink.begin(before.as_ref()).await.unwrap();
         let plan = Plan::new(&t).insert(&[V("2"), N]).done();
-        let error = f.sink.apply(Work::Net(vec![plan]), false).await.unwrap_err();
+        let error = f
+            .sink
+            .apply(Work::Net(vec![plan]), false)
+            .await
+            .unwrap_err();
         assert_eq!(error.class(), Class::Transient, "{error}");
         assert!(f.sink.again_at_once().is_some());
         assert_eq!(f.sink.open().await.unwrap(), f.at);
@@ -111,7 +122,9 @@ async fn a_session_that_the_server_ends_leaves_nothing_of_its_transaction() {
         assert_eq!(f.sink.open().await.unwrap(), f.at);
         assert_eq!(f.rows("SELECT id FROM t").await, ["1"]);
         f.prepare(&t).await;
-        f.apply(vec![Plan::new(&t).insert(&[V("2"), N]).done()]).await.unwrap();
+        f.apply(vec![Plan::new(&t).insert(&[V("2"), N]).done()])
+            .await
+            .unwrap();
         assert_eq!(f.rows("SELECT id FROM t ORDER BY id").await, ["1", "2"]);
     }
 }
@@ -149,7 +162,13 @@ async fn rows_that_walferry_has_not_put_there_are_not_removed() {
         f.prepare(&t).await;
         f.sql("INSERT INTO t VALUES (1, 'mine')").await;
         let error = f.load(&t, &[]).await.unwrap_err();
-        assert_halt(&error, &["holds rows that walferry has not put there", "TRUNCATE TABLE `fencing_rows`.`t`"]);
+        assert_halt(
+            &error,
+            &[
+                "holds rows that walferry has not put there",
+                "TRUNCATE TABLE `fencing_rows`.`t`",
+            ],
+        );
         f.sql("TRUNCATE TABLE t").await;
         f.load(&t, &[&[V("1"), N]]).await.unwrap();
         f.load(&t, &[&[V("2"), N]]).await.unwrap();
@@ -190,13 +209,21 @@ async fn a_checkpoint_is_looked_at_and_revised_from_outside() {
         let error = f.apply(vec![]).await.unwrap_err();
         assert_eq!(error.class(), Class::Transient, "{error}");
         assert_eq!(f.sink.open().await.unwrap(), Some(revised));
-        f.sql("UPDATE walferry_checkpoint SET state = 'nothing'").await;
-        assert_halt(&f.sink.open().await.unwrap_err(), &["another form", "rebuild"]);
-        let made = stored.replace(Box::new(|version| checkpoint(version.unwrap() + 1))).await.unwrap();
+        f.sql("UPDATE walferry_checkpoint SET state = 'nothing'")
+            .await;
+        assert_halt(
+            &f.sink.open().await.unwrap_err(),
+            &["another form", "rebuild"],
+        );
+        let made = stored
+            .replace(Box::new(|version| checkpoint(version.unwrap() + 1)))
+            .await
+            .unwrap();
         assert_eq!(f.sink.open().await.unwrap(), Some(made));
         // Of a sink that has not run yet.
         let open = MySqlCheckpoint::open("shop", "new", &f.settings, all);
-        let made = open.await.unwrap().replace(Box::new(|version| checkpoint(version.map_or(1, |_| 9))));
+        let mut fresh = open.await.unwrap();
+        let made = fresh.replace(Box::new(|version| checkpoint(version.map_or(1, |_| 9))));
         assert_eq!(made.await.unwrap().version, 1);
     }
 }
@@ -205,30 +232,49 @@ async fn a_checkpoint_is_looked_at_and_revised_from_outside() {
 async fn changes_are_passed_over_as_ordered() {
     for version in VERSIONS {
         let mut f = Follower::new(version, "fencing_skips").await;
-        let skip = SkipOrder::Skip { reason: "it's broken".to_owned() };
+        let skip = SkipOrder::Skip {
+            reason: "it's broken".to_owned(),
+        };
         let at = position(4);
         let mut late = at;
         late.commit.0 += 0x1000_0000;
-        let error = order("shop", "copy", &f.settings, late, &skip).await.unwrap_err();
+        let error = order("shop", "copy", &f.settings, late, &skip)
+            .await
+            .unwrap_err();
         assert_halt(&error, &["no checkpoint"]);
         f.apply(vec![]).await.unwrap();
-        let error = order("shop", "copy", &f.settings, at, &skip).await.unwrap_err();
+        let error = order("shop", "copy", &f.settings, at, &skip)
+            .await
+            .unwrap_err();
         assert_halt(&error, &["beyond"]);
-        let said = order("shop", "copy", &f.settings, late, &skip).await.unwrap();
+        let said = order("shop", "copy", &f.settings, late, &skip)
+            .await
+            .unwrap();
         assert!(said.contains("will be passed over"), "{said}");
         assert!(f.sink.skips().await.unwrap().ordered.contains(&late));
-        let skipped = [Skipped { position: late, table: TableName::new("public", "t") }];
+        let skipped = [Skipped {
+            position: late,
+            table: TableName::new("public", "t"),
+        }];
         f.sink.begin(f.at.as_ref()).await.unwrap();
         f.sink.skipped(&skipped).await.unwrap();
         f.commit().await.unwrap();
         let orders = f.sink.skips().await.unwrap();
         assert_eq!((orders.ordered.len(), orders.done), (0, 1));
-        let said = order("shop", "copy", &f.settings, late, &SkipOrder::Withdraw).await.unwrap();
+        let said = order("shop", "copy", &f.settings, late, &SkipOrder::Withdraw)
+            .await
+            .unwrap();
         assert!(said.contains("was not ordered"), "{said}");
         late.ordinal += 1;
-        let skipped = [Skipped { position: late, table: TableName::new("public", "t") }];
+        let skipped = [Skipped {
+            position: late,
+            table: TableName::new("public", "t"),
+        }];
         f.sink.begin(f.at.as_ref()).await.unwrap();
-        assert_eq!(f.sink.skipped(&skipped).await.unwrap_err().class(), Class::Transient);
+        assert_eq!(
+            f.sink.skipped(&skipped).await.unwrap_err().class(),
+            Class::Transient
+        );
     }
 }
 
@@ -249,7 +295,10 @@ async fn what_cannot_be_reached_is_waited_for_and_what_is_wrong_halts() {
         let error = with(&wrong).open().await.unwrap_err();
         assert_halt(&error, &["1045", "password in the sink's url"]);
         assert!(!error.to_string().contains("hush"), "{error}");
-        let error = with(&|s| s.server.url.database = "nowhere".to_owned()).open().await.unwrap_err();
+        let error = with(&|s| s.server.url.database = "nowhere".to_owned())
+            .open()
+            .await
+            .unwrap_err();
         assert_halt(&error, &["1049", "create the database"]);
         let tls = |s: &mut walferry::config::MySqlSinkSettings| {
             s.server.tls.mode = walferry::config::TlsMode::Prefer;
@@ -257,10 +306,18 @@ async fn what_cannot_be_reached_is_waited_for_and_what_is_wrong_halts() {
         with(&tls).open().await.unwrap();
         let mut conn = connect(f.settings.server.url.port, None).await;
         use mysql_async::prelude::Queryable;
-        conn.query_drop("CREATE USER IF NOT EXISTS reader@'%' IDENTIFIED BY 'r'").await.unwrap();
-        conn.query_drop("GRANT SELECT ON fencing_open.* TO reader@'%'").await.unwrap();
-        conn.query_drop("DROP TABLE walferry_checkpoint").await.unwrap_err();
-        conn.query_drop("DROP TABLE fencing_open.walferry_checkpoint").await.unwrap();
+        conn.query_drop("CREATE USER IF NOT EXISTS reader@'%' IDENTIFIED BY 'r'")
+            .await
+            .unwrap();
+        conn.query_drop("GRANT SELECT ON fencing_open.* TO reader@'%'")
+            .await
+            .unwrap();
+        conn.query_drop("DROP TABLE walferry_checkpoint")
+            .await
+            .unwrap_err();
+        conn.query_drop("DROP TABLE fencing_open.walferry_checkpoint")
+            .await
+            .unwrap();
         let reader = |s: &mut walferry::config::MySqlSinkSettings| {
             s.server.url.user = Some("reader".to_owned());
             s.server.url.password = Some(walferry::config::Secret::new("r"));

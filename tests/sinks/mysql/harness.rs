@@ -46,9 +46,11 @@ pub async fn connect(port: u16, database: Option<&str>) -> Conn {
         .prefer_socket(false)
         .db_name(database);
     let mut conn = Conn::new(options).await.unwrap();
-    conn.query_drop("SET NAMES utf8mb4 COLLATE utf8mb4_nopad_bin, sql_mode = 'NO_BACKSLASH_ESCAPES'")
-        .await
-        .unwrap();
+    conn.query_drop(
+        "SET NAMES utf8mb4 COLLATE utf8mb4_nopad_bin, sql_mode = 'NO_BACKSLASH_ESCAPES'",
+    )
+    .await
+    .unwrap();
     conn
 }
 
@@ -158,10 +160,11 @@ impl Follower {
             schema: Arc::clone(schema),
             rows,
             changes,
+            times_ms: vec![],
         };
         self.sink.begin(self.at.as_ref()).await?;
         self.sink.empty(&schema.table).await?;
-        self.sink.load(&changes).await?;
+        self.sink.load(&changes, 0).await?;
         self.commit().await
     }
 
@@ -185,7 +188,13 @@ impl Follower {
             other => other.as_sql(true),
         };
         rows.into_iter()
-            .map(|row| row.unwrap().into_iter().map(text).collect::<Vec<_>>().join("|"))
+            .map(|row| {
+                row.unwrap()
+                    .into_iter()
+                    .map(text)
+                    .collect::<Vec<_>>()
+                    .join("|")
+            })
             .collect()
     }
 }
