@@ -7,6 +7,7 @@ pub mod clickhouse;
 pub mod compared;
 pub mod databases;
 mod look;
+pub mod mysql;
 pub mod postgres;
 pub mod stdout;
 mod stored;
@@ -232,7 +233,10 @@ pub fn create(pipeline: &str, settings: &SinkSettings, instance: &str) -> Box<dy
             let sink = clickhouse::ClickHouseSink::new(pipeline, &settings.name, instance, of);
             Box::new(sink)
         }
-        StoreSettings::MySql(_store) => todo!(),
+        StoreSettings::MySql(store) => {
+            let sink = mysql::MySqlSink::new(pipeline, &settings.name, instance, store.clone());
+            Box::new(sink.taking(selection))
+        }
         StoreSettings::Stdout(store) => Box::new(stdout::StdoutSink::new(store.clone())),
     }
 }
@@ -256,7 +260,10 @@ pub async fn checkpoint(
             &settings.name,
             (store, selection),
         )),
-        StoreSettings::MySql(_store) => todo!(),
+        StoreSettings::MySql(store) => {
+            let opened = mysql::MySqlCheckpoint::open(pipeline, &settings.name, store, selection);
+            Ok(Box::new(opened.await?))
+        }
         StoreSettings::Stdout(_) => Err(Error::halt(
             format!(
                 "{}: a sink that only shows changes has no follower",
@@ -275,7 +282,7 @@ pub async fn look(settings: &SinkSettings, tables: &[TableSchema]) -> Option<Loo
     let taken: Vec<TableSchema> = taken.cloned().collect();
     match &settings.store {
         StoreSettings::ClickHouse(store) => Some(clickhouse::look(store, &taken).await),
-        StoreSettings::MySql(_store) => todo!(),
+        StoreSettings::MySql(store) => Some(mysql::look(store, &taken).await),
         StoreSettings::Postgres(_) | StoreSettings::Stdout(_) => None,
     }
 }
@@ -337,7 +344,9 @@ pub async fn order(
             "hold a column whose values it refuses as text, with [columns] in the sink's settings, or leave the table \
              out with [tables] exclude",
         )),
-        StoreSettings::MySql(_store) => todo!(),
+        StoreSettings::MySql(store) => {
+            mysql::order(pipeline, &settings.name, store, position, order).await
+        }
         StoreSettings::Stdout(_) => Err(Error::halt(
             format!(
                 "{}: a sink that only shows changes refuses none",

@@ -19,7 +19,7 @@ use crate::model::{Column, Fill, Lsn, Oid, TableSchema};
 
 /// A version of the leader's table, as it is noted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LeaderShape {
+pub(in crate::sink) struct LeaderShape {
     /// The leader's table.
     pub relation: Oid,
     /// Columns by name.
@@ -33,7 +33,7 @@ pub(super) struct LeaderShape {
 
 /// A column of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LeaderColumn {
+pub(in crate::sink) struct LeaderColumn {
     /// `attnum`.
     pub number: i16,
     /// `atttypid`.
@@ -46,7 +46,7 @@ pub(super) struct LeaderColumn {
 
 impl LeaderShape {
     /// What is noted of a version; none if it does not have all numbers.
-    pub(super) fn of(schema: &TableSchema) -> Option<Self> {
+    pub(in crate::sink) fn of(schema: &TableSchema) -> Option<Self> {
         let column = |column: &Column| {
             let noted = LeaderColumn {
                 number: column.number?,
@@ -64,7 +64,8 @@ impl LeaderShape {
         })
     }
 
-    fn numbered(&self, number: i16) -> Option<&LeaderColumn> {
+    /// The column with this number.
+    pub(in crate::sink) fn numbered(&self, number: i16) -> Option<&LeaderColumn> {
         self.columns.values().find(|column| column.number == number)
     }
 }
@@ -152,7 +153,7 @@ pub(super) enum Alteration {
 
 /// Why the follower's rows cannot follow: the table needs a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NeedsCopy(pub String);
+pub(in crate::sink) struct NeedsCopy(pub String);
 
 /// What is to be done, in this order.
 ///
@@ -185,7 +186,10 @@ pub(super) fn alterations(change: Change<'_>) -> Result<Vec<Alteration>, NeedsCo
 }
 
 /// Whether what the leader's DDL did to its rows can be done to the follower's.
-fn rows_follow(schema: &TableSchema, before: &LeaderShape) -> Result<(), NeedsCopy> {
+pub(in crate::sink) fn rows_follow(
+    schema: &TableSchema,
+    before: &LeaderShape,
+) -> Result<(), NeedsCopy> {
     if schema.rewritten.is_some() && schema.rewritten != before.rewritten {
         return Err(NeedsCopy("the leader's rows were rewritten".to_owned()));
     }

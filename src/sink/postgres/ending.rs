@@ -139,7 +139,7 @@ pub(super) async fn first_missing(
 }
 
 /// The key of a plan's only row.
-fn only_key(plan: &TablePlan) -> Option<String> {
+pub(in crate::sink) fn only_key(plan: &TablePlan) -> Option<String> {
     let row = only_row(plan)?;
     Some(key_text(&plan.schema, &plan.rows, row))
 }

@@ -16,14 +16,14 @@ const TOO_LONG: &str = "if it goes on: find out why the follower is slow at it (
 
 /// Table and records that were being written.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(in crate::sink) struct Place {
     table: TableName,
     records: Option<(Position, Position)>,
 }
 
 impl Place {
     /// The records of a plan.
-    pub(super) fn of_plan(plan: &TablePlan) -> Self {
+    pub(in crate::sink) fn of_plan(plan: &TablePlan) -> Self {
         let last = match only_row(plan) {
             Some(_one_change) => plan.first,
             None => plan.last,
@@ -32,7 +32,7 @@ impl Place {
     }
 
     /// Some records of a table.
-    pub(super) fn of_records(table: &TableName, first: Position, last: Position) -> Self {
+    pub(in crate::sink) fn of_records(table: &TableName, first: Position, last: Position) -> Self {
         Place {
             table: table.clone(),
             records: Some((first, last)),
@@ -40,7 +40,7 @@ impl Place {
     }
 
     /// A table as a whole.
-    pub(super) fn of_table(table: &TableName) -> Self {
+    pub(in crate::sink) fn of_table(table: &TableName) -> Self {
         Place {
             table: table.clone(),
             records: None,
@@ -60,7 +60,7 @@ impl fmt::Display for Place {
 }
 
 /// The row of a plan that is for one change of one row; the two records of a key change are one.
-pub(super) fn only_row(plan: &TablePlan) -> Option<RowRef> {
+pub(in crate::sink) fn only_row(plan: &TablePlan) -> Option<RowRef> {
     let [Step::Net(net)] = plan.steps.as_slice() else {
         return None;
     };
@@ -165,7 +165,7 @@ pub(super) fn plain_error(cause: &Cause, doing: &str) -> Error {
 }
 
 /// A follower that does not have the rows it should.
-pub(super) fn diverged(place: &Place, what: &str) -> Error {
+pub(in crate::sink) fn diverged(place: &Place, what: &str) -> Error {
     Error::halt(
         format!("{place}: the follower has diverged from the leader: {what}"),
         format!(

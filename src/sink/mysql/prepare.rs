@@ -1,0 +1,475 @@
+//! Making the follower's tables fit a schema version, outside of a transaction: [`shape`](super::shape) says what
+//! may be done there.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::MySqlSink;
+use super::catalog::{self, Found};
+use super::checkpoint;
+use super::failure::{plain_error, summary, unfit_error, unreadable};
+use super::session::{Session, make_database};
+use super::shape::{self, Change, Hindrance, Note};
+use super::tables::{self, Table, Wanted};
+use super::types::{self, Held};
+use super::wire::{Cause, Wire, literal, quoted};
+use crate::config::SchemaChanges;
+use crate::error::{Class, Error, Result};
+use crate::model::{SchemaVersion, TableName, TableSchema};
+use crate::sink::postgres::failure::Place;
+
+/// Longest wait for what alters a table: it may have to write all of it anew.
+pub(super) const ALTERING_LIMIT: Duration = Duration::from_secs(24 * 3_600);
+
+/// A table of the leader's on the follower.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    /// Its database.
+    pub database: String,
+    /// Its name there.
+    pub name: String,
+    /// Both, in backquotes.
+    pub quoted: String,
+}
+
+impl MySqlSink {
+    /// Where a table is.
+    pub(super) fn named(&self, table: &TableName) -> Result<Named> {
+        let (database, name) = self.databases.of(table)?;
+        if tables::is_walferrys(database, self.databases.own(), name) {
+            return Err(tables::name_is_taken(table));
+        }
+        Ok(Named {
+            database: database.to_owned(),
+            name: name.to_owned(),
+            quoted: format!("{}.{}", quoted(database), quoted(name)),
+        })
+    }
+
+    /// How the columns of a version are to be held.
+    pub(super) fn held(&mut self, schema: &TableSchema) -> Result<Vec<Held>> {
+        let server = self.session()?.server;
+        let columns = &self.settings.columns;
+        let told = |column: &crate::model::Column| {
+            let name = format!("{}.{}", schema.table, column.name);
+            columns.get(&name).map(String::as_str)
+        };
+        types::held(schema, server, told).map_err(|wrong| {
+            let column = wrong.column.map_or_else(String::new, |n| {
+                format!(", column {}", schema.columns[n].name)
+            });
+            Error::halt(
+                format!("table {}{column}: {}", schema.table, wrong.what),
+                wrong.remedy,
+            )
+        })
+    }
+
+    /// Prepares a version.
+    pub(super) async fn prepare(
+        &mut self,
+        schema: &TableSchema,
+        newest: Option<&TableSchema>,
+    ) -> Result<()> {
+        let named = self.named(&schema.table)?;
+        tables::check_names(
+            schema,
+            (&named.database, &named.name),
+            self.session()?.tells_case,
+        )?;
+        let held = self.held(schema)?;
+        let found = match self.find(&named).await? {
+            Some(found) => found,
+            None => self.create(schema, &named, &held).await?,
+        };
+        let notes = self.notes(&schema.table).await?;
+        let version = schema.version().to_string();
+        let last = notes.last().map(|note| note.version.as_str());
+        let shown = newest.map(|newest| newest.version().to_string());
+        let is_past = notes.iter().any(|note| note.version == version)
+            || (shown.is_some() && shown.as_deref() == last);
+        let past = is_past && last != Some(version.as_str());
+        if last.is_none() || is_past || self.settings.schema_changes == SchemaChanges::Halt {
+            let table = self.fit((schema, &held), &named, (&notes, &found), past)?;
+            if !is_past {
+                self.write_note(schema, &notes, &found).await?;
+            }
+            self.session()?.keep(schema.version(), table);
+            return Ok(());
+        }
+        self.follow((schema, &held), &named, (&notes, found)).await
+    }
+
+    pub(super) async fn find(&mut self, named: &Named) -> Result<Option<Found>> {
+        catalog::read(&mut self.session()?.wire, &named.database, &named.name).await
+    }
+
+    pub(super) fn fit(
+        &mut self,
+        (schema, held): (&TableSchema, &[Held]),
+        named: &Named,
+        (notes, found): (&[Note], &Found),
+        past: bool,
+    ) -> Result<Table> {
+        let homes = shape::homes(schema, notes, found);
+        tables::fit(Wanted {
+            schema,
+            quoted: &named.quoted,
+            held,
+            homes: &homes,
+            found,
+            server: self.session()?.server,
+            past,
+        })
+    }
+
+    async fn create(
+        &mut self,
+        schema: &TableSchema,
+        named: &Named,
+        held: &[Held],
+    ) -> Result<Found> {
+        let server = self.session()?.server;
+        let sql = tables::create_sql(schema, &named.quoted, held, server);
+        if !self.settings.create_tables {
+            return Err(Error::halt(
+                format!("table {} does not exist on the follower", schema.table),
+                format!("create it ({sql}), or set create_tables = true"),
+            ));
+        }
+        make_database(&mut self.session()?.wire, server, &named.database).await?;
+        // Notes of one that had the name before.
+        self.forget_notes(&schema.table).await?;
+        self.ddl(&schema.table, "creating", &sql).await?;
+        let found = self.find(named).await?;
+        found.ok_or_else(|| {
+            Error::transient(format!(
+                "table {} was made on the follower and is gone",
+                schema.table
+            ))
+        })
+    }
+
+    /// Alters the table for a version to come, or notes that it needs a copy.
+    async fn follow(
+        &mut self,
+        (schema, held): (&TableSchema, &[Held]),
+        named: &Named,
+        (notes, found): (&[Note], Found),
+    ) -> Result<()> {
+        let empty = !self.has_rows(named).await?;
+        let change = Change {
+            schema,
+            held,
+            notes,
+            found: &found,
+            server: self.session()?.server,
+            may: self.settings.schema_changes,
+            empty,
+        };
+        let plan = match shape::plan(change) {
+            Ok(plan) => plan,
+            Err(Hindrance::NeedsCopy(why)) => {
+                self.session()?.expect_copy(schema, why);
+                return Ok(());
+            }
+            Err(Hindrance::Unfit(column, unfit)) => {
+                return Err(unfit_error(
+                    &Place::of_table(&schema.table),
+                    &column,
+                    unfit,
+                    None,
+                ));
+            }
+        };
+        let mut clauses = plan.clauses;
+        // While rows of an older version may come in this session, what they have stays.
+        let now = !self.session()?.has_others(schema);
+        if now {
+            clauses.extend(drops(&plan.left));
+        } else if !plan.left.is_empty() {
+            let left = (schema.version(), schema.table.clone(), plan.left);
+            self.session()?.left.push(left);
+        }
+        let mut found = found;
+        if !clauses.is_empty() {
+            let sql = format!("ALTER TABLE {} {}", named.quoted, clauses.join(", "));
+            self.ddl(&schema.table, "altering", &sql).await?;
+            tracing::info!(table = %schema.table, version = %schema.version(), "the follower's table is altered as the leader's");
+            found = self.find(named).await?.unwrap_or(found);
+        }
+        if !plan.fills.is_empty() {
+            let sql = format!("UPDATE {} SET {}", named.quoted, plan.fills.join(", "));
+            self.ddl(&schema.table, "filling", &sql).await?;
+        }
+        let table = self.fit((schema, held), named, (notes, &found), false)?;
+        self.write_note(schema, notes, &found).await?;
+        let session = self.session()?;
+        // Older versions are where they were by number; their names may have changed.
+        session.forget(&BTreeSet::from([schema.table.clone()]));
+        session.keep(schema.version(), table);
+        self.again_past(&schema.table, named, &found).await
+    }
+
+    /// Finds the columns of older versions anew that this session has prepared.
+    async fn again_past(&mut self, table: &TableName, named: &Named, found: &Found) -> Result<()> {
+        let past = std::mem::take(&mut self.past);
+        let notes = self.notes(table).await?;
+        for schema in past.iter().filter(|schema| schema.table == *table) {
+            let held = self.held(schema)?;
+            if !self.session()?.is_prepared(schema.version()) {
+                let fit = self.fit((schema, &held), named, (&notes, found), true)?;
+                self.session()?.keep(schema.version(), fit);
+            }
+        }
+        self.past = past;
+        Ok(())
+    }
+
+    /// Empties a table that is not in effect and gives it the shape of the version that waits for it, both for good
+    /// and before the transaction: its rows promise nothing, and whoever reads the checkpoint next empties it again.
+    pub(super) async fn reshape(
+        &mut self,
+        table: &TableName,
+        named: &Named,
+        version: Option<i64>,
+    ) -> Result<()> {
+        let truncate = format!("TRUNCATE TABLE {}", named.quoted);
+        let awaited = self.session()?.awaited(table).cloned();
+        let Some(schema) = awaited else {
+            return self.fenced_ddl(table, version, vec![truncate]).await;
+        };
+        let held = self.held(&schema)?;
+        let notes = self.notes(table).await?;
+        let Some(found) = self.find(named).await? else {
+            return Err(missing(table));
+        };
+        let change = Change {
+            schema: &schema,
+            held: &held,
+            notes: &notes,
+            found: &found,
+            server: self.session()?.server,
+            may: self.settings.schema_changes,
+            empty: true,
+        };
+        let plan = shape::plan(change).map_err(|hindrance| match hindrance {
+            Hindrance::NeedsCopy(why) => Error::transient(format!("table {table}: {why}")),
+            Hindrance::Unfit(column, unfit) => {
+                unfit_error(&Place::of_table(table), &column, unfit, None)
+            }
+        })?;
+        let mut clauses = plan.clauses;
+        clauses.extend(drops(&plan.left));
+        let mut ddl = vec![truncate];
+        if !clauses.is_empty() {
+            ddl.push(format!(
+                "ALTER TABLE {} {}",
+                named.quoted,
+                clauses.join(", ")
+            ));
+        }
+        self.fenced_ddl(table, version, ddl).await?;
+        let found = self.find(named).await?.unwrap_or(found);
+        let fit = self.fit((&schema, &held), named, (&notes, &found), false)?;
+        self.write_note(&schema, &notes, &found).await?;
+        let session = self.session()?;
+        session.forget(&BTreeSet::from([table.clone()]));
+        session.keep(schema.version(), fit);
+        Ok(())
+    }
+
+    /// Drops columns that only rows of older versions had, now that none of those can come. What fails is said and
+    /// done another time: the columns are NULL in new rows.
+    pub(super) async fn after_commit(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if session.left.is_empty() {
+            return;
+        }
+        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut session.left)
+            .into_iter()
+            .partition(|(version, _, _)| touched.contains(version));
+        session.left = later;
+        for (version, table, columns) in now {
+            if let Err(error) = self.drop_left(version, &table, &columns).await {
+                tracing::warn!(%table, ?columns, %error, "columns that the leader has dropped stay on the follower for now");
+            }
+        }
+    }
+
+    async fn drop_left(
+        &mut self,
+        version: SchemaVersion,
+        table: &TableName,
+        columns: &[String],
+    ) -> Result<()> {
+        let named = self.named(table)?;
+        let sql = format!("ALTER TABLE {} {}", named.quoted, drops(columns).join(", "));
+        self.ddl(table, "altering", &sql).await?;
+        let session = self.session()?;
+        let schema = session
+            .versions(table)
+            .into_iter()
+            .find(|t| t.schema.version() == version)
+            .map(|t| t.schema.clone());
+        session.forget(&BTreeSet::from([table.clone()]));
+        if let Some(schema) = schema {
+            let held = self.held(&schema)?;
+            let notes = self.notes(table).await?;
+            let found = self.find(&named).await?.ok_or_else(|| missing(table))?;
+            let fit = self.fit((&schema, &held), &named, (&notes, &found), false)?;
+            self.session()?.keep(version, fit);
+            self.again_past(table, &named, &found).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a statement that commits by itself, and does no harm to whoever else may own the table by now.
+    pub(super) async fn ddl(&mut self, table: &TableName, doing: &str, sql: &str) -> Result<()> {
+        let session = self.session()?;
+        if let Some(lifted) = session.lifted() {
+            run(&mut session.wire, &lifted).await?;
+        }
+        let done = session.wire.command_within(sql, ALTERING_LIMIT).await;
+        if let Some(lowered) = session.lowered()
+            && !session.wire.is_closed()
+        {
+            run(&mut session.wire, &lowered).await?;
+        }
+        done.map_err(|cause| ddl_error(table, doing, &cause))?;
+        Ok(())
+    }
+
+    /// Runs statements that commit by themselves and destroy rows, unless the checkpoint is another one's by now.
+    pub(super) async fn fenced_ddl(
+        &mut self,
+        table: &TableName,
+        version: Option<i64>,
+        ddl: Vec<String>,
+    ) -> Result<()> {
+        let me = std::sync::Arc::clone(&self.me);
+        let sql = checkpoint::fenced(&me, version, &ddl);
+        let done = self.ddl(table, "emptying", &sql).await;
+        let Err(error) = done else {
+            return Ok(());
+        };
+        let wire = &mut self.session()?.wire;
+        run(wire, &checkpoint::unlock(&me)).await?;
+        let refused = checkpoint::why_refused(wire, &me).await;
+        // Its version says that it is another one's, or was changed.
+        if refused.class() == Class::Fenced || error.what().contains("error 1048") {
+            self.has_orders = refused.class() == Class::Transient;
+            return Err(refused);
+        }
+        Err(error)
+    }
+
+    /// Whether a table has rows.
+    pub(super) async fn has_rows(&mut self, named: &Named) -> Result<bool> {
+        let sql = format!("SELECT 1 FROM {} LIMIT 1", named.quoted);
+        let rows = self.session()?.wire.rows(&sql).await;
+        let rows = rows.map_err(|cause| plain_error(&cause, "looking for rows on the follower"))?;
+        Ok(!rows.is_empty())
+    }
+
+    /// What is noted of a table, oldest first.
+    async fn notes(&mut self, table: &TableName) -> Result<Vec<Note>> {
+        let of = self.note_of(table);
+        let sql = format!("SELECT leader FROM walferry_columns WHERE {of} ORDER BY noted");
+        let rows = self.session()?.wire.rows(&sql).await;
+        let rows = rows.map_err(|cause| plain_error(&cause, "reading walferry_columns"))?;
+        let notes = rows.into_iter().map(|mut row| {
+            let text = row.pop().flatten().unwrap_or_default();
+            serde_json::from_str(&text)
+                .map_err(|error| unreadable("walferry_columns").caused_by(error))
+        });
+        notes.collect()
+    }
+
+    fn note_of(&self, table: &TableName) -> String {
+        format!(
+            "{} AND table_schema = {} AND table_name = {}",
+            self.me.is_mine(),
+            literal(&table.schema),
+            literal(&table.name)
+        )
+    }
+
+    async fn forget_notes(&mut self, table: &TableName) -> Result<()> {
+        let sql = format!("DELETE FROM walferry_columns WHERE {}", self.note_of(table));
+        run(&mut self.session()?.wire, &sql).await
+    }
+
+    /// Notes a version as the one that the follower shows from now on.
+    async fn write_note(
+        &mut self,
+        schema: &TableSchema,
+        notes: &[Note],
+        found: &Found,
+    ) -> Result<()> {
+        let homes = shape::homes(schema, notes, found);
+        let mut note = shape::note(schema, &homes);
+        let before = notes.last().and_then(|note| note.leader.as_ref());
+        if let (Some(leader), Some(before)) = (&mut note.leader, before) {
+            // What is noted of the version before counts where this one says nothing.
+            leader.rewritten = leader.rewritten.or(before.rewritten);
+        }
+        let json = serde_json::to_string(&note)
+            .map_err(|error| unreadable("walferry_columns").caused_by(error))?;
+        let sql = format!(
+            "REPLACE INTO walferry_columns (pipeline, sink, table_schema, table_name, version, noted, leader) \
+             SELECT {}, {}, {}, {}, COALESCE(MAX(noted), 0) + 1, {} FROM walferry_columns w WHERE {}",
+            self.me.values(),
+            literal(&schema.table.schema),
+            literal(&schema.table.name),
+            literal(&note.version),
+            literal(&json),
+            self.note_of(&schema.table)
+        );
+        run(&mut self.session()?.wire, &sql).await
+    }
+}
+
+fn drops(columns: &[String]) -> Vec<String> {
+    let drop = |column: &String| format!("DROP COLUMN {}", quoted(column));
+    columns.iter().map(drop).collect()
+}
+
+/// That a table is not there.
+pub(super) fn missing(table: &TableName) -> Error {
+    Error::halt(
+        format!("table {table} does not exist on the follower"),
+        "restart walferry: it creates the table, or says what is missing",
+    )
+}
+
+async fn run(wire: &mut Wire, sql: &str) -> Result<()> {
+    let done = wire.command(sql).await;
+    done.map_err(|cause| plain_error(&cause, "writing what walferry keeps on the follower"))?;
+    Ok(())
+}
+
+/// DDL that fails: what passes by itself does, everything else is told with its number.
+fn ddl_error(table: &TableName, doing: &str, cause: &Cause) -> Error {
+    let plain = plain_error(cause, doing).at(format!("table {table}"));
+    match (cause, plain.class()) {
+        (Cause::Server(error), Class::Halt) if !matches!(error.code, 1044 | 1142 | 1227 | 1370) => {
+            Error::halt(
+                format!("table {table}: {doing}: {}", summary(error)),
+                "make the table on the follower by hand with fewer or shorter columns, or another type under \
+                 [columns], as the error's number says; or exclude it in the sink's file",
+            )
+        }
+        _as_it_is => plain,
+    }
+}
+
+impl Session {
+    /// Whether the session goes on.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.wire.is_closed()
+    }
+}

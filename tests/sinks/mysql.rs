@@ -1,0 +1,7 @@
+//! What is particular to MySQL and MariaDB followers, on real servers of both versions.
+
+mod changes;
+mod fencing;
+mod harness;
+mod shapes;
+mod types;
