@@ -1,0 +1,72 @@
+//! The cases that any store must pass, and which store takes which of them.
+
+mod changes;
+mod following;
+mod history;
+mod kills;
+mod large;
+mod names;
+mod operators;
+mod readers;
+mod shapes;
+mod stream;
+mod toast;
+mod types;
+mod unheld;
+mod world;
+
+/// The cases of one store: `cases!(name, Store: group, …)`. The groups:
+/// - `follower`: keeps the leader's rows and a checkpoint;
+/// - `boundaries`: its readers see whole transactions only;
+/// - `keyless`: holds tables without a key;
+/// - `unheld`: has types that cannot hold every value;
+/// - `history`: ClickHouse's second mode;
+/// - `stream`: shows changes, and keeps nothing.
+macro_rules! cases {
+    ($name:ident, $store:ty: $($group:ident),+) => {
+        mod $name { $(cases!(@ $group $store);)+ }
+    };
+    (@ follower $store:ty) => {
+        cases!(@@ $store: changes a_copied_table_and_what_is_done_to_it_are_equal
+            changes random_transactions_leave_equal_tables
+            toast unchanged_large_values_stay
+            types every_type_arrives_by_every_way
+            names any_name_is_held
+            names three_hundred_columns_are_held
+            shapes columns_follow_the_leader
+            shapes tables_follow_the_leader
+            kills a_process_killed_at_any_step_leaves_equal_tables
+            kills a_server_killed_under_load_leaves_equal_tables
+            large a_transaction_larger_than_a_batch_arrives_and_what_is_rolled_back_does_not
+            operators a_second_worker_is_fenced_and_the_tables_are_equal
+            operators a_follower_is_rebuilt_and_a_table_copied_anew
+            operators rows_of_somebody_else_are_not_touched);
+    };
+    (@ boundaries $store:ty) => {
+        cases!(@@ $store: readers a_reader_never_sees_half_a_transaction);
+    };
+    (@ keyless $store:ty) => {
+        cases!(@@ $store: following a_table_without_a_key_is_equal);
+    };
+    (@ unheld $store:ty) => {
+        cases!(@@ $store: unheld what_cannot_be_held_halts_with_a_remedy_that_helps);
+    };
+    (@ history $store:ty) => {
+        cases!(@@ $store: history every_change_is_a_row
+            history a_table_without_a_key_is_kept_here_and_refused_there);
+    };
+    (@ stream $store:ty) => {
+        cases!(@@ $store: stream lines_taken_one_after_the_other_make_the_leaders_rows
+            stream every_type_is_shown_exactly);
+    };
+    (@@ $store:ty: $($module:ident $case:ident)+) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() {
+            super::$module::$case::<$store>().await;
+        })+
+    };
+}
+
+cases!(postgres, crate::postgres::Postgres: follower, boundaries, keyless);
+cases!(clickhouse, crate::clickhouse::ClickHouse: follower, unheld, history);
+cases!(stdout, crate::stdout::Stdout: stream);
