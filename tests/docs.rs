@@ -31,12 +31,29 @@ fn listed(page: &str, heading: &str) -> Vec<String> {
     found
 }
 
+/// A mapping of types stands in its module's head, and on the page.
+#[test]
+fn the_page_of_stores_has_the_mappings_of_types_as_the_code_has_them() {
+    let page = page("sinks.md");
+    for store in ["clickhouse", "mysql"] {
+        let path = format!("{}/src/sink/{store}/types.rs", env!("CARGO_MANIFEST_DIR"));
+        let code = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let rows = code.lines().filter_map(|line| line.strip_prefix("//! | "));
+        let rows: Vec<&str> = rows.collect();
+        assert!(rows.len() > 10, "{path} has a table");
+        for row in rows {
+            let row = row.replace("[`json`](super::json)", "below");
+            assert!(page.contains(&row), "{store}: {row}");
+        }
+    }
+}
+
 #[test]
 fn the_configuration_page_lists_every_key_and_no_other() {
     let page = page("configuration.md");
     let keys = all_keys();
     let files: BTreeSet<&str> = keys.iter().map(|(file, _)| *file).collect();
-    assert_eq!(files.len(), 4, "{files:?}");
+    assert_eq!(files.len(), 6, "{files:?}");
     for file in files {
         let known: BTreeSet<String> = keys
             .iter()

@@ -90,7 +90,7 @@ pub(super) fn sink(document: &Document, name: &str) -> Result<SinkSettings> {
         databases: raw.databases,
         columns: raw.columns,
         layout: layouts(document, raw.layout)?,
-        verify: verify(document, raw.verify_every, raw.verify_max_rows_per_second)?,
+        verify: verify(document, raw.verify_every, None)?,
     };
     let batch = (raw.batch_max_bytes, defaults::CLICKHOUSE_BATCH);
     let fetch = (raw.fetch_max_bytes, defaults::FETCH);

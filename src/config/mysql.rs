@@ -48,7 +48,7 @@ pub(super) fn sink(document: &Document, name: &str) -> Result<SinkSettings> {
         schema_changes: schema_changes(document, raw.schema_changes)?,
         databases: raw.databases,
         columns: raw.columns,
-        verify: verify(document, raw.verify_every, raw.verify_max_rows_per_second)?,
+        verify: verify(document, raw.verify_every, None)?,
     };
     let batch = (raw.batch_max_bytes, defaults::SINK_BATCH);
     let fetch = (raw.fetch_max_bytes, defaults::FETCH);

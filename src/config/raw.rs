@@ -132,7 +132,6 @@ pub(super) struct ClickHouseSink {
     #[serde(default)]
     pub(super) layout: BTreeMap<String, Layout>,
     pub(super) verify_every: Option<Span>,
-    pub(super) verify_max_rows_per_second: Option<u32>,
     #[serde(default)]
     pub(super) tables: Tables,
     pub(super) batch_max_bytes: Option<Size>,
@@ -166,7 +165,6 @@ pub(super) struct MySqlSink {
     #[serde(default)]
     pub(super) columns: BTreeMap<String, String>,
     pub(super) verify_every: Option<Span>,
-    pub(super) verify_max_rows_per_second: Option<u32>,
     #[serde(default)]
     pub(super) tables: Tables,
     pub(super) batch_max_bytes: Option<Size>,

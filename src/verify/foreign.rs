@@ -37,6 +37,15 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Compares, table by table.
 pub(super) async fn run(asked: Asked<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Report> {
+    if asked.max_rows_per_second.is_some() {
+        return Err(Error::halt(
+            format!(
+                "{}: a table of this store is compared as a whole, as fast as it goes",
+                asked.sink.name
+            ),
+            "leave out --max-rows-per-second for this sink, and compare when the servers have little to do",
+        ));
+    }
     let leader = Server::open(&asked.source.postgres, "walferry verify leader").await;
     let leader = leader.map_err(|error| error.at("the leader"))?;
     let at_follower = |error: Error| error.at(format!("follower {}", asked.sink.name));
