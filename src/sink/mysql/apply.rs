@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 
 use super::encode::Form;
+use super::load;
 use super::statements::{Columns, Failed, Scope, Work, is_conflict, one};
 use super::wire::Expected;
 use crate::model::batch::Step;
@@ -218,12 +219,15 @@ async fn delete(
         .await
 }
 
-/// Inserts whole rows.
+/// Inserts whole rows, many of them by LOAD DATA.
 pub(super) async fn insert(
     work: &mut Work<'_>,
     scope: Scope<'_>,
     rows: &[RowRef],
 ) -> Result<(), Failed> {
+    if load::is_good_for(work, rows) && load::load(work, scope, rows).await? {
+        return Ok(());
+    }
     let table = scope.table;
     let names = scope.names(&table.written).join(",");
     let head = format!("INSERT INTO {} ({names}) VALUES ", table.quoted);

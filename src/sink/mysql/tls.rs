@@ -144,10 +144,10 @@ fn any_name(certificate: &[u8]) -> Option<String> {
     names.0.iter().find_map(|name| match name {
         // `*` stands for one label.
         GeneralName::DnsName(name) => Some(name.as_str().replacen('*', "any", 1)),
-        GeneralName::IpAddress(address) => match *address.as_bytes() {
-            [a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
-            _v6 => {
-                let bytes: [u8; 16] = address.as_bytes().try_into().ok()?;
+        GeneralName::IpAddress(address) => match address.as_bytes() {
+            &[a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
+            v6 => {
+                let bytes: [u8; 16] = v6.try_into().ok()?;
                 Some(std::net::Ipv6Addr::from(bytes).to_string())
             }
         },
