@@ -290,13 +290,16 @@ pub async fn look(settings: &SinkSettings, tables: &[TableSchema]) -> Option<Loo
 /// A sink's follower, for a comparison with its leader.
 ///
 /// # Errors
-/// Halt when the store cannot be compared this way.
-pub fn compared(pipeline: &str, settings: &SinkSettings) -> Result<Box<dyn compared::Compared>> {
+/// As connecting; halt when the store cannot be compared this way.
+pub async fn compared(
+    pipeline: &str,
+    settings: &SinkSettings,
+) -> Result<Box<dyn compared::Compared>> {
     match &settings.store {
         StoreSettings::ClickHouse(store) => {
             Ok(clickhouse::compared(pipeline, &settings.name, store))
         }
-        StoreSettings::MySql(_store) => todo!(),
+        StoreSettings::MySql(store) => mysql::compared(pipeline, &settings.name, store).await,
         StoreSettings::Postgres(_) | StoreSettings::Stdout(_) => Err(Error::halt(
             format!(
                 "{}: this follower is not compared by forms of its columns",

@@ -49,12 +49,12 @@ pub(super) async fn run(asked: Asked<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) 
     let leader = Server::open(&asked.source.postgres, "walferry verify leader").await;
     let leader = leader.map_err(|error| error.at("the leader"))?;
     let at_follower = |error: Error| error.at(format!("follower {}", asked.sink.name));
-    let follower = sink::compared(asked.pipeline, asked.sink)?;
+    let follower = sink::compared(asked.pipeline, asked.sink).await;
     let checkpoint = sink::checkpoint(asked.pipeline, asked.sink).await;
     let mut comparison = Comparison {
         asked,
         leader,
-        follower,
+        follower: follower.map_err(at_follower)?,
         checkpoint: checkpoint.map_err(at_follower)?,
         hold: None,
     };

@@ -259,7 +259,11 @@ fn printed(kind: &Kind, (leader, follower): (&str, &str)) -> Option<(String, Str
         Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::UInt32 | Kind::Date32 | Kind::Uuid => {
             text()
         }
-        Kind::Text | Kind::Word => text(),
+        // As the output function prints it, which a cast of char(n) does not.
+        Kind::Text | Kind::Word => (
+            format!("CASE WHEN num_nulls({leader}) = 0 THEN concat({leader}) END"),
+            format!("toString({follower})"),
+        ),
         Kind::Float32 => (
             format!("encode(float4send({leader}), 'hex')"),
             format!("leftPad(lower(hex(reinterpretAsUInt32({follower}))), 8, '0')"),

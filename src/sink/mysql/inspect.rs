@@ -3,9 +3,9 @@
 use super::MySqlSink;
 use super::failure::plain_error;
 use super::session::{Session, connect, set_up};
-use super::tables::check_names;
+use super::tables::{Table, check_names};
 use super::types::Held;
-use super::wire::{literal, quoted};
+use super::wire::{Wire, literal, quoted};
 use crate::config::MySqlSinkSettings;
 use crate::error::{Error, Result};
 use crate::model::TableSchema;
@@ -136,6 +136,29 @@ impl Inspection {
             tells_case: text(6) == "0",
             local_infile: text(7) == "1",
         })
+    }
+
+    /// The connection.
+    ///
+    /// # Errors
+    /// Transient when it is lost.
+    pub(super) fn wire(&mut self) -> Result<&mut Wire> {
+        Ok(&mut self.sink.session()?.wire)
+    }
+
+    /// The table, if it takes the rows of the version; else why it does not.
+    ///
+    /// # Errors
+    /// As a query.
+    pub(super) async fn fitting(&mut self, schema: &TableSchema) -> Result<Result<Table, String>> {
+        let sink = &mut self.sink;
+        let named = sink.named(&schema.table)?;
+        let held = sink.held(schema)?;
+        let Some(found) = sink.find(&named).await? else {
+            return Ok(Err("the follower has no table of this name".to_owned()));
+        };
+        let fit = sink.fit((schema, &held), &named, (&[], &found), false);
+        Ok(fit.map_err(|error| error.what()))
     }
 
     /// How a table stands there.

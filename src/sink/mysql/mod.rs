@@ -9,6 +9,7 @@
 mod apply;
 mod catalog;
 mod checkpoint;
+mod compare;
 mod emptying;
 mod encode;
 mod failure;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::compared::Compared;
 use super::databases::Databases;
 use super::{Sink, SkipOrders, Wants, Work};
 use crate::config::MySqlSinkSettings;
@@ -105,6 +107,19 @@ impl MySqlSink {
     }
 }
 
+/// The follower, for a comparison with its leader.
+///
+/// # Errors
+/// Transient when the server cannot be reached; halt for wrong credentials or a server that is too old.
+pub(super) async fn compared(
+    pipeline: &str,
+    sink: &str,
+    settings: &MySqlSinkSettings,
+) -> Result<Box<dyn Compared>> {
+    let opened = compare::Comparing::open(pipeline, sink, settings);
+    Ok(Box::new(opened.await?))
+}
+
 #[async_trait]
 impl Sink for MySqlSink {
     fn wants(&self) -> Wants {
@@ -166,6 +181,17 @@ impl Sink for MySqlSink {
     fn again_at_once(&mut self) -> Option<&'static str> {
         std::mem::take(&mut self.has_orders)
             .then_some("an order stands in the checkpoint; reading it")
+    }
+
+    async fn is_held(&mut self, held: &Checkpoint) -> Result<bool> {
+        let me = Arc::clone(&self.me);
+        let wire = &mut self.session()?.wire;
+        let found = checkpoint::row(wire, &me, "").await?;
+        let same = found.is_some_and(|(version, _)| version == held.version);
+        match held.hold.filter(|_| same) {
+            Some(hold) => Ok(compare::clock_us(wire).await? < hold.until_us),
+            None => Ok(false),
+        }
     }
 
     async fn begin(&mut self, from: Option<&Checkpoint>) -> Result<()> {
