@@ -288,7 +288,9 @@ pub(super) async fn set_up(
     let asked = "SELECT @@max_allowed_packet, @@global.local_infile";
     let rows = wire.rows(asked).await.map_err(failed)?;
     let packet = rows.first().and_then(|row| row[0].as_deref()?.parse().ok());
-    wire.local_infile = rows.first().is_some_and(|row| row[1].as_deref() == Some("1"));
+    wire.local_infile = rows
+        .first()
+        .is_some_and(|row| row[1].as_deref() == Some("1"));
     wire.packet_max = packet.unwrap_or(wire.packet_max);
     Ok(())
 }
