@@ -100,6 +100,8 @@ skip-name-resolve
 character-set-server=utf8mb4
 max_connections=200
 max_allowed_packet=64M
+# A server that starts removes what others have in a directory for temporary tables that it shares with them.
+tmpdir=$dir/tmp
 # At each commit the log is given to the kernel, which outlives a kill -9; it is not forced to the disk.
 innodb_flush_log_at_trx_commit=2
 innodb_buffer_pool_size=64M
@@ -115,6 +117,7 @@ CNF
 
 create_mariadb() {
   local dir=$1 version=$2 tls=$3
+  mkdir -p -- "$dir/tmp"
   own_by_server_user "$dir"
   refuse_closed_directory "$dir"
   [[ $tls == no ]] || make_certificates "$dir/tls" mariadb

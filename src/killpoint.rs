@@ -49,7 +49,7 @@ pub enum Point {
     RowsInserted,
     /// Sink: all changes of a batch are applied and not committed.
     BeforeCommit,
-    /// Sink, Postgres: COMMIT was sent and is not answered.
+    /// Sink, Postgres and MySQL: COMMIT was sent and is not answered.
     CommitSent,
     /// Sink: committed, and no progress said.
     AfterCommit,

@@ -3,5 +3,8 @@
 mod changes;
 mod fencing;
 mod harness;
+mod keys;
+mod moving;
 mod shapes;
+mod speed;
 mod types;

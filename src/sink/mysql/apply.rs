@@ -335,9 +335,12 @@ async fn replace(work: &mut Work<'_>, scope: Scope<'_>, net: &NetChange) -> Resu
     Ok(())
 }
 
+/// Columns that are known, and the rows that have just these, each with a number.
+type Present = (Vec<usize>, Vec<(usize, RowRef)>);
+
 /// Final images by the columns that they have, each with the number of its old row.
-fn by_presence(scope: Scope<'_>, last: &[RowRef]) -> Vec<(Vec<usize>, Vec<(usize, RowRef)>)> {
-    let mut groups: Vec<(Vec<usize>, Vec<(usize, RowRef)>)> = Vec::new();
+fn by_presence(scope: Scope<'_>, last: &[RowRef]) -> Vec<Present> {
+    let mut groups: Vec<Present> = Vec::new();
     for (n, &row) in last.iter().enumerate() {
         let cells = scope.rows.row(row);
         let written = scope.table.written.iter().copied();

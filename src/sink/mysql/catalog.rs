@@ -209,6 +209,16 @@ impl Live {
         }
     }
 
+    /// How values of a column without a bound are held here, as far as they are short enough.
+    pub(super) fn bounded(&self, wanted: Held) -> Option<Held> {
+        let max = u32::try_from(self.chars?).ok()?;
+        match (wanted, self.kind.as_str()) {
+            (Held::Text(_) | Held::Varchar(_), "varchar") => Some(Held::Varchar(max)),
+            (Held::Blob(_) | Held::Varbinary(_), "varbinary") => Some(Held::Varbinary(max)),
+            _other => None,
+        }
+    }
+
     /// Its definition as SQL, without name and NULL.
     pub(super) fn definition(&self) -> String {
         let collation = self.collation.as_ref();

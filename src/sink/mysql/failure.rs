@@ -249,7 +249,9 @@ pub(super) fn summary(error: &ServerError) -> String {
             // Incorrect …: 'value' for column `d`.`t`.`c` at row 1
             push_named(&mut text, ", column ", message, " for column `");
         }
-        3819 | 4025 => push_named(&mut text, ", constraint ", message, "onstraint `"),
+        // CONSTRAINT `c` failed for …; Check constraint 'c' is violated.
+        4025 => push_named(&mut text, ", constraint ", message, "CONSTRAINT `"),
+        3819 => push_named(&mut text, ", constraint ", message, "constraint '"),
         1045 | 1044 | 1049 | 1142 | 1146 | 1054 | 1130 | 1205 | 1290 | 1698 => {
             text.push_str(": ");
             text.push_str(message);
@@ -259,14 +261,14 @@ pub(super) fn summary(error: &ServerError) -> String {
     text
 }
 
-/// Names never hold a line; a value might.
+/// Appends the name that stands behind `behind` in the message.
 fn push_named(text: &mut String, what: &str, message: &str, behind: &str) {
     let Some((_, name)) = message.rsplit_once(behind) else {
         return;
     };
-    let end = name.find(['\'', ' ']).unwrap_or(name.len());
+    let end = name.find(['\'', ' ', '\n']).unwrap_or(name.len());
     let name = name[..end].trim_end_matches('`');
-    if !name.is_empty() && !name.contains('\n') {
+    if !name.is_empty() {
         text.push_str(what);
         text.push_str(name);
     }

@@ -173,6 +173,20 @@ impl MySqlSink {
                 self.session()?.expect_copy(schema, why);
                 return Ok(());
             }
+            // It is copied anew, and may be of the same shape.
+            Err(Hindrance::MadeAnew) => {
+                match self.fit((schema, held), named, (notes, &found), false) {
+                    Ok(table) => {
+                        self.write_note(schema, notes, &found).await?;
+                        self.session()?.keep(schema.version(), table);
+                    }
+                    Err(_other_shape) => {
+                        let why = "the leader has made the table anew".to_owned();
+                        self.session()?.expect_copy(schema, why);
+                    }
+                }
+                return Ok(());
+            }
             Err(Hindrance::Unfit(column, unfit)) => {
                 return Err(unfit_error(
                     &Place::of_table(&schema.table),
@@ -255,6 +269,7 @@ impl MySqlSink {
         };
         let plan = shape::plan(change).map_err(|hindrance| match hindrance {
             Hindrance::NeedsCopy(why) => Error::transient(format!("table {table}: {why}")),
+            Hindrance::MadeAnew => unreachable!("an empty table takes any shape: {table}"),
             Hindrance::Unfit(column, unfit) => {
                 unfit_error(&Place::of_table(table), &column, unfit, None)
             }

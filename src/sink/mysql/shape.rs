@@ -58,6 +58,11 @@ pub(super) fn homes<'f>(
 ) -> Vec<Option<&'f Live>> {
     let version = schema.version().to_string();
     let own = notes.iter().find(|note| note.version == version);
+    // A column with another number may have taken the name over.
+    let is_free = |live: &Live, column: &Column| {
+        let tag = column.number.map(|number| tag(schema.relation, number));
+        !is_tagged(live, schema.relation) || tag.as_ref() == Some(&live.comment)
+    };
     let sure = |column: &Column| {
         let number = column.number;
         let by_tag = number.and_then(|number| {
@@ -76,7 +81,9 @@ pub(super) fn homes<'f>(
             })?;
             found.column(home)
         };
-        by_tag.or_else(by_own).or_else(by_note)
+        by_tag
+            .or_else(|| by_own().filter(|live| is_free(live, column)))
+            .or_else(|| by_note().filter(|live| is_free(live, column)))
     };
     let sure: Vec<Option<&Live>> = schema.columns.iter().map(sure).collect();
     let mut taken: BTreeSet<&str> = sure
@@ -141,6 +148,8 @@ pub(super) struct Plan {
 /// Why it cannot be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hindrance {
+    /// The leader's table is another one of that name.
+    MadeAnew,
     /// The table needs a copy, for this reason.
     NeedsCopy(String),
     /// What older rows have in this column cannot be held.
@@ -157,11 +166,18 @@ impl From<NeedsCopy> for Hindrance {
 pub(super) fn plan(change: Change<'_>) -> Result<Plan, Hindrance> {
     let Change { schema, notes, .. } = change;
     let before = notes.last().and_then(|note| note.leader.as_ref());
+    if before.is_none() && !change.empty {
+        // It cannot be told what the leader did: whoever looks at the table finds what does not fit.
+        return Ok(Plan::default());
+    }
     if LeaderShape::of(schema).is_none() && !change.empty {
         return Err(Hindrance::NeedsCopy(
             "the source learned of a change of its columns only when more of them had followed"
                 .to_owned(),
         ));
+    }
+    if before.is_some_and(|before| before.relation != schema.relation) && !change.empty {
+        return Err(Hindrance::MadeAnew);
     }
     if let Some(before) = before.filter(|_| !change.empty) {
         rows_follow(schema, before)?;

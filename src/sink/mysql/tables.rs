@@ -187,22 +187,26 @@ fn column(wanted: Wanted<'_>, n: usize) -> Result<Column> {
             contested: false,
         });
     }
-    let held = live
-        .takes(wanted.held[n], compared, server)
-        .map_err(|what| {
-            let null = if live.nullable { "NULL" } else { "NOT NULL" };
-            Error::halt(
-                format!(
-                    "column {} {what} on the follower, and the leader's {} is to be held as {of}",
-                    live.name, leader.type_name
-                ),
-                format!(
-                    "on the follower: ALTER TABLE {} MODIFY COLUMN {} {of} {null}",
-                    wanted.quoted,
-                    live.quoted()
-                ),
-            )
-        })?;
+    let fitting = live.takes(wanted.held[n], compared, server);
+    // A key that came later is shorter; values that do not fit are found one by one.
+    let fitting = fitting.or_else(|what| {
+        let bounded = wanted.past.then(|| live.bounded(wanted.held[n]));
+        bounded.flatten().ok_or(what)
+    });
+    let held = fitting.map_err(|what| {
+        let null = if live.nullable { "NULL" } else { "NOT NULL" };
+        Error::halt(
+            format!(
+                "column {} {what} on the follower, and the leader's {} is to be held as {of}",
+                live.name, leader.type_name
+            ),
+            format!(
+                "on the follower: ALTER TABLE {} MODIFY COLUMN {} {of} {null}",
+                wanted.quoted,
+                live.quoted()
+            ),
+        )
+    })?;
     let key: Vec<Option<&str>> = key_names(wanted);
     let contested = found.indexes.iter().any(|index| {
         let is_key = homes_index(std::slice::from_ref(index), &key).is_some();
@@ -325,7 +329,7 @@ fn wrong_name(name: &str) -> Option<&'static str> {
     let length = name.chars().count();
     match () {
         () if name.chars().any(|c| u32::from(c) > 0xFFFF) => Some("has a character beyond U+FFFF"),
-        () if name.ends_with(' ') => Some("ends in a blank"),
+        () if name.ends_with(|c: char| c.is_ascii_whitespace()) => Some("ends in a blank"),
         () if length > 64 => Some("is longer than 64 characters"),
         () => None,
     }

@@ -1,6 +1,7 @@
 //! A follower transaction, from its guard to COMMIT.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::MySqlSink;
@@ -264,8 +265,16 @@ impl MySqlSink {
         // The guard holds the row's lock, so this write cannot miss it; COMMIT need not wait for it.
         work.push(Label::Commit, &write, Expected::Rows(1)).await?;
         work.push(Label::Commit, "COMMIT", Expected::Any).await?;
-        killpoint::pass(Point::CommitSent);
-        work.send().await?;
+        {
+            // Polled once it is written, and not answered.
+            let mut sent = std::pin::pin!(work.send());
+            let first = futures_util::poll!(sent.as_mut());
+            killpoint::pass(Point::CommitSent);
+            match first {
+                Poll::Ready(done) => done,
+                Poll::Pending => sent.await,
+            }?;
+        }
         if chunked {
             self.lower().await;
         }

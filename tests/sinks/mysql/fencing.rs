@@ -326,3 +326,46 @@ async fn what_cannot_be_reached_is_waited_for_and_what_is_wrong_halts() {
         assert_halt(&error, &["1142", "walferry check"]);
     }
 }
+
+#[tokio::test]
+async fn tls_is_as_strict_as_its_mode() {
+    use walferry::config::TlsMode::{Disable, Prefer, Require, VerifyCa, VerifyFull};
+    let server = MariaDb::start_version(
+        "sink-mysql-tls",
+        "11.4",
+        &["--tls", "--set", "bind_address=0.0.0.0"],
+    );
+    server.sql("CREATE DATABASE shop; CREATE USER safe@'%' IDENTIFIED BY 's' REQUIRE SSL; GRANT ALL ON *.* TO safe@'%'");
+    let strange = std::path::Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/support/strange-ca.pem"
+    ));
+    let own = server.authority().to_owned();
+    for (mode, root, name, opens) in [
+        (Disable, None, "127.0.0.1", false),
+        (Prefer, None, "127.0.0.1", true),
+        (Require, None, "127.0.0.1", true),
+        (Require, Some(own.as_path()), "127.0.0.1", true),
+        (Require, Some(strange), "127.0.0.1", false),
+        (VerifyCa, Some(own.as_path()), "127.0.0.1", true),
+        (VerifyCa, Some(strange), "127.0.0.1", false),
+        (VerifyCa, Some(own.as_path()), "127.0.0.2", true),
+        (VerifyFull, Some(own.as_path()), "127.0.0.1", true),
+        (VerifyFull, Some(own.as_path()), "127.0.0.2", false),
+        (VerifyFull, Some(strange), "127.0.0.1", false),
+        (VerifyFull, None, "127.0.0.1", false),
+    ] {
+        let mut settings = settings(server.port(), "shop");
+        settings.server.url.user = Some("safe".to_owned());
+        settings.server.url.password = Some(walferry::config::Secret::new("s"));
+        settings.server.url.host = name.to_owned();
+        settings.server.tls.mode = mode;
+        settings.server.tls.root_cert = root.map(std::path::Path::to_owned);
+        let opened = MySqlSink::new("shop", "copy", "me", settings).open().await;
+        let said = format!("{mode:?} {root:?} {name}: {opened:?}");
+        assert_eq!(opened.is_ok(), opens, "{said}");
+        if let Err(error) = opened {
+            assert_eq!(error.class(), Class::Halt, "{said}");
+        }
+    }
+}

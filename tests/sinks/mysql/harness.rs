@@ -32,7 +32,7 @@ pub fn port(version: &'static str) -> u16 {
     let mut servers = servers.lock().unwrap_or_else(|broken| broken.into_inner());
     let server = servers.entry(version).or_insert_with(|| {
         let name = format!("sink-mysql-{version}");
-        MariaDb::start_version(&name, version, &["--set", "local_infile=1"])
+        MariaDb::start_version(&name, version, &["--set", "max_allowed_packet=16M"])
     });
     server.port()
 }

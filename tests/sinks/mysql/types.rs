@@ -298,6 +298,21 @@ async fn every_type_is_held_as_the_mapping_says() {
                 .fold(Plan::new(&schema), |plan, row| plan.update(row));
             f.apply(vec![again.done()]).await.unwrap();
             assert_eq!(f.rows(&select).await, shown, "{type_name}");
+            // By LOAD DATA.
+            let ids: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+            let many: Vec<[Value<'_>; 2]> = ids
+                .iter()
+                .enumerate()
+                .map(|(n, id)| [V(id), values.get(n % 7).map_or(N, |(v, _)| V(v))])
+                .collect();
+            let many: Vec<&[Value<'_>]> = many.iter().map(|row| &row[..]).collect();
+            f.load(&schema, &many).await.unwrap();
+            let select =
+                format!("SELECT v FROM {table} WHERE v IS NOT NULL AND id >= 294 ORDER BY id");
+            let count = values.len().min(6);
+            assert_eq!(f.rows(&select).await, shown[..count], "{type_name}");
+            f.load(&schema, &rows).await.unwrap();
+            let select = format!("SELECT v FROM {table} WHERE v IS NOT NULL ORDER BY id");
             let one = Plan::new(&schema).update(&all[0]).done();
             f.apply(vec![one]).await.unwrap();
             assert_eq!(f.rows(&select).await, shown, "{type_name}");
