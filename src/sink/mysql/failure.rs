@@ -152,20 +152,11 @@ pub(super) fn plain_error(cause: &Cause, doing: &str) -> Error {
 /// What the client says: of the connection, never of values.
 fn client_error(error: &mysql_async::Error, doing: &str) -> Error {
     match error {
-        mysql_async::Error::Io(IoError::Tls(tls)) => {
-            let what = format!("{doing}: TLS: {tls}");
-            if what.contains("certificate") || what.contains("Certificate") {
-                return Error::halt(
-                    what,
-                    "check root_cert in [tls], the certificate's names and dates, and that the host in the url is \
-                     one of its names; or choose a weaker mode",
-                );
-            }
-            Error::transient(what)
-        }
-        mysql_async::Error::Io(IoError::Io(io)) => {
-            Error::transient(format!("{doing}: connection to the follower: {io}"))
-        }
+        mysql_async::Error::Io(IoError::Tls(tls)) => Error::halt(
+            format!("{doing}: TLS: {tls}"),
+            "check the files that [tls] of the sink's file names: PEM, readable, key not encrypted",
+        ),
+        mysql_async::Error::Io(IoError::Io(io)) => io_error(io, doing),
         mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => Error::halt(
             format!("{doing}: the server has no TLS"),
             "switch TLS on there, or set mode = \"disable\" in [tls] of the sink's file",
@@ -185,6 +176,24 @@ fn client_error(error: &mysql_async::Error, doing: &str) -> Error {
         | mysql_async::Error::Url(_) => {
             Error::transient(format!("{doing}: the connection to the follower broke off"))
         }
+    }
+}
+
+/// A certificate that does not verify needs a person, a broken connection does not.
+pub(super) fn io_error(error: &std::io::Error, doing: &str) -> Error {
+    let inner = error.get_ref();
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(_)) => Error::halt(
+            format!("{doing}: {error}"),
+            "check root_cert in [tls] of the sink's file, the certificate's names and dates, and that the host in the \
+             url is one of its names; or choose a weaker mode",
+        ),
+        Some(rustls::Error::AlertReceived(_)) => Error::halt(
+            format!("{doing}: the server refused the TLS handshake: {error}"),
+            "check cert and key in [tls] of the sink's file, and the server's log",
+        ),
+        Some(_) | None => Error::transient(format!("{doing}: connection to the follower: {error}")),
     }
 }
 

@@ -13,10 +13,11 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
+use super::failure::io_error;
 use crate::config::{ServerSettings, TlsMode, TlsSettings};
 use crate::error::{Error, Result};
 use crate::postgres::Encryption;
-use crate::postgres::tls::{encryption, handshake_failed};
+use crate::postgres::tls::encryption;
 
 /// `CLIENT_PROTOCOL_41`, `CLIENT_SSL`, `CLIENT_SECURE_CONNECTION`.
 const CAPABILITIES: u32 = 0x200 | 0x800 | 0x8000;
@@ -94,9 +95,8 @@ async fn name_of_server(settings: &ServerSettings) -> Result<String> {
     else {
         unreachable!("{mode:?} is always encrypted");
     };
-    let unreached = |error: std::io::Error| {
-        Error::transient("asking the follower for its certificate").caused_by(error)
-    };
+    let unreached =
+        |error: std::io::Error| io_error(&error, "asking the follower for its certificate");
     let host = settings.url.host.as_str();
     let mut stream = TcpStream::connect((host, settings.url.port))
         .await
@@ -115,7 +115,7 @@ async fn name_of_server(settings: &ServerSettings) -> Result<String> {
         .caused_by(error)
     })?;
     let connected = TlsConnector::from(config).connect(name, stream).await;
-    let connected = connected.map_err(|error| handshake_failed(&error))?;
+    let connected = connected.map_err(unreached)?;
     let certificates = connected.get_ref().1.peer_certificates();
     let first = certificates.and_then(|all| all.first());
     first.and_then(|first| any_name(first)).ok_or_else(|| {

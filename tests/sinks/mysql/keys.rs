@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use walferry::sink::Sink;
+
 use super::harness::{A, Follower, N, Plan, V, VERSIONS, Value, assert_halt, schema};
 
 #[tokio::test]
