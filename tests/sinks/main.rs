@@ -8,6 +8,7 @@ mod support;
 
 mod clickhouse;
 mod conformance;
+mod mariadb;
 mod mysql;
 mod postgres;
 mod servers;

@@ -64,6 +64,11 @@ pub trait Store: Sized + Send + Sync {
     /// A server with an empty database.
     async fn start() -> Self;
 
+    /// Whether tables and columns may have this name.
+    fn takes_name(_name: &str) -> bool {
+        true
+    }
+
     /// The lines of a connector's file that name the kind and the server.
     fn connector(&self) -> String;
 

@@ -6,6 +6,7 @@ use mysql_async::{DriverError, IoError, ServerError};
 use super::encode::Unfit;
 use super::wire::Cause;
 use crate::error::{COPY_ANEW, Error};
+use crate::model::TableName;
 use crate::sink::postgres::failure::{Place, diverged};
 
 /// Remedy where even the smallest step takes too long.
@@ -215,7 +216,12 @@ pub(super) fn commit_error(cause: &Cause) -> Error {
 }
 
 /// A value that its column cannot hold; `key`: the row, where it is known.
-pub(super) fn unfit_error(place: &Place, column: &str, unfit: Unfit, key: Option<&str>) -> Error {
+pub(super) fn unfit_error(
+    place: &Place,
+    (table, column): (&TableName, &str),
+    unfit: Unfit,
+    key: Option<&str>,
+) -> Error {
     let row = key.map_or_else(String::new, |key| format!(" of the row {key}"));
     Error::halt(
         format!(
@@ -223,9 +229,8 @@ pub(super) fn unfit_error(place: &Place, column: &str, unfit: Unfit, key: Option
             unfit.what()
         ),
         format!(
-            "hold the column as Postgres' own text: write \"<schema>.<table>.{column}\" = \"text\" under [columns] in \
-             the sink's file, drop the table on the follower, restart walferry and {COPY_ANEW}; or exclude the \
-             table in the sink's file"
+            "hold the column as Postgres' own text: write \"{table}.{column}\" = \"text\" under [columns] in the \
+             sink's file, and restart walferry, which copies the table anew; or exclude the table there"
         ),
     )
 }
@@ -287,7 +292,6 @@ fn push_named(text: &mut String, what: &str, message: &str, behind: &str) {
 mod tests {
     use super::*;
     use crate::error::Class;
-    use crate::model::TableName;
 
     fn error(code: u16, state: &str, message: &str) -> ServerError {
         ServerError {

@@ -90,7 +90,17 @@ impl MySqlSink {
             || (shown.is_some() && shown.as_deref() == last);
         let past = is_past && last != Some(version.as_str());
         if last.is_none() || is_past || self.settings.schema_changes == SchemaChanges::Halt {
-            let table = self.fit((schema, &held), &named, (&notes, &found), past)?;
+            let fit = self.fit((schema, &held), &named, (&notes, &found), past);
+            let table = match fit {
+                Ok(table) => table,
+                // What is held in another form than the settings say now is not exactly what they ask for.
+                Err(_other_type) if self.is_told_anew(schema, &notes) => {
+                    let why = "[columns] in the sink's file names another type";
+                    self.session()?.expect_copy(schema, why.to_owned());
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
             if !is_past {
                 self.write_note(schema, &notes, &found).await?;
             }
@@ -98,6 +108,16 @@ impl MySqlSink {
             return Ok(());
         }
         self.follow((schema, &held), &named, (&notes, found)).await
+    }
+
+    /// Whether the settings name types of the table's columns, and walferry may give them to it.
+    fn is_told_anew(&self, schema: &TableSchema, notes: &[Note]) -> bool {
+        let told = |column: &crate::model::Column| {
+            let name = format!("{}.{}", schema.table, column.name);
+            self.settings.columns.contains_key(&name)
+        };
+        let follows = self.settings.schema_changes == SchemaChanges::Follow;
+        follows && !notes.is_empty() && schema.columns.iter().any(told)
     }
 
     pub(super) async fn find(&mut self, named: &Named) -> Result<Option<Found>> {
@@ -188,12 +208,8 @@ impl MySqlSink {
                 return Ok(());
             }
             Err(Hindrance::Unfit(column, unfit)) => {
-                return Err(unfit_error(
-                    &Place::of_table(&schema.table),
-                    &column,
-                    unfit,
-                    None,
-                ));
+                let place = Place::of_table(&schema.table);
+                return Err(unfit_error(&place, (&schema.table, &column), unfit, None));
             }
         };
         let mut clauses = plan.clauses;
@@ -271,7 +287,7 @@ impl MySqlSink {
             Hindrance::NeedsCopy(why) => Error::transient(format!("table {table}: {why}")),
             Hindrance::MadeAnew => unreachable!("an empty table takes any shape: {table}"),
             Hindrance::Unfit(column, unfit) => {
-                unfit_error(&Place::of_table(table), &column, unfit, None)
+                unfit_error(&Place::of_table(table), (table, &column), unfit, None)
             }
         })?;
         let mut clauses = plan.clauses;

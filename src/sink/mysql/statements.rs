@@ -114,7 +114,8 @@ impl<'a> Scope<'a> {
     fn unfit(&self, column: usize, unfit: Unfit) -> Failed {
         let name = &self.table.schema.columns[column].name;
         let key = self.plan.and_then(only_key);
-        Failed::Error(unfit_error(self.place, name, unfit, key.as_deref()))
+        let of = (&self.table.schema.table, name.as_str());
+        Failed::Error(unfit_error(self.place, of, unfit, key.as_deref()))
     }
 
     fn put_row(

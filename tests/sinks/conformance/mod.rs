@@ -69,4 +69,5 @@ macro_rules! cases {
 
 cases!(postgres, crate::postgres::Postgres: follower, boundaries, keyless);
 cases!(clickhouse, crate::clickhouse::ClickHouse: follower, unheld, history);
+cases!(mariadb, crate::mariadb::MariaDb: follower, boundaries, keyless, unheld);
 cases!(stdout, crate::stdout::Stdout: stream);
