@@ -13,6 +13,10 @@ cmd_bench() {
   local dir=$STACK/bench-$$
   ensure_rust
   ensure_setup "$(default_major)"
+  if [[ " $* " == *" sinks "* ]]; then
+    ensure_clickhouse
+    ensure_mariadb "$MARIADB_NEWEST"
+  fi
   cd "$ROOT" || die "cannot enter $ROOT"
   mkdir -p -- "$dir"
   own_by_server_user "$dir"

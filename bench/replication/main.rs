@@ -11,6 +11,7 @@ mod load;
 mod process;
 mod report;
 mod scaling;
+mod stores;
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -50,6 +51,8 @@ pub struct Plan {
     pub peers: bool,
     /// Measure copies of a table of so many rows instead.
     pub copies: Option<u64>,
+    /// Measure followers of other stores instead.
+    pub stores: bool,
     /// Measure curves instead: `all`, or one by its name.
     pub scaling: Option<String>,
 }
@@ -76,12 +79,17 @@ fn plan() -> anyhow::Result<Plan> {
         only: Vec::new(),
         peers: false,
         copies: None,
+        stores: false,
         scaling: None,
     };
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(option) = arguments.next() {
         if option == "--peers" {
             plan.peers = true;
+            continue;
+        }
+        if option == "sinks" {
+            plan.stores = true;
             continue;
         }
         let value = arguments
@@ -100,7 +108,7 @@ fn plan() -> anyhow::Result<Plan> {
             "--copies" => plan.copies = Some(number()?),
             "--scaling" => plan.scaling = Some(value),
             other => anyhow::bail!(
-                "unknown option {other}; there are --rows, --transactions, --runs, --seconds, --load, --only, --peers, --copies, --scaling"
+                "unknown option {other}; there are sinks, --rows, --transactions, --runs, --seconds, --load, --only, --peers, --copies, --scaling"
             ),
         }
     }
@@ -135,6 +143,9 @@ async fn main() -> anyhow::Result<()> {
     if let Some(curve) = &plan.scaling {
         let only = Some(curve.as_str()).filter(|curve| *curve != "all");
         return report::write("scaling.json", &scaling::measure(only).await?);
+    }
+    if plan.stores {
+        return report::write("sinks.json", &stores::measure(&plan).await?);
     }
     if let Some(rows) = plan.copies {
         return report::write("copies.json", &copies::measure(rows).await?);

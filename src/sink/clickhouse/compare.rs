@@ -19,12 +19,6 @@ use crate::model::{Checkpoint, Column, Selection, TableSchema};
 use crate::sink::compared::{Compared, Contents, Forms, Sums};
 use crate::sink::databases::Databases;
 
-/// Settings under which values are printed.
-const PRINTING: &[(&str, &str)] = &[
-    ("output_format_decimal_trailing_zeros", "1"),
-    ("output_format_json_quote_64bit_integers", "1"),
-];
-
 /// A connection for a comparison.
 pub(super) struct Comparing {
     http: Http,
@@ -50,11 +44,7 @@ impl Comparing {
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(&self, ask: &str) -> Result<Vec<T>> {
-        let query = Query {
-            settings: PRINTING,
-            ..Query::new(ask)
-        };
-        let answer = self.http.ask(query).await;
+        let answer = self.http.ask(Query::new(ask)).await;
         let doing = "reading rows to compare";
         let answer = answer.map_err(|failure| failure.with_rows(doing))?;
         let lines = answer
@@ -273,7 +263,7 @@ fn printed(kind: &Kind, (leader, follower): (&str, &str)) -> Option<(String, Str
             format!("leftPad(lower(hex(reinterpretAsUInt64({follower}))), 16, '0')"),
         ),
         Kind::Decimal(precision, scale) => (
-            format!("{leader}::numeric({precision},{scale})::text"),
+            format!("trim_scale({leader}::numeric({precision},{scale}))::text"),
             format!("toString({follower})"),
         ),
         // The leader's session is in UTC.

@@ -2,7 +2,7 @@
 
 use super::MySqlSink;
 use super::failure::plain_error;
-use super::session::{Session, connect, set_up};
+use super::session::{Missing, Session, connect, set_up};
 use super::tables::{Table, check_names};
 use super::types::Held;
 use super::wire::{Wire, literal, quoted};
@@ -71,7 +71,11 @@ impl Inspection {
     /// or a server that is too old.
     pub(super) async fn open(settings: &MySqlSinkSettings) -> Result<Self> {
         let limit = settings.statement_timeout;
-        let (mut wire, server) = connect(&settings.server, limit).await?;
+        let missing = match settings.create_tables {
+            true => Missing::IsLeft,
+            false => Missing::IsRefused,
+        };
+        let (mut wire, server) = connect(&settings.server, limit, missing).await?;
         set_up(&mut wire, server, limit).await?;
         let rows = wire.rows("SELECT VERSION()").await;
         let rows = rows.map_err(|cause| plain_error(&cause, "asking for the server's version"))?;

@@ -5,7 +5,7 @@ use tokio::sync::Mutex;
 
 use super::checkpoint::{self, Identity, columns};
 use super::failure::plain_error;
-use super::session::{CHUNK_SECONDS, connect, lay_out, set_up};
+use super::session::{CHUNK_SECONDS, Missing, connect, lay_out, set_up};
 use super::types::Server;
 use super::wire::Wire;
 use crate::config::MySqlSinkSettings;
@@ -35,7 +35,7 @@ impl MySqlCheckpoint {
         settings: &MySqlSinkSettings,
         selection: Selection,
     ) -> Result<Self> {
-        let (mut wire, server) = connect(&settings.server, PATIENCE).await?;
+        let (mut wire, server) = connect(&settings.server, PATIENCE, Missing::IsRefused).await?;
         set_up(&mut wire, server, PATIENCE).await?;
         let patient = format!("SET SESSION innodb_lock_wait_timeout = {CHUNK_SECONDS}");
         wire.command(&patient).await.map_err(failed)?;

@@ -26,6 +26,8 @@ pub(super) const CHUNK_SECONDS: u64 = 3_600;
 const ANSWER_GRACE: Duration = Duration::from_secs(30);
 /// A quiet connection is probed after this long.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+/// The server's error for a database that is not there.
+const UNKNOWN_DATABASE: u16 = 1049;
 /// Schemas whose version is known by their place in memory.
 const KNOWN_MAX: usize = 1_024;
 
@@ -53,8 +55,23 @@ pub(super) struct Session {
     pub left: Vec<(SchemaVersion, TableName, Vec<String>)>,
 }
 
-/// Connects; nothing is looked at or set.
-pub(super) async fn connect(settings: &ServerSettings, limit: Duration) -> Result<(Wire, Server)> {
+/// What a database of the url's name that is not there means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It is made.
+    IsMade,
+    /// The session goes on without.
+    IsLeft,
+    /// An error.
+    IsRefused,
+}
+
+/// Connects; nothing is looked at or set but the database.
+pub(super) async fn connect(
+    settings: &ServerSettings,
+    limit: Duration,
+    missing: Missing,
+) -> Result<(Wire, Server)> {
     let connecting = async {
         match Conn::new(options(settings, settings.tls.mode).await?).await {
             Err(mysql_async::Error::Driver(
@@ -84,6 +101,16 @@ pub(super) async fn connect(settings: &ServerSettings, limit: Duration) -> Resul
         .and_then(|mut row| row.pop().flatten());
     let text = text.unwrap_or_default();
     let server = judge_version(&text, version)?;
+    if missing == Missing::IsMade {
+        make_database(&mut wire, server, &settings.url.database).await?;
+    }
+    let using = format!("USE {}", quoted(&settings.url.database));
+    match wire.command(&using).await {
+        Err(cause) if cause.code() == Some(UNKNOWN_DATABASE) && missing == Missing::IsLeft => {}
+        used => {
+            used.map_err(|cause| plain_error(&cause, "connecting"))?;
+        }
+    }
     Ok((wire, server))
 }
 
@@ -114,7 +141,6 @@ async fn options(settings: &ServerSettings, mode: TlsMode) -> Result<OptsBuilder
                 .as_ref()
                 .map(|secret| secret.reveal().to_owned()),
         )
-        .db_name(Some(url.database.clone()))
         .prefer_socket(false)
         .tcp_keepalive(Some(KEEPALIVE))
         .tcp_nodelay(true)
@@ -131,7 +157,11 @@ impl Session {
     /// Connects, checks, sets up.
     pub(super) async fn open(settings: &MySqlSinkSettings) -> Result<Self> {
         let limit = settings.statement_timeout + ANSWER_GRACE;
-        let (mut wire, server) = connect(&settings.server, limit).await?;
+        let missing = match settings.create_tables {
+            true => Missing::IsMade,
+            false => Missing::IsRefused,
+        };
+        let (mut wire, server) = connect(&settings.server, limit, missing).await?;
         set_up(&mut wire, server, settings.statement_timeout).await?;
         let tells_case = check_fitness(&mut wire).await?;
         lay_out(&mut wire, server).await?;

@@ -5,7 +5,7 @@
 
 use super::checkpoint::Identity;
 use super::failure::{plain_error, unreadable};
-use super::session::{connect, lay_out, set_up};
+use super::session::{Missing, connect, lay_out, set_up};
 use super::wire::{Wire, literal};
 use crate::config::MySqlSinkSettings;
 use crate::error::{Error, Result};
@@ -70,7 +70,12 @@ pub async fn order(
     position: Position,
     order: &SkipOrder,
 ) -> Result<String> {
-    let (mut wire, server) = connect(&settings.server, settings.statement_timeout).await?;
+    let (mut wire, server) = connect(
+        &settings.server,
+        settings.statement_timeout,
+        Missing::IsRefused,
+    )
+    .await?;
     set_up(&mut wire, server, settings.statement_timeout).await?;
     let me = Identity {
         pipeline: pipeline.to_owned(),

@@ -1,0 +1,205 @@
+//! How fast full topics go into followers of other stores, against the store's own bulk insert of the same rows from
+//! a file.
+//!
+//! The table's copy is in effect before the rows are written, so what is measured is the stream: from the start of the
+//! sink's process until the follower shows the leader's end, by what walferry says of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+
+use super::Plan;
+use super::load::{Load, TABLES};
+use super::process;
+use crate::support::{self, ClickHouse, MariaDb, Pipeline, Postgres, http};
+
+/// One store.
+#[derive(Serialize)]
+pub struct Store {
+    name: &'static str,
+    rows: u64,
+    /// Seconds of walferry's sink.
+    seconds: f64,
+    /// CPU-seconds of its process.
+    cpu: f64,
+    peak_bytes: u64,
+    /// Seconds of the store's own bulk insert.
+    own_seconds: f64,
+    /// Rows a second, of those of the bulk insert.
+    of_own: f64,
+}
+
+/// A store's server.
+enum Server {
+    ClickHouse(ClickHouse),
+    MariaDb(MariaDb),
+}
+
+impl Server {
+    fn connector(&self) -> String {
+        match self {
+            Server::ClickHouse(server) => {
+                let url = server.url("bench");
+                format!("kind = \"clickhouse\"\nurl = \"{url}\"\nbatch_max_age = \"0s\"\n")
+            }
+            Server::MariaDb(server) => {
+                format!("kind = \"mysql\"\nurl = \"{}\"\n", server.url("bench"))
+            }
+        }
+    }
+
+    /// Rows of the table.
+    async fn rows(&self) -> anyhow::Result<u64> {
+        let told = match self {
+            Server::ClickHouse(server) => {
+                server.query("SELECT count() FROM bench.bulk FINAL").await
+            }
+            Server::MariaDb(server) => server.query("SELECT count(*) FROM bench.bulk"),
+        };
+        told.trim().parse().with_context(|| told.clone())
+    }
+
+    /// Writes the rows into a file, and has the server insert them into a table like the first.
+    async fn own_seconds(&self) -> anyhow::Result<f64> {
+        let file = support::directory("bench-rows").join("rows");
+        let file = file.to_str().context("a path of text")?;
+        let (before, insert) = match self {
+            Server::ClickHouse(_) => (
+                vec![
+                    "CREATE TABLE bench.own AS bench.bulk".to_owned(),
+                    format!(
+                        "INSERT INTO FUNCTION file('{file}', 'RowBinary') SELECT * FROM bench.bulk FINAL"
+                    ),
+                ],
+                format!(
+                    "INSERT INTO bench.own SELECT * FROM file('{file}', 'RowBinary', \
+                     'id Int64, customer Int32, amount Decimal(12, 2), state String, note Nullable(String), \
+                     at DateTime64(6, \\'UTC\\'), _version UInt128, _deleted UInt8')"
+                ),
+            ),
+            Server::MariaDb(_) => (
+                vec![
+                    "CREATE TABLE bench.own LIKE bench.bulk".to_owned(),
+                    format!("SELECT * INTO OUTFILE '{file}' FROM bench.bulk"),
+                ],
+                format!("LOAD DATA INFILE '{file}' INTO TABLE bench.own"),
+            ),
+        };
+        for statement in before {
+            self.run(&statement).await;
+        }
+        let begin = Instant::now();
+        self.run(&insert).await;
+        Ok(begin.elapsed().as_secs_f64())
+    }
+
+    async fn run(&self, statement: &str) {
+        match self {
+            Server::ClickHouse(server) => server.sql(statement).await,
+            Server::MariaDb(server) => server.sql(statement),
+        }
+    }
+}
+
+/// Measures every store.
+pub async fn measure(plan: &Plan) -> anyhow::Result<Vec<Store>> {
+    let mut stores = Vec::new();
+    for run in 0..plan.runs {
+        for name in ["ClickHouse", "MariaDB"] {
+            eprintln!(
+                "{name}, run {} of {}: {} rows",
+                run + 1,
+                plan.runs,
+                plan.rows
+            );
+            let server = match name {
+                "ClickHouse" => Server::ClickHouse(ClickHouse::start("bench-clickhouse")),
+                _mariadb => Server::MariaDb(MariaDb::start_with(
+                    "bench-mariadb",
+                    &[
+                        "innodb_flush_log_at_trx_commit=1",
+                        "innodb_buffer_pool_size=512M",
+                    ],
+                )),
+            };
+            stores.push(one(plan, name, &server).await.context(name)?);
+        }
+    }
+    print(&stores);
+    Ok(stores)
+}
+
+async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result<Store> {
+    let leader = Postgres::start_with("bench-leader", &["shared_buffers=256MB"]);
+    let on_leader = leader.client().await;
+    on_leader.batch_execute(TABLES).await?;
+    let pipeline = Pipeline::between(&leader.url("postgres"), &[], "", "");
+    pipeline.write("connectors/store.toml", &server.connector());
+    let both = pipeline.run();
+    shows(&pipeline, &support::content::mark(&on_leader).await).await?;
+    ensure!(both.terminate() == 0, "walferry did not stop in order");
+    let source = pipeline.run_only(&["leader"]);
+    let end = Load::Inserts.write(&on_leader, plan).await?;
+    support::content::published(&on_leader).await;
+    ensure!(source.terminate() == 0, "the source did not stop in order");
+
+    let begin = Instant::now();
+    let sink = pipeline.run_only(&["store"]);
+    shows(&pipeline, &end).await?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let (cpu, peak_bytes) = (
+        process::cpu_seconds(sink.pid()),
+        process::peak_bytes(sink.pid()),
+    );
+    ensure!(sink.terminate() == 0, "the sink did not stop in order");
+    let rows = server.rows().await?;
+    ensure!(rows == plan.rows, "{rows} rows are there");
+    let own_seconds = server.own_seconds().await?;
+    Ok(Store {
+        name,
+        rows,
+        seconds,
+        cpu,
+        peak_bytes,
+        own_seconds,
+        of_own: own_seconds / seconds,
+    })
+}
+
+/// Waits until the follower shows the position.
+async fn shows(pipeline: &Pipeline, lsn: &str) -> anyhow::Result<()> {
+    let path = format!("/v1/sinks/store/wait?lsn={lsn}&timeout_ms=10000");
+    let begin = Instant::now();
+    loop {
+        match http::get(pipeline, &path).await {
+            Ok((200, _)) => return Ok(()),
+            Ok((503, body)) if body.contains("halted") => anyhow::bail!("{body}"),
+            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+        ensure!(
+            begin.elapsed() < support::DEADLINE,
+            "the follower does not come to {lsn}"
+        );
+    }
+}
+
+fn print(stores: &[Store]) {
+    println!(
+        "\n{:<14} {:>10} {:>10} {:>12} {:>14} {:>10} {:>10} {:>10}",
+        "sink", "rows", "seconds", "rows/s", "bulk insert s", "of bulk", "CPU-s", "peak MiB"
+    );
+    for one in stores {
+        println!(
+            "{:<14} {:>10} {:>10.2} {:>12.0} {:>14.2} {:>10.2} {:>10.2} {:>10.0}",
+            one.name,
+            one.rows,
+            one.seconds,
+            one.rows as f64 / one.seconds,
+            one.own_seconds,
+            one.of_own,
+            one.cpu,
+            process::mib(one.peak_bytes)
+        );
+    }
+}
