@@ -52,6 +52,8 @@ pub struct ClickHouseSink {
     me: Identity,
     session: Option<Session>,
     transaction: Option<Transaction>,
+    /// Inserts of this worker so far.
+    inserts: u64,
     /// The table that cannot go on without a copy, and why.
     needs_copy: Option<(TableName, String)>,
     /// The checkpoint is not the one that the last batch began with.
@@ -77,8 +79,6 @@ struct Transaction {
     version: Option<i64>,
     /// Whether that was looked at.
     begun: bool,
-    /// Inserts so far.
-    inserts: u64,
 }
 
 impl ClickHouseSink {
@@ -101,6 +101,7 @@ impl ClickHouseSink {
             settings,
             session: None,
             transaction: None,
+            inserts: 0,
             needs_copy: None,
             has_orders: false,
         }
@@ -355,7 +356,6 @@ impl Sink for ClickHouseSink {
         self.transaction = Some(Transaction {
             version: from.map(|from| from.version),
             begun: false,
-            inserts: 0,
         });
         Ok(())
     }

@@ -38,15 +38,15 @@ impl ClickHouseSink {
         Ok(made)
     }
 
-    /// One insert. What is sent again has the same token, so that the server takes it once.
+    /// One insert. What is sent again has the same token, so that the server takes it once; no other insert ever has
+    /// it, or the server would take a batch that is begun anew, with other rows or behind a truncate, for one that it
+    /// has.
     pub(super) async fn insert(&mut self, projection: &Projection, data: Vec<u8>) -> Result<()> {
         let table = &projection.table;
-        let transaction = self.transaction.as_mut().ok_or_else(lost)?;
-        transaction.inserts += 1;
-        let (version, number) = (transaction.version.unwrap_or(-1), transaction.inserts);
+        self.inserts += 1;
         let session = self.session.as_ref().ok_or_else(lost)?;
-        let (pipeline, sink, claim) = (&self.me.pipeline, &self.me.sink, session.claim);
-        let token = format!("{pipeline}/{sink}/{claim}/{version}/{number}");
+        let (of, number) = (&self.me, self.inserts);
+        let token = format!("{}/{}/{}/{number}", of.pipeline, of.sink, of.instance);
         let data = Bytes::from(data);
         for again in 0.. {
             let query = Query {
