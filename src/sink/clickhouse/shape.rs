@@ -134,22 +134,28 @@ pub(super) fn plan(
     schema: &TableSchema,
     found: &[Found],
 ) -> Result<Plan> {
-    let mut steps = Vec::new();
+    if is_guess(schema, found) {
+        return Ok(Plan::Anew(
+            "the source learned of a change of its columns only when more of them had followed"
+                .to_owned(),
+        ));
+    }
     // A column may have the name of one that is gone.
-    for found in found {
+    let gone = found.iter().filter(|found| {
         let number = found.number().filter(|(of, _)| *of == schema.relation.0);
-        let gone = number.is_some_and(|(_, number)| {
+        number.is_some_and(|(_, number)| {
             (schema.dropped.contains(&number) || schema.unpublished.contains(&number))
                 && schema.numbered(number).is_none()
-        });
-        if gone {
-            steps.push(Alteration::Drop(found.name.clone()));
-        }
-    }
+        })
+    });
+    let mut steps: Vec<Alteration> = gone
+        .map(|found| Alteration::Drop(found.name.clone()))
+        .collect();
+    let (mut renamed, mut others) = (Vec::new(), Vec::new());
     for column in &schema.columns {
         let want = wanted(settings, schema, column)?;
         let Some(home) = home(schema, column, found) else {
-            steps.push(Alteration::Add(column.name.clone()));
+            others.push(Alteration::Add(column.name.clone()));
             continue;
         };
         if home.name != column.name {
@@ -157,11 +163,11 @@ pub(super) fn plan(
                 let why = format!("column {} of its key is {} now", home.name, column.name);
                 return Ok(Plan::Anew(why));
             }
-            steps.push(Alteration::Rename(home.name.clone(), column.name.clone()));
+            renamed.push((home.name.as_str(), column.name.as_str()));
         }
         match retyped(settings, schema, (column, home), &want) {
             Retyped::Fits => {}
-            Retyped::Wider => steps.push(Alteration::Modify(column.name.clone(), want)),
+            Retyped::Wider => others.push(Alteration::Modify(column.name.clone(), want)),
             Retyped::Other => {
                 let (name, was) = (&column.name, &home.type_name);
                 return Ok(Plan::Anew(format!(
@@ -170,7 +176,41 @@ pub(super) fn plan(
             }
         }
     }
+    steps.extend(renames(&renamed, found));
+    steps.append(&mut others);
     allowed(settings.schema_changes, schema, steps).map(Plan::Alter)
+}
+
+/// New names, of which some may be the old names of others: those go by way of a free one.
+fn renames(renamed: &[(&str, &str)], found: &[Found]) -> Vec<Alteration> {
+    let step = |from: &str, to: &str| Alteration::Rename(from.to_owned(), to.to_owned());
+    let is_taken = |name: &str| renamed.iter().any(|(from, _)| *from == name);
+    let is_free = |name: &String| {
+        let of_ours = renamed.iter().any(|(_, to)| to == name);
+        !of_ours && found.iter().all(|found| found.name != *name)
+    };
+    let mut free = (0_u32..)
+        .map(|n| format!("_walferry_renamed_{n}"))
+        .filter(is_free);
+    let (mut aside, mut direct, mut back) = (Vec::new(), Vec::new(), Vec::new());
+    for &(from, to) in renamed {
+        match free.next().filter(|_| is_taken(to)) {
+            Some(free) => {
+                aside.push(step(from, &free));
+                back.push(step(&free, to));
+            }
+            None => direct.push(step(from, to)),
+        }
+    }
+    aside.into_iter().chain(direct).chain(back).collect()
+}
+
+/// Whether it could only be guessed which column is which, and what older rows have in a new one: the version does
+/// not tell its columns' numbers, while the follower has columns of known numbers.
+fn is_guess(schema: &TableSchema, found: &[Found]) -> bool {
+    let mut numbers = found.iter().filter_map(Found::number);
+    let is_known = numbers.any(|(of, _)| of == schema.relation.0);
+    is_known && schema.columns.iter().any(|column| column.number.is_none())
 }
 
 /// The follower's column for one of the leader's.

@@ -133,6 +133,45 @@ fn what_the_leader_altered_is_altered() {
 }
 
 #[test]
+fn columns_that_change_their_names_with_one_another_go_by_way_of_free_names() {
+    let new = schema(&[
+        ("id", "integer", 1),
+        ("b", "text", 2),
+        ("a", "text", 3),
+        ("d", "text", 4),
+    ]);
+    let text = "Nullable(String)";
+    let mut there = vec![
+        found("id", "Int32", "walferry 7.1"),
+        found("a", text, "walferry 7.2"),
+        found("b", text, "walferry 7.3"),
+        found("c", text, "walferry 7.4"),
+    ];
+    let rename = |from: &str, to: &str| Alteration::Rename(from.to_owned(), to.to_owned());
+    let (first, second) = ("_walferry_renamed_0", "_walferry_renamed_1");
+    let steps = vec![
+        rename("a", first),
+        rename("b", second),
+        rename("c", "d"),
+        rename(first, "b"),
+        rename(second, "a"),
+    ];
+    let follow = settings(SchemaChanges::Follow);
+    let planned = plan(&follow, &new, &there).expect("it follows");
+    assert_eq!(planned, Plan::Alter(steps));
+    // It was ended behind the first step.
+    there[1].name = first.to_owned();
+    let rest = vec![
+        rename(first, second),
+        rename("b", "a"),
+        rename("c", "d"),
+        rename(second, "b"),
+    ];
+    let planned = plan(&follow, &new, &there).expect("it goes on");
+    assert_eq!(planned, Plan::Alter(rest));
+}
+
+#[test]
 fn a_key_or_a_type_that_cannot_be_altered_makes_the_table_anew() {
     let renamed = schema(&[("key", "integer", 1), ("n", "integer", 2)]);
     let other = schema(&[("id", "integer", 1), ("n", "text", 2)]);
@@ -141,6 +180,29 @@ fn a_key_or_a_type_that_cannot_be_altered_makes_the_table_anew() {
         let plan = plan(&settings(SchemaChanges::Follow), &schema, &there()).expect("a plan");
         assert!(matches!(plan, Plan::Anew(_)), "{plan:?}");
     }
+}
+
+#[test]
+fn a_version_without_the_numbers_of_its_columns_makes_a_table_anew_that_has_them() {
+    let mut schema = schema(&[
+        ("id", "integer", 1),
+        ("n", "integer", 2),
+        ("x", "integer", 3),
+    ]);
+    schema.columns[2].number = None;
+    let follow = settings(SchemaChanges::Follow);
+    let planned = plan(&follow, &schema, &there()).expect("a plan");
+    assert!(matches!(planned, Plan::Anew(_)), "{planned:?}");
+    // Made anew it has no numbers either, and fits.
+    let bare = |(name, of)| found(name, of, "");
+    let made = [
+        ("id", "Int32"),
+        ("n", "Nullable(Int32)"),
+        ("x", "Nullable(Int32)"),
+    ]
+    .map(bare);
+    let planned = plan(&follow, &schema, &made).expect("a plan");
+    assert_eq!(planned, Plan::Alter(vec![]));
 }
 
 #[test]
