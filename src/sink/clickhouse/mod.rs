@@ -172,6 +172,7 @@ impl ClickHouseSink {
         let doing = format!("renaming table {old} to {new}");
         let store = self.store(http);
         if store.has_filled(old).await? {
+            tables::make_database(http, to.0, &doing).await?;
             http.run(&statement).await.doing(doing)?;
             store.note_filled(new).await?;
             return Ok(true);
@@ -332,9 +333,14 @@ impl Sink for ClickHouseSink {
                 .await
                 .doing(format!("dropping table {gone}"))?;
         }
+        // All other tables stay prepared: nobody prepares them again in this session.
+        let names = moves.renamed.iter().flat_map(|(old, new)| [old, new]);
+        let names: BTreeSet<&TableName> = names.chain(&moves.dropped).collect();
         let session = self.session()?;
-        session.tables.clear();
-        session.projections.clear();
+        session.tables.retain(|name, _| !names.contains(name));
+        session
+            .projections
+            .retain(|_, (of, _)| !names.contains(&of.table));
         Ok(moved)
     }
 

@@ -257,10 +257,7 @@ impl Preparing<'_> {
             ));
         }
         let doing = format!("creating table {quoted}");
-        let made = format!("CREATE DATABASE IF NOT EXISTS {}", sql::name(database));
-        if !has_database(self.http, database).await? {
-            self.http.run(&made).await.doing(&doing)?;
-        }
+        make_database(self.http, database, &doing).await?;
         let statement = self.creation(schema, quoted)?;
         self.http.run(&statement).await.doing(&doing)?;
         tracing::info!(%table, as_ = quoted, "table created on the follower");
@@ -512,6 +509,15 @@ pub(super) async fn columns(http: &Http, database: &str, name: &str) -> Result<V
         sql::text(name)
     );
     rows(http, &ask, "reading a table's columns").await
+}
+
+/// Makes a database that is not there; one that is there may be somebody else's to make.
+pub(super) async fn make_database(http: &Http, database: &str, doing: &str) -> Result<()> {
+    if has_database(http, database).await? {
+        return Ok(());
+    }
+    let statement = format!("CREATE DATABASE IF NOT EXISTS {}", sql::name(database));
+    http.run(&statement).await.doing(doing)
 }
 
 async fn has_database(http: &Http, database: &str) -> Result<bool> {
