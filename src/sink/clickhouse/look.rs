@@ -3,8 +3,9 @@
 use super::checkpoint::OWN_TABLES;
 use super::failure::Doing;
 use super::http::{Http, Query};
+use super::refuse::refuse_unheld;
 use super::shape::{self, Plan, wanted};
-use super::tables::{Preparing, columns, refuse_unheld};
+use super::tables::{Preparing, columns};
 use super::types::Kind;
 use super::{refuse_old, sql};
 use crate::config::ClickHouseSinkSettings;

@@ -18,6 +18,7 @@ mod history;
 mod http;
 mod look;
 mod orders;
+mod refuse;
 mod row_binary;
 mod shape;
 mod sql;

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::failure::Doing;
 use super::http::{Http, Query};
+use super::refuse::refuse_unheld;
 use super::row_binary;
 use super::shape::{
     self, Alteration, DELETED, Found, Plan, VERSION, declared, own_columns, wanted,
@@ -466,37 +467,6 @@ fn order_by(
             ),
             "name exactly these; for other orders add a projection or a materialized view to the follower's table",
         ),
-    }
-}
-
-/// Refuses a table that cannot be held at all.
-pub(super) fn refuse_unheld(settings: &ClickHouseSinkSettings, schema: &TableSchema) -> Result<()> {
-    let table = &schema.table;
-    if !schema.has_key() && settings.mode == ClickHouseMode::Current {
-        return Err(Error::halt(
-            format!("table {table} has no key, by which its rows could replace one another"),
-            format!(
-                "give it a primary key on the leader, leave it out with [tables] exclude = [\"{table}\"], or keep \
-                 every change of it with mode = \"history\" in a sink of its own"
-            ),
-        ));
-    }
-    let own = own_columns(settings.mode);
-    let taken = schema
-        .columns
-        .iter()
-        .find(|column| own.iter().any(|(name, _)| *name == column.name));
-    match taken {
-        None => Ok(()),
-        Some(column) => Err(Error::halt(
-            format!(
-                "table {table}: its column {} has a name that walferry needs for its own",
-                column.name
-            ),
-            format!(
-                "rename it on the leader, or leave the table out with [tables] exclude = [\"{table}\"]"
-            ),
-        )),
     }
 }
 
