@@ -49,6 +49,8 @@ fn times(point: Point) -> &'static [u32] {
         | Point::AfterCommit
         | Point::CommitSent
         | Point::BeforeProgress => &[1, 4],
+        // Of stores without transactions over tables: tests/sinks.
+        Point::RowsInserted => &[],
         // Of a command: tests/end_to_end/beside.rs.
         Point::BesideMade | Point::BesideLevel | Point::BesideRenaming | Point::BesideRenamed => {
             &[]
