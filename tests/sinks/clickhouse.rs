@@ -27,9 +27,14 @@ fn is_timestamp(name: &str, zone: &str) -> bool {
     name.starts_with("timestamp") && name.ends_with(zone)
 }
 
+/// The elements of what is an Array: of boxes, which are not delimited by commas, it is the leader's text.
+fn element(of: &Type) -> Option<&Type> {
+    of.element.as_deref().filter(|_| of.name != "box[]")
+}
+
 /// The text of a value that is not NULL.
 fn shown(of: &Type, value: &str) -> String {
-    if let Some(element) = &of.element {
+    if let Some(element) = element(of) {
         let inner = shown(element, "assumeNotNull(x)");
         return format!(
             "concat(toString(length({value})), ':', \
@@ -165,12 +170,12 @@ impl Store for ClickHouse {
     }
 
     fn on_leader(of: &Type, value: &str) -> String {
-        if let Some(element) = &of.element {
-            let inner = Self::on_leader(element, "x");
+        if let Some(element) = element(of) {
+            let inner = Self::on_leader(element, &format!("({value})[i]"));
             // NULL instead of an array is the empty one.
             return format!(
-                "coalesce(cardinality({value}), 0) || ':' || \
-                 array_to_string(ARRAY(SELECT coalesce({inner}, 'NULL') FROM unnest({value}) AS _(x)), '|')"
+                "coalesce(cardinality({value}), 0) || ':' || array_to_string(ARRAY(SELECT coalesce({inner}, 'NULL')
+                   FROM generate_subscripts({value}, 1) AS _(i) ORDER BY i), '|')"
             );
         }
         match of.name.as_str() {
@@ -192,7 +197,7 @@ impl Store for ClickHouse {
     async fn rows(&self, table: &Table, _shown: &str) -> Result<Vec<String>, String> {
         let values = table.columns.iter().map(|column| {
             let name = quoted(&column.name);
-            match (&column.of.element, column.as_text) {
+            match (element(&column.of), column.as_text) {
                 (_, true) => format!("ifNull(toString({name}), '{NULL}')"),
                 (Some(_), false) => shown(&column.of, &name),
                 (None, false) => {

@@ -33,9 +33,9 @@ pub async fn every_change_is_a_row<S: Store>() {
         ("u", 3, 2, false),
         ("u", 3, 3, false),
         ("u", 1, 4, true),
-        ("d", 2, -1, false),
+        ("d", 2, -1, true),
         ("c", 4, 0, false),
-        ("d", 3, -1, false),
+        ("d", 3, -1, true),
         ("t", 0, -1, false),
         ("c", 1, 9, false),
     ];

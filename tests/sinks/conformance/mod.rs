@@ -6,6 +6,7 @@ mod history;
 mod kills;
 mod large;
 mod names;
+mod nested;
 mod operators;
 mod readers;
 mod shapes;
@@ -20,7 +21,7 @@ mod world;
 /// - `boundaries`: its readers see whole transactions only;
 /// - `keyless`: holds tables without a key;
 /// - `unheld`: has types that cannot hold every value;
-/// - `history`: ClickHouse's second mode;
+/// - `clickhouse`: what only ClickHouse has: a second mode, and Nested;
 /// - `stream`: shows changes, and keeps nothing.
 macro_rules! cases {
     ($name:ident, $store:ty: $($group:ident),+) => {
@@ -51,9 +52,10 @@ macro_rules! cases {
     (@ unheld $store:ty) => {
         cases!(@@ $store: unheld what_cannot_be_held_halts_with_a_remedy_that_helps);
     };
-    (@ history $store:ty) => {
+    (@ clickhouse $store:ty) => {
         cases!(@@ $store: history every_change_is_a_row
-            history a_table_without_a_key_is_kept_here_and_refused_there);
+            history a_table_without_a_key_is_kept_here_and_refused_there
+            nested arrays_of_one_dotted_name_are_refused_with_a_remedy_that_helps);
     };
     (@ stream $store:ty) => {
         cases!(@@ $store: stream lines_taken_one_after_the_other_make_the_leaders_rows
@@ -68,6 +70,6 @@ macro_rules! cases {
 }
 
 cases!(postgres, crate::postgres::Postgres: follower, boundaries, keyless);
-cases!(clickhouse, crate::clickhouse::ClickHouse: follower, unheld, history);
+cases!(clickhouse, crate::clickhouse::ClickHouse: follower, unheld, clickhouse);
 cases!(mariadb, crate::mariadb::MariaDb: follower, boundaries, keyless, unheld);
 cases!(stdout, crate::stdout::Stdout: stream);

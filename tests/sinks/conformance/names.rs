@@ -37,7 +37,7 @@ pub async fn any_name_is_held<S: Store>() {
         for name in &names {
             tables.push(format!("{schema}/{name}"));
             made += &format!(
-                "CREATE TABLE {0}.{1} (a int, \"n.a\" int[], \"n.b\" int[], {2}, PRIMARY KEY (a, {3}));
+                "CREATE TABLE {0}.{1} (a int, \"n.a\" int[], \"m.b\" int[], {2}, PRIMARY KEY (a, {3}));
                  INSERT INTO {0}.{1} VALUES (1, '{{1,2}}', '{{3}}', {4})",
                 quoted(schema),
                 quoted(name),
@@ -49,22 +49,22 @@ pub async fn any_name_is_held<S: Store>() {
         }
     }
     let mut world = World::<S>::begin(&made).await;
-    let all: Vec<&str> = tables.iter().map(String::as_str).collect();
-    world.equal(&all).await;
+    let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+    world.equal(&tables).await;
     for schema in SCHEMAS {
         for name in &names {
             let table = format!("{}.{}", quoted(schema), quoted(name));
             let changed = quoted(names[4]);
             world
                 .transaction(&format!(
-                    "INSERT INTO {table} SELECT a + 1, \"n.b\", \"n.a\", {0} FROM {table};
+                    "INSERT INTO {table} SELECT a + 1, \"m.b\", \"n.a\", {0} FROM {table};
                      UPDATE {table} SET {changed} = 'changed', \"n.a\" = '{{}}' WHERE a = 2; UPDATE {table} SET a = 3 WHERE a = 1",
                     names[1..].iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
                 ))
                 .await;
         }
     }
-    world.follows(&all).await;
+    world.follows(&tables).await;
     world.stop();
 }
 

@@ -82,7 +82,7 @@ pub async fn what_cannot_be_held_halts_with_a_remedy_that_helps<S: Store>() {
         }
         world
             .sql(&format!(
-                "UPDATE {name} SET id = 3 WHERE id = 2; INSERT INTO {name} SELECT 2, v FROM {name}"
+                "UPDATE {name} SET id = 3 WHERE id = 2; INSERT INTO {name} SELECT 2, v FROM {name} WHERE id = 3"
             ))
             .await;
         world.caught_up().await;
