@@ -248,7 +248,9 @@ impl MySqlSink {
 
     async fn commit_open(&mut self, to: &Checkpoint) -> Result<(), Ending> {
         let me = Arc::clone(&self.me);
-        drop(self.start(false).await?);
+        if matches!(self.transaction, Transaction::Wanted(_)) {
+            self.start_now().await?;
+        }
         let Transaction::Open {
             version,
             very_first,

@@ -48,6 +48,19 @@ async fn a_worker_that_was_replaced_changes_nothing_any_more() {
 }
 
 #[tokio::test]
+async fn the_very_first_checkpoint_needs_no_rows() {
+    for version in VERSIONS {
+        let mut f = Follower::new(version, "fencing_first").await;
+        f.sink.begin(None).await.unwrap();
+        f.commit().await.unwrap();
+        assert_eq!(f.sink.open().await.unwrap(), f.at);
+        f.sink.begin(f.at.as_ref()).await.unwrap();
+        f.commit().await.unwrap();
+        assert_eq!(f.sink.open().await.unwrap(), f.at);
+    }
+}
+
+#[tokio::test]
 async fn a_table_with_many_rows_is_emptied_for_good_unless_another_worker_owns_it() {
     for version in VERSIONS {
         let mut f = Follower::new(version, "fencing_many").await;
