@@ -73,7 +73,7 @@ fn range_json(subtype: &str, value: &str) -> String {
         format!("CASE WHEN {which}_inf({value}) THEN 'null' ELSE {inner} END")
     };
     format!(
-        "CASE WHEN isempty({value}) THEN '{{\"empty\": true}}' ELSE '{{\"lower\": ' || {} || ', \"upper\": ' || {} \
+        "CASE WHEN num_nulls({value}) = 1 THEN NULL WHEN isempty({value}) THEN '{{\"empty\": true}}' ELSE '{{\"lower\": ' || {} || ', \"upper\": ' || {} \
          || ', \"bounds\": \"' || CASE WHEN lower_inc({value}) THEN '[' ELSE '(' END \
          || CASE WHEN upper_inc({value}) THEN ']' ELSE ')' END || '\"}}' END",
         bound("lower"),
@@ -81,11 +81,22 @@ fn range_json(subtype: &str, value: &str) -> String {
     )
 }
 
-/// A list of the rows of a set as JSON, unless the value is NULL.
-fn list(value: &str, inner: &str) -> String {
+/// An array as JSON, unless it is NULL. Its elements are named one by one: a set of rows would be one of their columns.
+fn array_json(element: &str, value: &str) -> String {
+    let one = format!("({value})[n]");
+    let inner = json(element, &one);
     format!(
-        "CASE WHEN num_nulls({value}) = 0 THEN '[' || array_to_string(ARRAY(SELECT CASE WHEN num_nulls(x) = 1 \
-         THEN 'null' ELSE {inner} END FROM unnest({value}) WITH ORDINALITY AS _(x, n) ORDER BY n), ', ') || ']' END"
+        "CASE WHEN num_nulls({value}) = 0 THEN '[' || array_to_string(ARRAY(SELECT CASE WHEN num_nulls({one}) = 1 \
+         THEN 'null' ELSE {inner} END FROM generate_subscripts({value}, 1) AS _(n) ORDER BY n), ', ') || ']' END"
+    )
+}
+
+/// A multirange as JSON, unless it is NULL.
+fn multirange_json(subtype: &str, value: &str) -> String {
+    let inner = range_json(subtype, "x");
+    format!(
+        "CASE WHEN num_nulls({value}) = 0 THEN '[' || array_to_string(ARRAY(SELECT {inner} FROM unnest({value}) \
+         AS _(x) ORDER BY x), ', ') || ']' END"
     )
 }
 
@@ -246,11 +257,11 @@ impl Store for MariaDb {
 
     fn on_leader(of: &Type, value: &str) -> String {
         if let Some(element) = &of.element {
-            return list(value, &json(&element.name, "x"));
+            return array_json(&element.name, value);
         }
         if let Some(subtype) = range(&of.name) {
             return match of.name.ends_with("multirange") {
-                true => list(value, &range_json(subtype, "x")),
+                true => multirange_json(subtype, value),
                 false => range_json(subtype, value),
             };
         }

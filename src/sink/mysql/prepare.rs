@@ -86,8 +86,10 @@ impl MySqlSink {
         let version = schema.version().to_string();
         let last = notes.last().map(|note| note.version.as_str());
         let shown = newest.map(|newest| newest.version().to_string());
+        // Where columns have no numbers it cannot be told what has become of them.
+        let is_numbered = schema.columns.iter().all(|column| column.number.is_some());
         let is_past = notes.iter().any(|note| note.version == version)
-            || (shown.is_some() && shown.as_deref() == last);
+            || (is_numbered && shown.is_some() && shown.as_deref() == last);
         let past = is_past && last != Some(version.as_str());
         if last.is_none() || is_past || self.settings.schema_changes == SchemaChanges::Halt {
             let fit = self.fit((schema, &held), &named, (&notes, &found), past);

@@ -61,7 +61,7 @@ pub(super) fn homes<'f>(
     // A column with another number may have taken the name over.
     let is_free = |live: &Live, column: &Column| {
         let tag = column.number.map(|number| tag(schema.relation, number));
-        !is_tagged(live, schema.relation) || tag.as_ref() == Some(&live.comment)
+        tag.is_none() || !is_tagged(live, schema.relation) || tag.as_ref() == Some(&live.comment)
     };
     let sure = |column: &Column| {
         let number = column.number;
@@ -97,7 +97,7 @@ pub(super) fn homes<'f>(
             Some(live) => Some(*live),
             None => found
                 .column(&column.name)
-                .filter(|live| !is_tagged(live, schema.relation))
+                .filter(|live| column.number.is_none() || !is_tagged(live, schema.relation))
                 .filter(|live| taken.insert(live.name.as_str())),
         })
         .collect()
