@@ -10,6 +10,9 @@ impl Session<'_> {
         let (Class::Halt, Some((_attempt, Some(position)))) = (error.class(), self.attempt) else {
             return error;
         };
+        if !self.sink.passes_over() {
+            return error;
+        }
         let sink = &self.context.sink.name;
         let repair = error.remedy().unwrap_or("repair the follower");
         let remedy = format!(

@@ -92,6 +92,11 @@ pub trait Sink: Send + Sync {
     /// the leader itself, …).
     async fn open(&mut self) -> Result<Option<Checkpoint>>;
 
+    /// Whether a change that it refuses can be passed over by order.
+    fn passes_over(&self) -> bool {
+        false
+    }
+
     /// Orders to pass changes over. A store that refuses nothing keeps none.
     ///
     /// # Errors

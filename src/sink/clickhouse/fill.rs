@@ -23,6 +23,9 @@ use crate::model::{Cell, NetChange, Position, RowRef, Rows};
 /// Keys asked for at a time.
 const KEYS_MAX: usize = 5_000;
 
+/// Keys with the places of their columns in an answer; none where the row is gone.
+type Places = Vec<(Vec<u8>, Option<Vec<Range<usize>>>)>;
+
 /// A row that lacks values: the row with the key that the follower has it under, and the row to be written.
 type Lacking = (RowRef, RowRef);
 
@@ -159,12 +162,7 @@ impl Asking<'_> {
         Ok(())
     }
 
-    async fn ask(
-        &self,
-        some: &[Lacking],
-        wanted: &[usize],
-        which: &str,
-    ) -> Result<Vec<(Vec<u8>, Option<Vec<Range<usize>>>)>> {
+    async fn ask(&self, some: &[Lacking], wanted: &[usize], which: &str) -> Result<Places> {
         let answer = self.answer(some, wanted, which).await?;
         self.parse(&answer, wanted)
     }
@@ -228,11 +226,7 @@ impl Asking<'_> {
     }
 
     /// Keys with the places of the wanted columns; none where the row is gone.
-    fn parse(
-        &self,
-        answer: &Bytes,
-        wanted: &[usize],
-    ) -> Result<Vec<(Vec<u8>, Option<Vec<Range<usize>>>)>> {
+    fn parse(&self, answer: &Bytes, wanted: &[usize]) -> Result<Places> {
         let cut_off = || {
             let table = &self.projection.table.name;
             Error::transient(format!(

@@ -283,7 +283,15 @@ impl Sink for ClickHouseSink {
             databases: &self.databases,
             in_effect: &session.in_effect,
         };
-        match preparing.prepare(newest.unwrap_or(schema)).await? {
+        let newest = newest.unwrap_or(schema);
+        let prepared = match shape::is_doubtful(schema, newest) {
+            true => {
+                let why = "which of its columns older changes mean cannot be told: their version has no numbers";
+                Prepared::NeedsCopy(preparing.may_be_made_anew(newest, why.to_owned())?)
+            }
+            false => preparing.prepare(newest).await?,
+        };
+        match prepared {
             Prepared::Ready(ready) => {
                 let session = self.session()?;
                 session

@@ -313,14 +313,6 @@ fn bytes(text: &[u8], out: &mut Vec<u8>) -> Result<(), Unheld> {
     Ok(())
 }
 
-/// How deep arrays of arrays go in a kind.
-fn dimensions(element: &Kind) -> usize {
-    match element {
-        Kind::Array(inner) => 1 + dimensions(inner),
-        _one => 1,
-    }
-}
-
 const BOUNDS: Unheld = "is an array with a lower bound other than 1, which ClickHouse has not";
 const OTHER_DIMENSIONS: Unheld = "is an array of other dimensions than its column";
 
@@ -340,7 +332,7 @@ fn array(element: &Kind, text: &[u8], out: &mut Vec<u8>) -> Result<(), Unheld> {
         at: 0,
         scratch: Vec::new(),
     };
-    input.level(element, dimensions(element), out)?;
+    input.level(element, out)?;
     match input.at == text.len() {
         true => Ok(()),
         false => Err(MALFORMED),
@@ -359,7 +351,7 @@ impl Elements<'_> {
     }
 
     /// One pair of braces.
-    fn level(&mut self, element: &Kind, depth: usize, out: &mut Vec<u8>) -> Result<(), Unheld> {
+    fn level(&mut self, element: &Kind, out: &mut Vec<u8>) -> Result<(), Unheld> {
         if self.peek()? != b'{' {
             return Err(OTHER_DIMENSIONS);
         }
@@ -367,7 +359,7 @@ impl Elements<'_> {
         let (mut count, mut values) = (0, Vec::new());
         loop {
             match element {
-                Kind::Array(inner) => self.level(inner, depth - 1, &mut values)?,
+                Kind::Array(inner) => self.level(inner, &mut values)?,
                 kind => self.element(kind, &mut values)?,
             }
             count += 1;

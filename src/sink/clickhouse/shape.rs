@@ -213,6 +213,22 @@ fn is_guess(schema: &TableSchema, found: &[Found]) -> bool {
     is_known && schema.columns.iter().any(|column| column.number.is_none())
 }
 
+/// Whether columns of a version could be found by name only in a table of the newest one, which has numbers: a name
+/// may be another column's there.
+pub(super) fn is_doubtful(schema: &TableSchema, newest: &TableSchema) -> bool {
+    let unnumbered = |column: &Column| column.number.is_none();
+    schema.columns.iter().any(unnumbered) && !newest.columns.iter().all(unnumbered)
+}
+
+/// What a table's comment says of rows that the leader has rewritten without a change in its stream.
+pub(super) fn rewritten(schema: &TableSchema) -> Option<String> {
+    let at = schema.rewritten?;
+    Some(format!(
+        "walferry {}: rows as rewritten at {at}",
+        schema.relation.0
+    ))
+}
+
 /// The follower's column for one of the leader's.
 fn home<'a>(schema: &TableSchema, column: &Column, found: &'a [Found]) -> Option<&'a Found> {
     let numbered = |found: &&Found| {

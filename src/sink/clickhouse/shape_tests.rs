@@ -255,3 +255,25 @@ fn what_older_rows_have_in_a_column_is_its_default() {
     schema.columns[1].fill = Some(Fill::Unknown);
     assert_eq!(declared(&schema), None);
 }
+
+#[test]
+fn columns_without_numbers_are_doubtful_in_a_table_whose_columns_have_them() {
+    let numbered = schema(&[("id", "integer", 1), ("x", "integer", 3)]);
+    let mut without = numbered.clone();
+    without.columns[1].number = None;
+    assert!(is_doubtful(&without, &numbered));
+    assert!(!is_doubtful(&numbered, &numbered));
+    for column in &mut without.columns {
+        column.number = None;
+    }
+    assert!(!is_doubtful(&without, &without), "nothing has numbers");
+}
+
+#[test]
+fn rows_that_were_rewritten_leave_a_mark() {
+    let mut schema = schema(&[("id", "integer", 1)]);
+    assert_eq!(rewritten(&schema), None);
+    schema.rewritten = Some(crate::model::Lsn(0xAB));
+    let mark = rewritten(&schema).expect("they were");
+    assert!(mark.contains("7") && mark.contains("0/AB"), "{mark}");
+}

@@ -180,7 +180,10 @@ impl Preparing<'_> {
         if found.is_empty() {
             self.create(schema, (database, &quoted)).await?;
         } else {
-            self.is_fit(schema, (database, name)).await?;
+            let comment = self.is_fit(schema, (database, name)).await?;
+            if let Some(why) = self.rewritten(schema, &quoted, &comment).await? {
+                return Ok(Prepared::NeedsCopy(why));
+            }
             if let Some(why) = self.alter(schema, &quoted, &found).await? {
                 if self.in_effect.contains(&schema.table) {
                     return Ok(Prepared::NeedsCopy(why));
@@ -295,10 +298,13 @@ impl Preparing<'_> {
         let partition = layout.and_then(|layout| layout.partition_by.as_deref());
         let partition = partition.map_or_else(String::new, |by| format!(" PARTITION BY {by}"));
         let order: Vec<String> = order.iter().map(|name| sql::name(name)).collect();
+        let marked = shape::rewritten(schema);
+        let marked =
+            marked.map_or_else(String::new, |mark| format!(" COMMENT {}", sql::text(&mark)));
         Ok(format!(
             "CREATE TABLE IF NOT EXISTS {quoted} ({}) ENGINE = {engine}{partition} ORDER BY ({}) \
              SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, fsync_after_insert = 1, \
-             fsync_part_directory = 1",
+             fsync_part_directory = 1{marked}",
             clauses.join(", "),
             order.join(", ")
         ))
@@ -384,19 +390,20 @@ impl Preparing<'_> {
         self.create(schema, (database, quoted)).await
     }
 
-    /// Whether a table that is there replaces rows by version.
+    /// That a table that is there replaces rows by version; its comment.
     pub(super) async fn is_fit(
         &self,
         schema: &TableSchema,
         (database, name): (&str, &str),
-    ) -> Result<()> {
+    ) -> Result<String> {
         #[derive(serde::Deserialize)]
         struct Engine {
             engine: String,
             engine_full: String,
+            comment: String,
         }
         let ask = format!(
-            "SELECT engine, engine_full FROM system.tables WHERE database = {} AND name = {} FORMAT JSONEachRow",
+            "SELECT engine, engine_full, comment FROM system.tables WHERE database = {} AND name = {} FORMAT JSONEachRow",
             sql::text(database),
             sql::text(name)
         );
@@ -409,7 +416,7 @@ impl Preparing<'_> {
             of.engine.ends_with("ReplacingMergeTree") && of.engine_full.contains(&versioned)
         };
         match found.first() {
-            Some(engine) if fits(engine) => Ok(()),
+            Some(engine) if fits(engine) => Ok(engine.comment.clone()),
             Some(engine) => Err(Error::halt(
                 format!(
                     "table {} on the follower has the engine {}, not ReplacingMergeTree({versioned})",
@@ -417,8 +424,33 @@ impl Preparing<'_> {
                 ),
                 "rename or drop it, so that walferry makes its own; or name another database in the sink's url",
             )),
-            None => Ok(()),
+            None => Ok(String::new()),
         }
+    }
+
+    /// Why a copy is needed, if the leader has rewritten rows without a change in its stream since the table was
+    /// filled; a table that is to be filled gets the mark.
+    async fn rewritten(
+        &self,
+        schema: &TableSchema,
+        quoted: &str,
+        comment: &str,
+    ) -> Result<Option<String>> {
+        let Some(mark) = shape::rewritten(schema) else {
+            return Ok(None);
+        };
+        // A table of changes keeps rows as they were.
+        if comment == mark || self.settings.mode == ClickHouseMode::History {
+            return Ok(None);
+        }
+        if self.in_effect.contains(&schema.table) {
+            let why = "the leader has rewritten its rows without a change in its stream".to_owned();
+            return self.may_be_made_anew(schema, why).map(Some);
+        }
+        let marked = format!("ALTER TABLE {quoted} MODIFY COMMENT {}", sql::text(&mark));
+        let doing = format!("altering table {quoted}");
+        self.http.run(&marked).await.doing(doing)?;
+        Ok(None)
     }
 }
 

@@ -72,8 +72,8 @@ impl Inspection {
     pub(super) async fn open(settings: &MySqlSinkSettings) -> Result<Self> {
         let limit = settings.statement_timeout;
         let missing = match settings.create_tables {
-            true => Missing::IsLeft,
-            false => Missing::IsRefused,
+            true => Missing::Leave,
+            false => Missing::Refuse,
         };
         let (mut wire, server) = connect(&settings.server, limit, missing).await?;
         set_up(&mut wire, server, limit).await?;

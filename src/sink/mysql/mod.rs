@@ -130,6 +130,10 @@ impl Sink for MySqlSink {
         true
     }
 
+    fn passes_over(&self) -> bool {
+        true
+    }
+
     async fn open(&mut self) -> Result<Option<Checkpoint>> {
         // The old connection is closed first, so that its transaction lets go of the checkpoint.
         if let Some(session) = self.session.take() {

@@ -35,7 +35,7 @@ impl MySqlCheckpoint {
         settings: &MySqlSinkSettings,
         selection: Selection,
     ) -> Result<Self> {
-        let (mut wire, server) = connect(&settings.server, PATIENCE, Missing::IsRefused).await?;
+        let (mut wire, server) = connect(&settings.server, PATIENCE, Missing::Refuse).await?;
         set_up(&mut wire, server, PATIENCE).await?;
         let patient = format!("SET SESSION innodb_lock_wait_timeout = {CHUNK_SECONDS}");
         wire.command(&patient).await.map_err(failed)?;

@@ -59,11 +59,11 @@ pub(super) struct Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
     /// It is made.
-    IsMade,
+    Make,
     /// The session goes on without.
-    IsLeft,
+    Leave,
     /// An error.
-    IsRefused,
+    Refuse,
 }
 
 /// Connects; nothing is looked at or set but the database.
@@ -101,12 +101,12 @@ pub(super) async fn connect(
         .and_then(|mut row| row.pop().flatten());
     let text = text.unwrap_or_default();
     let server = judge_version(&text, version)?;
-    if missing == Missing::IsMade {
+    if missing == Missing::Make {
         make_database(&mut wire, server, &settings.url.database).await?;
     }
     let using = format!("USE {}", quoted(&settings.url.database));
     match wire.command(&using).await {
-        Err(cause) if cause.code() == Some(UNKNOWN_DATABASE) && missing == Missing::IsLeft => {}
+        Err(cause) if cause.code() == Some(UNKNOWN_DATABASE) && missing == Missing::Leave => {}
         used => {
             used.map_err(|cause| plain_error(&cause, "connecting"))?;
         }
@@ -158,8 +158,8 @@ impl Session {
     pub(super) async fn open(settings: &MySqlSinkSettings) -> Result<Self> {
         let limit = settings.statement_timeout + ANSWER_GRACE;
         let missing = match settings.create_tables {
-            true => Missing::IsMade,
-            false => Missing::IsRefused,
+            true => Missing::Make,
+            false => Missing::Refuse,
         };
         let (mut wire, server) = connect(&settings.server, limit, missing).await?;
         set_up(&mut wire, server, settings.statement_timeout).await?;

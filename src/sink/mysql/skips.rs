@@ -73,7 +73,7 @@ pub async fn order(
     let (mut wire, server) = connect(
         &settings.server,
         settings.statement_timeout,
-        Missing::IsRefused,
+        Missing::Refuse,
     )
     .await?;
     set_up(&mut wire, server, settings.statement_timeout).await?;

@@ -120,6 +120,10 @@ impl Sink for PostgresSink {
         true
     }
 
+    fn passes_over(&self) -> bool {
+        true
+    }
+
     async fn open(&mut self) -> Result<Option<Checkpoint>> {
         // The old connection is closed first, so that its transaction lets go of the checkpoint.
         self.session = None;
