@@ -36,10 +36,15 @@ impl MySqlSink {
         if has_rows && let Some(refusal) = self.refusal(table, &named).await? {
             return Err(refusal.into());
         }
-        let reshapes = self.session()?.awaited(table).is_some();
+        // Rows of a copy have the oldest of the versions that were prepared: where the table takes that one it stays.
+        let session = self.session()?;
+        let awaited = session.awaited(table).map(|(awaited, _)| awaited.relation);
+        let older = session.versions(table);
+        let reshapes = awaited
+            .is_some_and(|relation| older.iter().all(|table| table.schema.relation != relation));
         match before {
             Some(version) if reshapes || (has_rows && found.rows >= MANY_ROWS) => {
-                self.reshape(table, &named, version).await?;
+                self.reshape(table, &named, (version, reshapes)).await?;
             }
             Some(_) | None if reshapes => {
                 return Err(Error::transient(format!(

@@ -179,6 +179,11 @@ impl MySqlSink {
         named: &Named,
         (notes, found): (&[Note], Found),
     ) -> Result<()> {
+        // A version before this one needs a copy: until then the table stays as it is.
+        if let Some((_, why)) = self.session()?.awaited(&schema.table).cloned() {
+            self.session()?.expect_copy(schema, why);
+            return Ok(());
+        }
         let empty = !self.has_rows(named).await?;
         let change = Change {
             schema,
@@ -264,11 +269,11 @@ impl MySqlSink {
         &mut self,
         table: &TableName,
         named: &Named,
-        version: Option<i64>,
+        (version, reshapes): (Option<i64>, bool),
     ) -> Result<()> {
         let truncate = format!("TRUNCATE TABLE {}", named.quoted);
         let awaited = self.session()?.awaited(table).cloned();
-        let Some(schema) = awaited else {
+        let Some((schema, _why)) = awaited.filter(|_| reshapes) else {
             return self.fenced_ddl(table, version, vec![truncate]).await;
         };
         let held = self.held(&schema)?;

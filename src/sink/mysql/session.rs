@@ -47,8 +47,8 @@ pub(super) struct Session {
     pub limit: Duration,
     statement_timeout: Duration,
     tables: HashMap<SchemaVersion, Arc<Table>>,
-    /// Versions that the table cannot take with the rows that it has, and why.
-    unfit: HashMap<SchemaVersion, (TableSchema, String)>,
+    /// Versions that the table cannot take with the rows that it has, and why, in the order of the log.
+    unfit: Vec<(TableSchema, String)>,
     /// Versions by address. The schemas are kept alive, so an address stands for one schema.
     known: HashMap<usize, (Arc<TableSchema>, Arc<Table>)>,
     /// Columns to drop once rows of a version are committed.
@@ -180,7 +180,7 @@ impl Session {
             limit: statement_timeout + ANSWER_GRACE,
             statement_timeout,
             tables: HashMap::new(),
-            unfit: HashMap::new(),
+            unfit: Vec::new(),
             known: HashMap::new(),
             left: Vec::new(),
         }
@@ -188,26 +188,30 @@ impl Session {
 
     /// Whether a schema version has been prepared in this session.
     pub(super) fn is_prepared(&self, version: SchemaVersion) -> bool {
-        self.tables.contains_key(&version) || self.unfit.contains_key(&version)
+        self.tables.contains_key(&version) || self.why_unfit(version).is_some()
     }
 
     /// Keeps a table that is fit for a schema version. There are no more than the worker keeps schemas.
     pub(super) fn keep(&mut self, version: SchemaVersion, table: Table) {
-        self.unfit.remove(&version);
+        self.unfit.retain(|(schema, _)| schema.version() != version);
         self.tables.insert(version, Arc::new(table));
     }
 
     /// Notes a version that the table cannot take with the rows that it has.
     pub(super) fn expect_copy(&mut self, schema: &TableSchema, why: String) {
-        self.unfit.insert(schema.version(), (schema.clone(), why));
+        self.unfit.push((schema.clone(), why));
     }
 
-    /// The version that a table is waiting for to be emptied, if there is one.
-    pub(super) fn awaited(&self, table: &TableName) -> Option<&TableSchema> {
-        let mut unfit = self.unfit.values();
+    fn why_unfit(&self, version: SchemaVersion) -> Option<&String> {
+        let mut unfit = self.unfit.iter();
         unfit
-            .find(|(schema, _)| schema.table == *table)
-            .map(|(schema, _)| schema)
+            .find(|(schema, _)| schema.version() == version)
+            .map(|(_, why)| why)
+    }
+
+    /// The first version that a table is waiting for to be emptied, and why, if there is one.
+    pub(super) fn awaited(&self, table: &TableName) -> Option<&(TableSchema, String)> {
+        self.unfit.iter().find(|(schema, _)| schema.table == *table)
     }
 
     /// Whether other versions of the table were prepared in this session.
@@ -219,7 +223,7 @@ impl Session {
     /// Forgets what was found of these tables.
     pub(super) fn forget(&mut self, tables: &BTreeSet<TableName>) {
         self.tables.retain(|_, t| !tables.contains(&t.schema.table));
-        self.unfit.retain(|_, (s, _)| !tables.contains(&s.table));
+        self.unfit.retain(|(s, _)| !tables.contains(&s.table));
         self.known.retain(|_, (s, _)| !tables.contains(&s.table));
     }
 
@@ -246,7 +250,7 @@ impl Session {
             return Ok(Ok(Arc::clone(table)));
         }
         let version = schema.version();
-        if let Some((_, why)) = self.unfit.get(&version) {
+        if let Some(why) = self.why_unfit(version) {
             return Ok(Err(why.clone()));
         }
         let Some(table) = self.tables.get(&version) else {

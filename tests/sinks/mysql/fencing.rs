@@ -308,10 +308,11 @@ async fn what_cannot_be_reached_is_waited_for_and_what_is_wrong_halts() {
         let error = with(&wrong).open().await.unwrap_err();
         assert_halt(&error, &["1045", "password in the sink's url"]);
         assert!(!error.to_string().contains("hush"), "{error}");
-        let error = with(&|s| s.server.url.database = "nowhere".to_owned())
-            .open()
-            .await
-            .unwrap_err();
+        let nowhere = |s: &mut walferry::config::MySqlSinkSettings| {
+            s.server.url.database = "no where".to_owned();
+            s.create_tables = false;
+        };
+        let error = with(&nowhere).open().await.unwrap_err();
         assert_halt(&error, &["1049", "create the database"]);
         let tls = |s: &mut walferry::config::MySqlSinkSettings| {
             s.server.tls.mode = walferry::config::TlsMode::Prefer;
