@@ -68,9 +68,8 @@ impl Store for Stdout {
 
     async fn rows(&self, table: &Table, shown: &str) -> Result<Vec<String>, String> {
         let name = format!("{}.{}", table.schema, table.name);
-        let key = |row: &Row| -> Vec<String> {
-            table.key.iter().map(|name| text(row.get(name))).collect()
-        };
+        let key =
+            |row: &Row| -> Vec<String> { table.key.iter().map(|name| text(row, name)).collect() };
         let mut rows: BTreeMap<Vec<String>, Row> = BTreeMap::new();
         let mut left: Option<Row> = None;
         for line in shown.lines().filter(|line| line.starts_with("{\"op\":")) {
@@ -104,18 +103,15 @@ impl Store for Stdout {
             left = None;
         }
         let rows = rows.values().map(|row| {
-            let values = table
-                .columns
-                .iter()
-                .map(|column| text(row.get(&column.name)));
+            let values = table.columns.iter().map(|column| text(row, &column.name));
             values.collect::<Vec<_>>().join(&SEPARATOR.to_string())
         });
         Ok(rows.collect())
     }
 }
 
-fn text(value: Option<&Box<RawValue>>) -> String {
-    match value.map(|value| value.get()) {
+fn text(row: &Row, name: &str) -> String {
+    match row.get(name).map(|value| value.get()) {
         None => "nothing".to_owned(),
         Some("null") => NULL.to_owned(),
         Some(quoted) if quoted.starts_with('"') => {

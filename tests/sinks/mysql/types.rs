@@ -6,9 +6,16 @@ use walferry::model::{TableName, UserType};
 
 use super::harness::{Follower, N, Plan, V, VERSIONS, Value, assert_halt, schema};
 
+/// A row of the mapping.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
 /// Type, the follower's type, and values as Postgres prints them with what the follower shows of them (`=`: the
 /// same text).
-const HELD: &[(&str, &str, &[(&str, &str)])] = &[
+const HELD: &[Row] = &[
     ("boolean", "tinyint(1)", &[("t", "1"), ("f", "0")]),
     (
         "smallint",
