@@ -2,7 +2,7 @@
 //!
 //! Every batch is one follower transaction: the checkpoint's version is compared and bumped first, then the rows,
 //! then the whole checkpoint and COMMIT. Tables are made and altered outside of it, at the boundary before, as DDL
-//! commits by itself here; [`shape`] says why that does no harm, whatever is killed in between.
+//! commits by itself here; `shape` says why that does no harm, whatever is killed in between.
 //!
 //! Decides nothing about order or validity of records, and believes nothing but what `open` reads.
 

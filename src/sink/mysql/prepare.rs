@@ -1,4 +1,4 @@
-//! Making the follower's tables fit a schema version, outside of a transaction: [`shape`](super::shape) says what
+//! Making the follower's tables fit a schema version, outside of a transaction: [`shape`] says what
 //! may be done there.
 
 use std::collections::BTreeSet;
