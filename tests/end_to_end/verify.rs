@@ -298,7 +298,7 @@ async fn what_cannot_be_compared_is_said() {
     let (code, text) = verify(&pipeline, &["nobody"]).await;
     assert_eq!(code, Some(2), "{text}");
     assert!(
-        text.contains("no Postgres sink nobody") && text.contains("name one of: a"),
+        text.contains("no sink nobody with a follower") && text.contains("name one of: a"),
         "{text}"
     );
 
