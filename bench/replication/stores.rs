@@ -4,6 +4,8 @@
 //! The table's copy is in effect before the rows are written, so what is measured is the stream: from the start of the
 //! sink's process until the follower shows the leader's end, by what walferry says of it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -62,7 +64,10 @@ impl Server {
 
     /// Writes the rows into a file, and has the server insert them into a table like the first.
     async fn own_seconds(&self) -> anyhow::Result<f64> {
-        let file = support::directory("bench-rows").join("rows");
+        let directory = support::directory("bench-rows");
+        // The server writes it, as its own user.
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o777))?;
+        let file = directory.join("rows");
         let file = file.to_str().context("a path of text")?;
         let (before, insert) = match self {
             Server::ClickHouse(_) => (
