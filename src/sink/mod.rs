@@ -6,8 +6,10 @@
 pub mod clickhouse;
 pub mod compared;
 pub mod databases;
+mod leader_shape;
 mod look;
 pub mod mysql;
+mod place;
 pub mod postgres;
 pub mod stdout;
 mod stored;

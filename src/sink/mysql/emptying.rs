@@ -12,7 +12,7 @@ use super::transaction::{Ending, Transaction};
 use super::wire::{Texts, literal};
 use crate::error::{Error, Result};
 use crate::model::TableName;
-use crate::sink::postgres::failure::Place;
+use crate::sink::place::Place;
 
 /// From about so many rows on a table is emptied for good.
 const MANY_ROWS: u64 = 100_000;

@@ -7,7 +7,7 @@ use super::encode::Unfit;
 use super::wire::Cause;
 use crate::error::{COPY_ANEW, Error};
 use crate::model::TableName;
-use crate::sink::postgres::failure::{Place, diverged};
+use crate::sink::place::{Place, diverged};
 
 /// Remedy where even the smallest step takes too long.
 const TOO_LONG: &str = "if it goes on: find out why the follower is slow at it (a lock that is waited for, no index \

@@ -16,7 +16,7 @@ use super::wire::{Cause, Wire, literal, quoted};
 use crate::config::SchemaChanges;
 use crate::error::{Class, Error, Result};
 use crate::model::{SchemaVersion, TableName, TableSchema};
-use crate::sink::postgres::failure::Place;
+use crate::sink::place::Place;
 
 /// Longest wait for what alters a table: it may have to write all of it anew.
 pub(super) const ALTERING_LIMIT: Duration = Duration::from_secs(24 * 3_600);

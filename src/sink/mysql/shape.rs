@@ -24,7 +24,7 @@ use super::types::{Held, Server};
 use super::wire::{literal, quoted};
 use crate::config::SchemaChanges;
 use crate::model::{Column, Fill, Oid, TableSchema};
-use crate::sink::postgres::alter::{LeaderShape, NeedsCopy, rows_follow};
+use crate::sink::leader_shape::{LeaderShape, NeedsCopy, rows_follow};
 
 /// `bpchar`: its values have blanks up to the length that the column has.
 const CHAR_OID: Oid = Oid(1042);
@@ -170,11 +170,8 @@ pub(super) fn plan(change: Change<'_>) -> Result<Plan, Hindrance> {
         // It cannot be told what the leader did: whoever looks at the table finds what does not fit.
         return Ok(Plan::default());
     }
-    if LeaderShape::of(schema).is_none() && !change.empty {
-        return Err(Hindrance::NeedsCopy(
-            "the source learned of a change of its columns only when more of them had followed"
-                .to_owned(),
-        ));
+    if !change.empty {
+        LeaderShape::told(schema)?;
     }
     if before.is_some_and(|before| before.relation != schema.relation) && !change.empty {
         return Err(Hindrance::MadeAnew);

@@ -7,8 +7,7 @@ use super::tables::Table;
 use super::wire::{Cause, Expected, Failure, Script};
 use crate::error::Error;
 use crate::model::{Cell, RowRef, Rows, TablePlan};
-use crate::sink::postgres::ending::only_key;
-use crate::sink::postgres::failure::Place;
+use crate::sink::place::{Place, only_key};
 
 use std::sync::Arc;
 

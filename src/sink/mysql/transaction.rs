@@ -16,7 +16,7 @@ use super::wire::{Cause, Expected, Failure, Script};
 use crate::error::{Class, Error, Result};
 use crate::killpoint::{self, Point};
 use crate::model::{Checkpoint, Op, RowRef, Skipped, TableChanges, TablePlan, TableSchema};
-use crate::sink::postgres::failure::Place;
+use crate::sink::place::Place;
 
 /// Longest wait for a ROLLBACK: it takes as long as what it takes back.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(60);

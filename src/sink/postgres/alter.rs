@@ -10,70 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::SchemaChanges;
 use crate::model::relation::{quote_identifier, quote_literal};
 use crate::model::widening::{TypeOf, is_widening};
-use crate::model::{Column, Fill, Lsn, Oid, TableSchema};
-
-/// A version of the leader's table, as it is noted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::sink) struct LeaderShape {
-    /// The leader's table.
-    pub relation: Oid,
-    /// Columns by name.
-    pub columns: BTreeMap<String, LeaderColumn>,
-    /// Numbers of the primary key's columns.
-    pub primary_key: Vec<i16>,
-    /// As in the version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rewritten: Option<Lsn>,
-}
-
-/// A column of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::sink) struct LeaderColumn {
-    /// `attnum`.
-    pub number: i16,
-    /// `atttypid`.
-    pub type_oid: Oid,
-    /// `atttypmod`.
-    pub type_modifier: i32,
-    /// NOT NULL.
-    pub not_null: bool,
-}
-
-impl LeaderShape {
-    /// What is noted of a version; none if it does not have all numbers.
-    pub(in crate::sink) fn of(schema: &TableSchema) -> Option<Self> {
-        let column = |column: &Column| {
-            let noted = LeaderColumn {
-                number: column.number?,
-                type_oid: column.type_oid,
-                type_modifier: column.type_modifier,
-                not_null: column.not_null,
-            };
-            Some((column.name.clone(), noted))
-        };
-        Some(LeaderShape {
-            relation: schema.relation,
-            columns: schema.columns.iter().map(column).collect::<Option<_>>()?,
-            primary_key: numbers_of(schema, &schema.primary_key),
-            rewritten: schema.rewritten,
-        })
-    }
-
-    /// The column with this number.
-    pub(in crate::sink) fn numbered(&self, number: i16) -> Option<&LeaderColumn> {
-        self.columns.values().find(|column| column.number == number)
-    }
-}
-
-fn numbers_of(schema: &TableSchema, columns: &[usize]) -> Vec<i16> {
-    let numbers = columns.iter().filter_map(|&n| schema.columns[n].number);
-    numbers.collect()
-}
+use crate::model::{Column, Fill, TableSchema};
+use crate::sink::leader_shape::{LeaderShape, NeedsCopy, rows_follow, type_of};
 
 /// A column of the follower's table.
 #[derive(Clone, Debug)]
@@ -151,10 +92,6 @@ pub(super) enum Alteration {
     PrimaryKey(Vec<String>),
 }
 
-/// Why the follower's rows cannot follow: the table needs a copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::sink) struct NeedsCopy(pub String);
-
 /// What is to be done, in this order.
 ///
 /// # Errors
@@ -162,12 +99,7 @@ pub(in crate::sink) struct NeedsCopy(pub String);
 /// is which.
 pub(super) fn alterations(change: Change<'_>) -> Result<Vec<Alteration>, NeedsCopy> {
     let Change { schema, before, .. } = change;
-    let Some(after) = LeaderShape::of(schema) else {
-        return Err(NeedsCopy(
-            "the source learned of a change of its columns only when more of them had followed"
-                .to_owned(),
-        ));
-    };
+    let after = LeaderShape::told(schema)?;
     if !change.empty {
         rows_follow(schema, before)?;
     }
@@ -183,65 +115,6 @@ pub(super) fn alterations(change: Change<'_>) -> Result<Vec<Alteration>, NeedsCo
         all.push(Alteration::PrimaryKey(names.collect()));
     }
     Ok(all)
-}
-
-/// Whether what the leader's DDL did to its rows can be done to the follower's.
-pub(in crate::sink) fn rows_follow(
-    schema: &TableSchema,
-    before: &LeaderShape,
-) -> Result<(), NeedsCopy> {
-    if schema.rewritten.is_some() && schema.rewritten != before.rewritten {
-        return Err(NeedsCopy("the leader's rows were rewritten".to_owned()));
-    }
-    for column in &schema.columns {
-        let name = &column.name;
-        let Some(number) = column.number else {
-            continue;
-        };
-        match before.numbered(number) {
-            None if column.fill == Some(Fill::Unknown) => {
-                return Err(NeedsCopy(format!(
-                    "column {name} was added, and what older rows have in it does not stand in the catalog"
-                )));
-            }
-            None if is_remade(name, schema, before) => {
-                return Err(NeedsCopy(format!(
-                    "column {name} was dropped and another one of that name made"
-                )));
-            }
-            Some(old) if !is_harmless(old, column) => {
-                return Err(NeedsCopy(format!(
-                    "column {name} is of type {} now, and how its values were converted is not known",
-                    column.type_name
-                )));
-            }
-            None | Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Whether another column had this name, which is gone. Without the leader's word on when that was, changes
-/// from before may have been taken for changes from after.
-fn is_remade(name: &str, schema: &TableSchema, before: &LeaderShape) -> bool {
-    let old = before.columns.get(name);
-    !schema.exact && old.is_some_and(|old| schema.numbered(old.number).is_none())
-}
-
-fn is_harmless(old: &LeaderColumn, new: &Column) -> bool {
-    let from = TypeOf {
-        oid: old.type_oid,
-        modifier: old.type_modifier,
-    };
-    let to = type_of(new);
-    from == to || is_widening(from, to)
-}
-
-fn type_of(column: &Column) -> TypeOf {
-    TypeOf {
-        oid: column.type_oid,
-        modifier: column.type_modifier,
-    }
 }
 
 impl<'a> Change<'a> {

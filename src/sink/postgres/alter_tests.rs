@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{ColumnKind, ReplicaIdentity, TableName};
+use crate::model::{ColumnKind, Lsn, Oid, ReplicaIdentity, TableName};
 
 const INT4: (u32, &str) = (23, "integer");
 const INT8: (u32, &str) = (20, "bigint");

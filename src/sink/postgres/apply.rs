@@ -9,7 +9,6 @@ use std::sync::Arc;
 use tokio_postgres::Statement;
 
 use super::copy::copy_rows;
-use super::failure::Place;
 use super::ordered;
 use super::params::{Param, Refs};
 use super::pipeline::{Cause, Failure, Pipeline};
@@ -17,6 +16,7 @@ use super::statements::Shape;
 use super::tables::{Table, how_to_empty};
 use crate::model::batch::Step;
 use crate::model::{NetChange, RowRef, Rows, TableName, TablePlan, UpdateGroup};
+use crate::sink::place::Place;
 
 /// More inserts than this go by COPY, which costs a round trip more and less a row.
 const INSERTS_BY_COPY: usize = 64;

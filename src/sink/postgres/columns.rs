@@ -11,12 +11,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::alter::LeaderShape;
 use super::catalog::Attribute;
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::widening::{TypeOf, is_widening};
 use crate::model::{Oid, TableSchema};
+use crate::sink::leader_shape::LeaderShape;
 
 /// A column of the follower's table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,16 +6,14 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::apply::{Failed, Label, Target};
-use super::failure::{Place, only_row, plain_error, rows_error, summary};
+use super::failure::{plain_error, rows_error, summary};
 use super::params::{Param, Refs};
 use super::pipeline::{Cause, Failure};
 use super::statements::Shape;
 use super::tables::Table;
 use crate::error::Error;
-use crate::model::{RowRef, Rows, TablePlan, TableSchema};
-
-/// Longest text of a key in an error, in bytes.
-const KEY_SHOWN_BYTES: usize = 100;
+use crate::model::{RowRef, Rows};
+use crate::sink::place::{Place, key_text, only_key};
 
 /// A failure on its way out, with what it takes to explain it once the transaction is over.
 pub(super) enum Ending {
@@ -136,33 +134,4 @@ pub(super) async fn first_missing(
     let ordinal: i64 = row.try_get(0).ok()?;
     let missing = *refs.get(usize::try_from(ordinal - 1).ok()?)?;
     Some(key_text(&table.schema, &rows, missing))
-}
-
-/// The key of a plan's only row.
-pub(in crate::sink) fn only_key(plan: &TablePlan) -> Option<String> {
-    let row = only_row(plan)?;
-    Some(key_text(&plan.schema, &plan.rows, row))
-}
-
-/// `(names) = (values)` of a row's key, not too long.
-fn key_text(schema: &TableSchema, rows: &Rows, row: RowRef) -> String {
-    let cells = rows.row(row);
-    let names: Vec<&str> = schema
-        .key
-        .iter()
-        .map(|&n| schema.columns[n].name.as_str())
-        .collect();
-    let texts: Vec<String> = schema
-        .key
-        .iter()
-        .map(|&n| String::from_utf8_lossy(rows.text(cells[n]).unwrap_or_default()).into_owned())
-        .collect();
-    let mut text = format!("({}) = ({})", names.join(", "), texts.join(", "));
-    if text.len() > KEY_SHOWN_BYTES {
-        let whole = |&at: &usize| text.is_char_boundary(at);
-        let end = (0..=KEY_SHOWN_BYTES).rev().find(whole).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }

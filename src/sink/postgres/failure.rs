@@ -1,86 +1,15 @@
 //! Errors of a follower, with the place they happened and the remedy. Never a row value: messages of
 //! data errors carry values, so only their SQLSTATE, constraint and column are told.
 
-use std::fmt;
-
 use tokio_postgres::error::SqlState;
 
 use super::pipeline::Cause;
-use crate::error::{COPY_ANEW, Error};
-use crate::model::batch::Step;
-use crate::model::{Position, RowRef, TableName, TablePlan};
+use crate::error::Error;
+use crate::sink::place::{Place, diverged};
 
 /// Remedy where even the smallest step takes too long.
 const TOO_LONG: &str = "if it goes on: find out why the follower is slow at it (a lock that is waited for, no index \
      for the rows that are looked for), or raise statement_timeout of this sink";
-
-/// Table and records that were being written.
-#[derive(Clone, Debug)]
-pub(in crate::sink) struct Place {
-    table: TableName,
-    records: Option<(Position, Position)>,
-}
-
-impl Place {
-    /// The records of a plan.
-    pub(in crate::sink) fn of_plan(plan: &TablePlan) -> Self {
-        let last = match only_row(plan) {
-            Some(_one_change) => plan.first,
-            None => plan.last,
-        };
-        Place::of_records(&plan.schema.table, plan.first, last)
-    }
-
-    /// Some records of a table.
-    pub(in crate::sink) fn of_records(table: &TableName, first: Position, last: Position) -> Self {
-        Place {
-            table: table.clone(),
-            records: Some((first, last)),
-        }
-    }
-
-    /// A table as a whole.
-    pub(in crate::sink) fn of_table(table: &TableName) -> Self {
-        Place {
-            table: table.clone(),
-            records: None,
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "table {}", self.table)?;
-        match self.records {
-            Some((first, last)) if first == last => write!(f, ", the change at {first}"),
-            Some((first, last)) => write!(f, ", records {first} to {last}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The row of a plan that is for one change of one row; the two records of a key change are one.
-pub(in crate::sink) fn only_row(plan: &TablePlan) -> Option<RowRef> {
-    let [Step::Net(net)] = plan.steps.as_slice() else {
-        return None;
-    };
-    let updates: &[RowRef] = match net.updates.as_slice() {
-        [] => &[],
-        [group] => &group.rows,
-        [_, _, ..] => return None,
-    };
-    match (
-        plan.changes,
-        net.deletes.as_slice(),
-        updates,
-        net.moves.as_slice(),
-        net.inserts.as_slice(),
-    ) {
-        (1, &[row], [], [], []) | (1, [], &[row], [], []) | (1, [], [], [], &[row]) => Some(row),
-        (2, [], [], &[(from, _to)], []) => Some(from),
-        _ => None,
-    }
-}
 
 /// What a SQLSTATE means for rows that a leader had accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,18 +91,6 @@ pub(super) fn plain_error(cause: &Cause, doing: &str) -> Error {
         )),
         Cause::Silent(limit) => silent(*limit, doing),
     }
-}
-
-/// A follower that does not have the rows it should.
-pub(in crate::sink) fn diverged(place: &Place, what: &str) -> Error {
-    Error::halt(
-        format!("{place}: the follower has diverged from the leader: {what}"),
-        format!(
-            "find out who else writes to table {} on the follower; then make its rows there what they \
-             were on the leader before these changes and restart walferry, or {COPY_ANEW}",
-            place.table
-        ),
-    )
 }
 
 fn silent(limit: std::time::Duration, doing: &str) -> Error {

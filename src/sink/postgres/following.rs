@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Row};
 
-use super::alter::{Alteration, Change, Held, LeaderShape, NeedsCopy, alterations};
+use super::alter::{Alteration, Change, Held, alterations};
 use super::catalog::{Relation, indexes, live};
 use super::columns::{Noted, Numbers};
 use super::create;
@@ -20,6 +20,7 @@ use crate::model::relation::quote_identifier;
 use crate::model::widening::TypeOf;
 use crate::model::{Column, Oid, TableSchema};
 use crate::postgres::classify;
+use crate::sink::leader_shape::{LeaderShape, NeedsCopy};
 
 /// Longest wait for what alters a table: it may have to write all of it anew.
 pub(super) const ALTERING_LIMIT: Duration = EMPTYING_LIMIT;

@@ -13,13 +13,14 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::{Client, Row};
 
-use super::failure::{Place, plain_error, rows_error};
+use super::failure::{plain_error, rows_error};
 use super::pipeline::{Cause, within};
 use super::{Ending, PostgresSink};
 use crate::config::{BuildIndexes, TakenIndexes};
 use crate::error::Result;
 use crate::model::relation::quote_identifier;
 use crate::model::{Offer, OfferKind, TableName};
+use crate::sink::place::Place;
 
 /// Indexes of an ordinary table that can go: not unique, of no constraint, not clustered on, no part of a
 /// partitioned index, without statistics targets, nobody depending on them and they on no extension;

@@ -6,7 +6,7 @@
 //!
 //! Decides nothing about order or validity of records, and believes nothing but what `open` reads.
 
-pub(super) mod alter;
+mod alter;
 mod apply;
 mod beside;
 mod build;
@@ -16,8 +16,8 @@ mod columns;
 mod copy;
 mod create;
 mod emptying;
-pub(super) mod ending;
-pub(super) mod failure;
+mod ending;
+mod failure;
 mod following;
 mod holding;
 mod indexes;

@@ -8,11 +8,11 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::Identity;
-use super::alter::LeaderShape;
 use super::columns::{Noted, Numbers};
 use crate::error::{Error, NEW_PIPELINE, Result};
 use crate::model::{Lsn, SchemaVersion, TableSchema};
 use crate::postgres::classify;
+use crate::sink::leader_shape::LeaderShape;
 
 const READ: &str = "SELECT version, numbers::text, leader::text FROM walferry.columns \
     WHERE pipeline = $1 AND sink = $2 AND relation = $3 AND server = $4 ORDER BY noted";

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::PostgresSink;
-use super::alter::NeedsCopy;
 use super::apply::{self, Failed, Label, TRUNCATING, Target, Work};
 use super::checkpoint::{self, Guard, Write};
 use super::emptying::empty_if_ours;
 use super::ending::{Ending, first_missing};
-use super::failure::{Place, diverged, plain_error, rows_error};
+use super::failure::{plain_error, rows_error};
 use super::following::{self, ALTERING_LIMIT};
 use super::moving::{self, MOVING_LIMIT, Moving};
 use super::params::Param;
@@ -26,6 +25,8 @@ use crate::model::{
     Checkpoint, Moves, Op, Skipped, TableChanges, TableName, TablePlan, TableSchema,
 };
 use crate::postgres::Deadlock;
+use crate::sink::leader_shape::NeedsCopy;
+use crate::sink::place::{Place, diverged};
 
 /// Longest wait for the lock of a table: longer than `lock_timeout`, which ends it.
 const LOCKING_LIMIT: Duration = Duration::from_secs(60);
