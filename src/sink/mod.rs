@@ -9,6 +9,7 @@ pub mod databases;
 mod leader_shape;
 mod look;
 pub mod mysql;
+mod owned;
 mod place;
 pub mod postgres;
 pub mod stdout;

@@ -12,8 +12,9 @@ use super::failure::{Doing, Failure};
 use super::http::{Http, Query};
 use super::sql;
 use super::tables::rows;
-use crate::error::{COPY_ANEW, Error, Result};
-use crate::model::{Checkpoint, Selection, TableName};
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, TableName};
+use crate::sink::owned::{self, Identity};
 
 /// walferry's own tables, which no table of the leader's may be.
 pub(super) const OWN_TABLES: [&str; 2] = ["walferry_checkpoint", "walferry_tables"];
@@ -47,19 +48,6 @@ const LAYOUT: [&str; 2] = [
     COMMENT 'tables that walferry has filled; do not edit'",
 ];
 
-/// Whose checkpoint it is.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    /// Pipeline name.
-    pub pipeline: String,
-    /// Sink name.
-    pub sink: String,
-    /// Token of this worker; empty for who only gives orders.
-    pub instance: String,
-    /// Tables that it takes.
-    pub selection: Selection,
-}
-
 /// The newest row.
 #[derive(Debug, Deserialize)]
 pub(super) struct Newest {
@@ -78,22 +66,7 @@ impl Newest {
     /// # Errors
     /// Halt when it cannot be read.
     pub(super) fn checkpoint(&self) -> Result<Checkpoint> {
-        let unreadable = |what: &str| {
-            Error::halt(
-                format!("the checkpoint in walferry_checkpoint {what}"),
-                COPY_ANEW,
-            )
-        };
-        let checkpoint: Checkpoint = serde_json::from_str(&self.state).map_err(|error| {
-            unreadable("was written in another form (by another version of walferry?)")
-                .caused_by(error)
-        })?;
-        match checkpoint.version == self.version {
-            true => Ok(checkpoint),
-            false => Err(unreadable(
-                "contradicts itself: its version is not that of its state",
-            )),
-        }
+        owned::read(OWN_TABLES[0], self.version, Some(&self.state))
     }
 }
 
@@ -179,9 +152,7 @@ impl Store<'_> {
     /// # Errors
     /// As a statement.
     pub(super) async fn write(&self, claim: u64, to: &Checkpoint) -> Result<(), Failure> {
-        let state = serde_json::to_string(to).map_err(|error| {
-            Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
-        })?;
+        let state = owned::written(to)?;
         let step = u128::from(claim) << 64 | u128::from(to.version.max(0).unsigned_abs());
         let row = Row {
             pipeline: &self.me.pipeline,
@@ -267,23 +238,4 @@ fn seconds(since_2000_us: i64) -> String {
         micros.div_euclid(1_000_000),
         micros.rem_euclid(1_000_000)
     )
-}
-
-/// What it means that the newest row is not the one that a batch goes on from.
-pub(super) fn not_mine(found: Option<&Newest>, me: &Identity) -> Error {
-    match found {
-        None => {
-            Error::transient("the checkpoint is gone from walferry_checkpoint; reading it again")
-        }
-        Some(found) if found.owner.is_empty() => {
-            Error::transient("an order was written into walferry_checkpoint; reading it")
-        }
-        Some(found) if found.owner != me.instance => Error::fenced(format!(
-            "another worker ({}) has taken over sink {} of pipeline {}",
-            found.owner, me.sink, me.pipeline
-        )),
-        Some(_own) => Error::transient(
-            "the checkpoint was changed, by an own write of unknown outcome; reading it again",
-        ),
-    }
 }

@@ -5,7 +5,8 @@
 use async_trait::async_trait;
 use serde::Deserialize;
 
-use super::checkpoint::{Identity, Store};
+use super::Identity;
+use super::checkpoint::Store;
 use super::failure::Doing;
 use super::http::{Http, Query};
 use super::shape::wanted;
@@ -13,9 +14,9 @@ use super::sql;
 use super::tables::columns;
 use super::types::Kind;
 use crate::config::{ClickHouseMode, ClickHouseSinkSettings};
-use crate::error::{COPY_ANEW, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
-use crate::model::{Checkpoint, Column, Selection, TableSchema};
+use crate::model::{Checkpoint, Column, TableSchema};
 use crate::sink::compared::{Compared, Contents, Forms, Sums};
 use crate::sink::databases::Databases;
 
@@ -34,12 +35,7 @@ impl Comparing {
             http: Http::new(settings.server.clone(), settings.statement_timeout),
             databases: Databases::new(&settings.server.url.database, &settings.databases),
             settings: settings.clone(),
-            me: Identity {
-                pipeline: pipeline.to_owned(),
-                sink: sink.to_owned(),
-                instance: String::new(),
-                selection: Selection::new(&["*.*".to_owned()], &[]),
-            },
+            me: Identity::onlooker(pipeline, sink),
         }
     }
 
@@ -75,16 +71,8 @@ impl Compared for Comparing {
             database: self.databases.own(),
             me: &self.me,
         };
-        let newest = store.newest().await?.ok_or_else(|| {
-            Error::halt(
-                format!(
-                    "the follower knows no sink {} of pipeline {}",
-                    self.me.sink, self.me.pipeline
-                ),
-                COPY_ANEW,
-            )
-        })?;
-        newest.checkpoint()
+        let newest = store.newest().await?;
+        newest.ok_or_else(|| self.me.unknown())?.checkpoint()
     }
 
     async fn forms(&self, schema: &TableSchema) -> Result<Result<Forms, String>> {

@@ -33,11 +33,12 @@ use async_trait::async_trait;
 
 use super::compared::Compared;
 use super::databases::Databases;
+use super::owned::Identity;
 use super::{Sink, StoredCheckpoint, Wants, Work};
 use crate::config::{ClickHouseMode, ClickHouseSinkSettings};
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Moves, Selection, TableChanges, TableName, TableSchema};
-use checkpoint::{Identity, OWN_TABLES, Store, not_mine};
+use checkpoint::{OWN_TABLES, Store};
 use failure::Doing;
 use http::{Http, Query};
 pub(super) use look::look;
@@ -93,12 +94,7 @@ impl ClickHouseSink {
         let url = &settings.server.url;
         ClickHouseSink {
             databases: Databases::new(&url.database, &settings.databases),
-            me: Identity {
-                pipeline: pipeline.to_owned(),
-                sink: sink.to_owned(),
-                instance: instance.to_owned(),
-                selection,
-            },
+            me: Identity::worker(pipeline, sink, instance).taking(selection),
             settings,
             session: None,
             transaction: None,
@@ -140,7 +136,10 @@ impl ClickHouseSink {
                 (Some(_), None) => {
                     Error::transient("a first checkpoint is there by now; reading it")
                 }
-                (newest, _) => not_mine(newest.as_ref(), &self.me),
+                (newest, _) => {
+                    let owner = newest.as_ref().map(|newest| newest.owner.as_str());
+                    self.me.refused(OWN_TABLES[0], owner)
+                }
             };
             self.has_orders = error.class() == crate::error::Class::Transient;
             return Err(error);

@@ -5,7 +5,8 @@
 
 use async_trait::async_trait;
 
-use super::checkpoint::{Identity, Store};
+use super::Identity;
+use super::checkpoint::Store;
 use super::failure::Doing;
 use super::http::Http;
 use crate::config::ClickHouseSinkSettings;
@@ -31,12 +32,7 @@ impl Orders {
         Orders {
             http: Http::new(settings.server.clone(), settings.statement_timeout),
             database: settings.server.url.database.clone(),
-            me: Identity {
-                pipeline: pipeline.to_owned(),
-                sink: sink.to_owned(),
-                instance: String::new(),
-                selection,
-            },
+            me: Identity::onlooker(pipeline, sink).taking(selection),
         }
     }
 

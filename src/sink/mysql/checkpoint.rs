@@ -9,8 +9,12 @@ use sha2::{Digest, Sha256};
 
 use super::failure::{plain_error, unreadable};
 use super::wire::{Wire, literal};
-use crate::error::{COPY_ANEW, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Selection};
+use crate::sink::owned::{self, Identity};
+
+/// Where it stands.
+pub(super) const TABLE: &str = "walferry_checkpoint";
 
 /// Seconds that a worker waits for another one's DDL.
 const LOCK_SECONDS: u32 = 30;
@@ -88,19 +92,6 @@ pub(super) fn layout(collation: &str) -> Vec<String> {
     ]
 }
 
-/// Whose checkpoint it is.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    /// Pipeline name.
-    pub pipeline: String,
-    /// Sink name.
-    pub sink: String,
-    /// Token of this worker.
-    pub instance: String,
-    /// Tables that it takes.
-    pub selection: Selection,
-}
-
 impl Identity {
     /// `pipeline = … AND sink = …`.
     pub(super) fn is_mine(&self) -> String {
@@ -175,13 +166,7 @@ impl Identity {
 
 /// The columns of a checkpoint as assignments.
 pub(super) fn columns(to: &Checkpoint, selection: &Selection) -> Result<String> {
-    let state = serde_json::to_string(to).map_err(|error| {
-        Error::halt(
-            "the checkpoint cannot be written as JSON",
-            "report this as a defect",
-        )
-        .caused_by(error)
-    })?;
+    let state = owned::written(to)?;
     let number = |n: Option<String>| n.unwrap_or_else(|| "NULL".to_owned());
     let text = |t: Option<&String>| t.map_or_else(|| "NULL".to_owned(), |t| literal(t));
     // Microseconds since 2000-01-01.
@@ -238,7 +223,7 @@ pub(super) async fn claim(wire: &mut Wire, me: &Identity) -> Result<Option<Check
 /// Reads the checkpoint; `lock`: `FOR UPDATE`, or nothing.
 pub(super) async fn read(wire: &mut Wire, me: &Identity, lock: &str) -> Result<Option<Checkpoint>> {
     let row = row(wire, me, lock).await?;
-    row.map(|(version, state)| parse(version, state.as_deref()))
+    row.map(|(version, state)| owned::read(TABLE, version, state.as_deref()))
         .transpose()
 }
 
@@ -263,27 +248,6 @@ pub(super) async fn row(
     Ok(Some((version, state)))
 }
 
-/// A checkpoint from its columns version and state.
-pub(super) fn parse(version: i64, state: Option<&str>) -> Result<Checkpoint> {
-    let unreadable = |what: &str| {
-        Error::halt(
-            format!("the checkpoint in walferry_checkpoint {what}"),
-            COPY_ANEW,
-        )
-    };
-    let state = state.ok_or_else(|| unreadable("has no state"))?;
-    let checkpoint: Checkpoint = serde_json::from_str(state).map_err(|error| {
-        unreadable("was written in another form (by another version of walferry?)").caused_by(error)
-    })?;
-    if checkpoint.version == version {
-        Ok(checkpoint)
-    } else {
-        Err(unreadable(
-            "contradicts itself: its version is not that of its state",
-        ))
-    }
-}
-
 /// Why a guard did not find its row. To be asked when the transaction is rolled back.
 pub(super) async fn why_refused(wire: &mut Wire, me: &Identity) -> Error {
     let sql = format!(
@@ -298,21 +262,7 @@ pub(super) async fn why_refused(wire: &mut Wire, me: &Identity) -> Error {
         .into_iter()
         .next()
         .and_then(|mut row| row.pop().flatten());
-    match owner {
-        None => {
-            Error::transient("the checkpoint is gone from walferry_checkpoint; reading it again")
-        }
-        Some(nobody) if nobody.is_empty() => {
-            Error::transient("an order was written into walferry_checkpoint; reading it")
-        }
-        Some(owner) if owner != me.instance => Error::fenced(format!(
-            "another worker ({owner}) has taken over sink {} of pipeline {}",
-            me.sink, me.pipeline
-        )),
-        Some(_mine) => Error::transient(
-            "the checkpoint was changed, by an order or by an own commit of unknown outcome; reading it again",
-        ),
-    }
+    me.refused(TABLE, owner.as_deref())
 }
 
 /// A packet that runs `ddl` only while the checkpoint is this worker's, at this version if one is given: a

@@ -6,16 +6,16 @@
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::checkpoint::{self, Identity};
 use super::failure::plain_error;
 use super::inspect::Inspection;
 use super::tables::Table;
 use super::types::Held;
 use super::wire::{Texts, Wire};
+use super::{Identity, checkpoint};
 use crate::config::MySqlSinkSettings;
-use crate::error::{COPY_ANEW, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
-use crate::model::{Checkpoint, Selection, TableSchema};
+use crate::model::{Checkpoint, TableSchema};
 use crate::sink::compared::{Compared, Contents, Forms, Sums};
 
 /// A connection for a comparison.
@@ -36,12 +36,7 @@ impl Comparing {
     ) -> Result<Self> {
         Ok(Comparing {
             inspection: Mutex::new(Inspection::open(settings).await?),
-            me: Identity {
-                pipeline: pipeline.to_owned(),
-                sink: sink.to_owned(),
-                instance: String::new(),
-                selection: Selection::new(&["*.*".to_owned()], &[]),
-            },
+            me: Identity::onlooker(pipeline, sink),
         })
     }
 
@@ -89,15 +84,7 @@ impl Compared for Comparing {
     async fn checkpoint(&self) -> Result<Checkpoint> {
         let mut inspection = self.inspection.lock().await;
         let found = checkpoint::read(inspection.wire()?, &self.me, "").await?;
-        found.ok_or_else(|| {
-            Error::halt(
-                format!(
-                    "the follower knows no sink {} of pipeline {}",
-                    self.me.sink, self.me.pipeline
-                ),
-                COPY_ANEW,
-            )
-        })
+        found.ok_or_else(|| self.me.unknown())
     }
 
     async fn forms(&self, schema: &TableSchema) -> Result<Result<Forms, String>> {

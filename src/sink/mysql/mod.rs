@@ -44,7 +44,7 @@ use crate::model::{
     Checkpoint, Moves, SchemaVersion, Selection, Skipped, TableChanges, TableName, TableSchema,
 };
 
-use checkpoint::Identity;
+use super::owned::Identity;
 pub(super) use look::look;
 pub use orders::MySqlCheckpoint;
 use session::Session;
@@ -76,12 +76,7 @@ impl MySqlSink {
         MySqlSink {
             databases: Databases::new(&settings.server.url.database, &settings.databases),
             settings,
-            me: Arc::new(Identity {
-                pipeline: pipeline.to_owned(),
-                sink: sink.to_owned(),
-                instance: instance.to_owned(),
-                selection: Selection::new(&["*.*".to_owned()], &[]),
-            }),
+            me: Arc::new(Identity::worker(pipeline, sink, instance)),
             session: None,
             transaction: Transaction::None,
             touched: BTreeSet::new(),
@@ -94,8 +89,7 @@ impl MySqlSink {
 
     /// The same for a sink that takes only these tables; else it is one that takes all.
     pub fn taking(mut self, selection: Selection) -> Self {
-        let me = Identity::clone(&self.me);
-        self.me = Arc::new(Identity { selection, ..me });
+        self.me = Arc::new(Identity::clone(&self.me).taking(selection));
         self
     }
 

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::checkpoint::{self, Identity, columns};
+use super::Identity;
+use super::checkpoint::{self, columns};
 use super::failure::plain_error;
 use super::session::{CHUNK_SECONDS, Missing, connect, lay_out, set_up};
 use super::types::Server;
@@ -11,6 +12,7 @@ use super::wire::Wire;
 use crate::config::MySqlSinkSettings;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Selection};
+use crate::sink::owned;
 use crate::sink::{Make, Revise, StoredCheckpoint};
 use std::time::Duration;
 
@@ -42,12 +44,7 @@ impl MySqlCheckpoint {
         Ok(MySqlCheckpoint {
             wire: Mutex::new(wire),
             server,
-            me: Identity {
-                pipeline: pipeline.to_owned(),
-                sink: sink.to_owned(),
-                instance: String::new(),
-                selection,
-            },
+            me: Identity::onlooker(pipeline, sink).taking(selection),
         })
     }
 
@@ -118,7 +115,8 @@ impl StoredCheckpoint for MySqlCheckpoint {
 
     async fn revise(&mut self, revise: Revise<'_>) -> Result<Checkpoint> {
         self.write(|row| {
-            let now = row.map(|(version, state)| checkpoint::parse(version, state.as_deref()));
+            let now = row
+                .map(|(version, state)| owned::read(checkpoint::TABLE, version, state.as_deref()));
             revise(now.transpose()?.as_ref())
         })
         .await

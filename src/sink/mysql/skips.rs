@@ -3,13 +3,13 @@
 //! An order stands in the follower before the sink meets the change, and is marked as done in the transaction that
 //! goes on without it, so what a follower lacks is known in the follower itself.
 
-use super::checkpoint::Identity;
+use super::Identity;
 use super::failure::{plain_error, unreadable};
 use super::session::{Missing, connect, lay_out, set_up};
 use super::wire::{Wire, literal};
 use crate::config::MySqlSinkSettings;
 use crate::error::{Error, Result};
-use crate::model::{Lsn, Position, Selection, Skipped};
+use crate::model::{Lsn, Position, Skipped};
 use crate::sink::{SkipOrder, SkipOrders};
 
 fn is_at(me: &Identity, position: Position) -> String {
@@ -77,12 +77,7 @@ pub async fn order(
     )
     .await?;
     set_up(&mut wire, server, settings.statement_timeout).await?;
-    let me = Identity {
-        pipeline: pipeline.to_owned(),
-        sink: sink.to_owned(),
-        instance: String::new(),
-        selection: Selection::new(&["*.*".to_owned()], &[]),
-    };
+    let me = Identity::onlooker(pipeline, sink);
     let failed = |cause| plain_error(&cause, "writing walferry_skips on the follower");
     lay_out(&mut wire, server).await?;
     wire.command("START TRANSACTION").await.map_err(failed)?;

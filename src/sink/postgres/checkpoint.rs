@@ -5,9 +5,10 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::params::Timestamp;
-use crate::error::{COPY_ANEW, Error, Result};
-use crate::model::{Checkpoint, Selection};
+use crate::error::{Error, Result};
+use crate::model::Checkpoint;
 use crate::postgres::classify;
+use crate::sink::owned::{self, Identity};
 
 /// walferry's own tables. IF NOT EXISTS does not keep two workers from racing; the caller's
 /// advisory lock does.
@@ -86,6 +87,9 @@ pub(super) const IS_THERE: &str = "EXISTS (SELECT FROM pg_catalog.pg_attribute \
     AND pg_catalog.to_regclass('walferry.skips') IS NOT NULL \
     AND pg_catalog.to_regclass('walferry.indexes') IS NOT NULL";
 
+/// Where it stands.
+const TABLE: &str = "walferry.checkpoint";
+
 const CLAIM: &str = "UPDATE walferry.checkpoint SET owner = $3, updated_at = now() \
     WHERE pipeline = $1 AND sink = $2 RETURNING version, state::text";
 
@@ -102,19 +106,6 @@ const WRITE: &str = "UPDATE walferry.checkpoint SET version = $5, applied = $6::
 
 const LOOK: &str =
     "SELECT owner, version FROM walferry.checkpoint WHERE pipeline = $1 AND sink = $2";
-
-/// Whose checkpoint it is.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    /// Pipeline name.
-    pub pipeline: String,
-    /// Sink name.
-    pub sink: String,
-    /// Token of this worker.
-    pub instance: String,
-    /// Tables that it takes.
-    pub selection: Selection,
-}
 
 /// The checkpoint's statements in one session.
 pub(super) struct Store {
@@ -151,13 +142,7 @@ impl Store {
     /// The write of `to` over a row that has `version` (after a guard: one more than `from`'s, or 0
     /// when there was none). It must change exactly one row.
     pub(super) fn write(&self, version: i64, to: &Checkpoint, me: &Identity) -> Result<Write> {
-        let state = serde_json::to_string(to).map_err(|error| {
-            Error::halt(
-                "the checkpoint cannot be written as JSON",
-                "report this as a defect",
-            )
-            .caused_by(error)
-        })?;
+        let state = owned::written(to)?;
         Ok(Write {
             statement: self.write.clone(),
             version,
@@ -256,29 +241,13 @@ pub(super) async fn claim(client: &Client, me: &Identity) -> Result<Option<Check
 
 /// A checkpoint from its columns version and state.
 pub(super) fn parse(row: &Row) -> Result<Checkpoint> {
-    let unreadable = |what: &str| {
-        Error::halt(
-            format!("the checkpoint in walferry.checkpoint {what}"),
-            COPY_ANEW,
-        )
-    };
     let version: i64 = row
         .try_get(0)
-        .map_err(|error| unreadable("has no readable version").caused_by(error))?;
-    let state: Option<String> = row
+        .map_err(|error| owned::unreadable(TABLE, "has no readable version").caused_by(error))?;
+    let state: Option<&str> = row
         .try_get(1)
-        .map_err(|error| unreadable("has no readable state").caused_by(error))?;
-    let state = state.ok_or_else(|| unreadable("has no state"))?;
-    let checkpoint: Checkpoint = serde_json::from_str(&state).map_err(|error| {
-        unreadable("was written in another form (by another version of walferry?)").caused_by(error)
-    })?;
-    if checkpoint.version == version {
-        Ok(checkpoint)
-    } else {
-        Err(unreadable(
-            "contradicts itself: its version is not that of its state",
-        ))
-    }
+        .map_err(|error| owned::unreadable(TABLE, "has no readable state").caused_by(error))?;
+    owned::read(TABLE, version, state)
 }
 
 /// Why a guard did not find its row. To be asked when the transaction is rolled back.
@@ -287,20 +256,6 @@ pub(super) async fn why_refused(client: &Client, me: &Identity) -> Error {
         Ok(row) => row,
         Err(error) => return classify(&error, "looking at the checkpoint"),
     };
-    let owner: Option<String> = row.as_ref().and_then(|row| row.try_get(0).ok());
-    match owner {
-        None => {
-            Error::transient("the checkpoint is gone from walferry.checkpoint; reading it again")
-        }
-        Some(nobody) if nobody.is_empty() => {
-            Error::transient("an order was written into walferry.checkpoint; reading it")
-        }
-        Some(owner) if owner != me.instance => Error::fenced(format!(
-            "another worker ({owner}) has taken over sink {} of pipeline {}",
-            me.sink, me.pipeline
-        )),
-        Some(_mine) => Error::transient(
-            "the checkpoint was changed, by an order or by an own commit of unknown outcome; reading it again",
-        ),
-    }
+    let owner: Option<&str> = row.as_ref().and_then(|row| row.try_get(0).ok());
+    me.refused(TABLE, owner)
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Transaction};
 
-use super::checkpoint::{Identity, parse};
+use super::Identity;
+use super::checkpoint::parse;
 use super::orders::{FollowerCheckpoint, LOCK, failed, put};
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Hold, Lsn, Selection};

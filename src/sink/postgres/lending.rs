@@ -78,12 +78,8 @@ impl Lender {
                 "name a sink with a Postgres follower",
             ));
         };
-        let me = Identity {
-            pipeline: pipeline.to_owned(),
-            sink: sink.name.clone(),
-            instance: String::new(),
-            selection: Selection::new(&sink.include, &sink.exclude),
-        };
+        let me = Identity::onlooker(pipeline, &sink.name)
+            .taking(Selection::new(&sink.include, &sink.exclude));
         Ok(Lender {
             me,
             store: store.clone(),
@@ -335,12 +331,10 @@ mod tests {
             connect_timeout: std::time::Duration::from_secs(1),
         };
         Lender {
-            me: Identity {
-                pipeline: "p".into(),
-                sink: "a".into(),
-                instance: String::new(),
-                selection: Selection::new(&["*.*".to_owned()], &["public.left_out".to_owned()]),
-            },
+            me: Identity::onlooker("p", "a").taking(Selection::new(
+                &["*.*".to_owned()],
+                &["public.left_out".to_owned()],
+            )),
             store: PostgresSinkSettings {
                 postgres,
                 create_tables: true,

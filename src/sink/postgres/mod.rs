@@ -49,8 +49,8 @@ use crate::model::{
     Checkpoint, Moves, Offer, Selection, Skipped, TableChanges, TableName, TableSchema,
 };
 
+use super::owned::Identity;
 pub use beside::{Beside, Followed, Found, Held, Mark, Stage};
-use checkpoint::Identity;
 use ending::Ending;
 pub use holding::StandingStill;
 pub use lending::{Lender, Readiness, Shown};
@@ -81,12 +81,7 @@ impl PostgresSink {
     pub fn new(pipeline: &str, sink: &str, instance: &str, settings: PostgresSinkSettings) -> Self {
         PostgresSink {
             settings,
-            me: Arc::new(Identity {
-                pipeline: pipeline.to_owned(),
-                sink: sink.to_owned(),
-                instance: instance.to_owned(),
-                selection: Selection::new(&["*.*".to_owned()], &[]),
-            }),
+            me: Arc::new(Identity::worker(pipeline, sink, instance)),
             session: None,
             transaction: Transaction::None,
             altered: false,
@@ -98,8 +93,7 @@ impl PostgresSink {
 
     /// The same for a sink that takes only these tables; else it is one that takes all.
     pub fn taking(mut self, selection: Selection) -> Self {
-        let me = Identity::clone(&self.me);
-        self.me = Arc::new(Identity { selection, ..me });
+        self.me = Arc::new(Identity::clone(&self.me).taking(selection));
         self
     }
 

@@ -12,6 +12,7 @@ use crate::config::PostgresSinkSettings;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Selection, TableName};
 use crate::postgres::{classify, connect};
+use crate::sink::owned;
 use crate::sink::{Make, Revise, StoredCheckpoint};
 
 /// The lock keeps the sink from a durable step meanwhile.
@@ -143,9 +144,7 @@ pub(super) async fn put(
     (pipeline, sink, selection): (&str, &str, &Selection),
     next: &Checkpoint,
 ) -> Result<()> {
-    let state = serde_json::to_string(next).map_err(|error| {
-        Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
-    })?;
+    let state = owned::written(next)?;
     let copying = !next.is_complete(selection);
     let applied = next.applied.to_string();
     let columns: [&(dyn ToSql + Sync); 6] =
