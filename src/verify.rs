@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::config::{PostgresSinkSettings, SinkSettings, SourceSettings, StoreSettings};
 use crate::error::{Error, Result};
 use crate::model::{Selection, TableName};
+use crate::sink::compared::{Contents, Sums};
 use crate::source::catalog::CatalogTable;
 use crate::source::published;
 
@@ -35,7 +36,6 @@ use course::{Course, Read};
 pub use report::{Differences, Report, TableReport};
 use scan::Scan;
 use servers::Servers;
-use snapshot::{Rows, Sum};
 use sql::TableSql;
 
 /// Rows a bucket should have.
@@ -44,6 +44,8 @@ const BUCKET_ROWS: u64 = 1_000;
 const BUCKETS_MAX: u64 = 100_000;
 /// Rows in buckets that differ that are looked at one by one, at most.
 const ROWS_MAX: u64 = 2_000_000;
+/// What is said of a table that the follower does not have yet.
+const NOT_IN_EFFECT: &str = "its copy has not come into effect on this follower yet";
 /// Boundaries that are taken for a table that is altered or truncated again and again.
 const BOUNDARIES_MAX: usize = 3;
 
@@ -119,24 +121,8 @@ struct Pair<'a> {
 async fn alike(pair: Pair<'_>, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Report> {
     let servers = Servers::open(pair).await?;
     let published = published::tables(&servers.leader.outside, &pair.source.publication).await?;
-    let mut tables: Vec<CatalogTable> = published
-        .into_iter()
-        .filter(|table| {
-            let name = &table.schema.table;
-            pair.selection.takes(name) && pair.tables.takes(name)
-        })
-        .collect();
-    tables.sort_by(|a, b| a.schema.table.cmp(&b.schema.table));
-    let estimated = tables.iter().map(|table| {
-        let rows = table.rows_estimate.unwrap_or_default();
-        (table.schema.table.clone(), rows)
-    });
-    let mut course = Course {
-        tables: estimated.collect(),
-        at: 0,
-        rows_before: 0,
-        told,
-    };
+    let tables = taken(published, (pair.selection, pair.tables));
+    let mut course = Course::of(&tables, told);
     let mut comparison = Comparison {
         pair,
         servers: &servers,
@@ -171,8 +157,7 @@ impl<'a> Comparison<'a> {
             note: Some(note.to_owned()),
             ..TableReport::of(name)
         };
-        let not_in_effect =
-            || not_compared("its copy has not come into effect on this follower yet");
+        let not_in_effect = || not_compared(NOT_IN_EFFECT);
         for _ in 0..BOUNDARIES_MAX {
             if self.boundary.is_none() && !self.taker.in_effect().await?.contains(name) {
                 return Ok(not_in_effect());
@@ -217,8 +202,7 @@ async fn compare(
         boundary: Some(boundary.lsn),
         ..TableReport::of(&table.schema.table)
     };
-    let rows = table.rows_estimate.unwrap_or_default();
-    let buckets = (rows / BUCKET_ROWS).clamp(1, BUCKETS_MAX);
+    let buckets = buckets(table);
     let mut leader = Scan::new(boundary.leader, &sql.leader, buckets, rate);
     let mut follower = Scan::new(boundary.follower, &sql.follower, buckets, rate);
     let (here, there) = sums(&mut leader, &mut follower, course).await?;
@@ -227,12 +211,8 @@ async fn compare(
     if unequal.is_empty() {
         return Ok(report);
     }
-    if rows_in(&here, &unequal) + rows_in(&there, &unequal) > ROWS_MAX {
-        report.note = Some(format!(
-            "{} of {buckets} parts differ, too many to be looked at row by row; counted as one row each",
-            unequal.len()
-        ));
-        report.different.count = unequal.len() as u64;
+    if are_too_many((&here, &there), &unequal) {
+        only_counted(unequal.len(), buckets, &mut report);
     } else if table.schema.has_key() {
         let (here, there) = tokio::try_join!(leader.rows_of(&unequal), follower.rows_of(&unequal))?;
         by_key(&here, &there, &mut report);
@@ -243,12 +223,44 @@ async fn compare(
     Ok(report)
 }
 
+/// Tables to compare, by name: `selections` all take them.
+fn taken(
+    mut published: Vec<CatalogTable>,
+    selections: (&Selection, &Selection),
+) -> Vec<CatalogTable> {
+    published.retain(|table| {
+        let name = &table.schema.table;
+        selections.0.takes(name) && selections.1.takes(name)
+    });
+    published.sort_by(|a, b| a.schema.table.cmp(&b.schema.table));
+    published
+}
+
+/// Buckets that a table is compared in.
+fn buckets(table: &CatalogTable) -> u64 {
+    let rows = table.rows_estimate.unwrap_or_default();
+    (rows / BUCKET_ROWS).clamp(1, BUCKETS_MAX)
+}
+
+/// Whether the rows of buckets that differ are too many to be looked at one by one.
+fn are_too_many((here, there): (&Sums, &Sums), unequal: &[i32]) -> bool {
+    rows_in(here, unequal) + rows_in(there, unequal) > ROWS_MAX
+}
+
+/// Notes how many buckets differ.
+fn only_counted(unequal: usize, buckets: u64, report: &mut TableReport) {
+    report.note = Some(format!(
+        "{unequal} of {buckets} parts differ, too many to be looked at row by row; counted as one row each"
+    ));
+    report.different.count = unequal as u64;
+}
+
 /// Sums of a table's buckets on both sides, read at the same time.
 async fn sums(
     leader: &mut Scan<'_>,
     follower: &mut Scan<'_>,
     course: &Course<'_>,
-) -> Result<(BTreeMap<i32, Sum>, BTreeMap<i32, Sum>)> {
+) -> Result<(Sums, Sums)> {
     let read = Read::default();
     let tell = |side: &AtomicU64, rows| {
         side.fetch_add(rows, Ordering::Relaxed);
@@ -262,20 +274,20 @@ async fn sums(
 }
 
 /// Buckets that are not the same on both sides.
-fn unequal(here: &BTreeMap<i32, Sum>, there: &BTreeMap<i32, Sum>) -> Vec<i32> {
+fn unequal(here: &Sums, there: &Sums) -> Vec<i32> {
     let all: BTreeSet<i32> = here.keys().chain(there.keys()).copied().collect();
     let all = all.into_iter();
     all.filter(|bucket| here.get(bucket) != there.get(bucket))
         .collect()
 }
 
-fn rows_in(sums: &BTreeMap<i32, Sum>, buckets: &[i32]) -> u64 {
+fn rows_in(sums: &Sums, buckets: &[i32]) -> u64 {
     let sums = buckets.iter().filter_map(|bucket| sums.get(bucket));
     sums.map(|sum| sum.rows).sum()
 }
 
 /// Notes the keys whose rows are not the same on both sides.
-fn by_key(here: &Rows, there: &Rows, report: &mut TableReport) {
+fn by_key(here: &Contents, there: &Contents, report: &mut TableReport) {
     let keys: BTreeSet<&Vec<String>> = here.keys().chain(there.keys()).collect();
     for key in keys {
         let kind = match (here.get(key), there.get(key)) {
@@ -309,7 +321,7 @@ mod tests {
 
     #[test]
     fn rows_with_a_key_are_missing_extra_or_different() {
-        let rows = |rows: &[(&str, &str)]| -> Rows {
+        let rows = |rows: &[(&str, &str)]| -> Contents {
             let rows = rows.iter();
             rows.map(|(key, content)| (vec![(*key).to_owned()], (*content).to_owned()))
                 .collect()

@@ -160,7 +160,11 @@ impl<'a> Taker<'a> {
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(Missed::Failed(not_in_time(self.pair, known.applied, now)));
+                return Err(Missed::Failed(not_in_time(
+                    self.pair.sink,
+                    known.applied,
+                    now,
+                )));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -239,7 +243,11 @@ async fn follower_there(
             return Ok(known.in_effect);
         }
         if Instant::now() >= until {
-            return Err(Missed::NotYet(not_in_time(pair, known.applied, hold.at)));
+            return Err(Missed::NotYet(not_in_time(
+                pair.sink,
+                known.applied,
+                hold.at,
+            )));
         }
         follower.end_snapshot().await?;
         tokio::time::sleep(LOOK_EVERY).await;
@@ -286,7 +294,8 @@ impl Exporter {
     }
 }
 
-fn by_class(error: Error) -> Missed {
+/// Whether another attempt may do, by the error's class.
+pub(super) fn by_class(error: Error) -> Missed {
     match error.class() {
         Class::Transient => Missed::NotYet(error),
         Class::Halt | Class::Fenced => Missed::Failed(error),

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::TableName;
+use crate::source::catalog::CatalogTable;
 
 /// How far a comparison is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,21 @@ pub(super) struct Course<'a> {
     pub told: &'a (dyn Fn(Progress<'_>) + Sync),
 }
 
-impl Course<'_> {
+impl<'a> Course<'a> {
+    /// At the first of these tables.
+    pub(super) fn of(tables: &[CatalogTable], told: &'a (dyn Fn(Progress<'_>) + Sync)) -> Self {
+        let estimated = tables.iter().map(|table| {
+            let rows = table.rows_estimate.unwrap_or_default();
+            (table.schema.table.clone(), rows)
+        });
+        Course {
+            tables: estimated.collect(),
+            at: 0,
+            rows_before: 0,
+            told,
+        }
+    }
+
     fn progress(&self, read: &Read) -> Option<Progress<'_>> {
         let (table, _) = self.tables.get(self.at)?;
         let left = self.tables.get(self.at..).unwrap_or_default();

@@ -5,20 +5,24 @@
 //! go; where there are none the sink stands while a table is read, and the order is renewed from time to time. It has
 //! a time limit, so that a command that is killed holds nobody for long.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
-use super::boundary::{Exporter, Missed};
+use super::boundary::{Exporter, Missed, by_class};
 use super::course::{Course, Read};
-use super::servers::Server;
-use super::{Asked, BUCKET_ROWS, BUCKETS_MAX, Progress, ROWS_MAX, Report, TableReport, by_key};
+use super::servers::{Server, not_in_time};
+use super::snapshot;
+use super::{
+    Asked, NOT_IN_EFFECT, Progress, Report, TableReport, are_too_many, buckets, by_key,
+    only_counted, taken, unequal,
+};
 use crate::apply::orders;
-use crate::error::{Class, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Hold, Lsn, TableName};
 use crate::postgres::classify;
-use crate::sink::compared::{Compared, Contents, Forms, Sums};
+use crate::sink::compared::{Compared, Contents, Forms, Sum, Sums};
 use crate::sink::{self, StoredCheckpoint};
 use crate::source::catalog::CatalogTable;
 use crate::source::copy::begin_with;
@@ -89,29 +93,12 @@ struct Boundary {
 
 impl Comparison<'_> {
     async fn tables(&mut self, told: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Vec<TableReport>> {
-        let boundary = self.boundary().await?;
-        let selection = (self.asked.selection, self.asked.tables);
-        let mut tables: Vec<&CatalogTable> = boundary
-            .tables
-            .iter()
-            .filter(|table| {
-                let name = &table.schema.table;
-                selection.0.takes(name) && selection.1.takes(name)
-            })
-            .collect();
-        tables.sort_by(|a, b| a.schema.table.cmp(&b.schema.table));
-        let rows = |table: &&CatalogTable| {
-            let rows = table.rows_estimate.unwrap_or_default();
-            (table.schema.table.clone(), rows)
-        };
-        let mut course = Course {
-            tables: tables.iter().map(rows).collect(),
-            at: 0,
-            rows_before: 0,
-            told,
-        };
+        let mut boundary = self.boundary().await?;
+        let published = std::mem::take(&mut boundary.tables);
+        let tables = taken(published, (self.asked.selection, self.asked.tables));
+        let mut course = Course::of(&tables, told);
         let mut reports = Vec::new();
-        for table in tables {
+        for table in &tables {
             course.tell(&Read::default());
             let report = self.table(&boundary, table).await?;
             course.next(report.rows);
@@ -124,8 +111,7 @@ impl Comparison<'_> {
         let name = &table.schema.table;
         let mut report = TableReport::of(name);
         if !boundary.in_effect.contains(name) {
-            let why = "its copy has not come into effect on this follower yet";
-            report.note = Some(why.to_owned());
+            report.note = Some(NOT_IN_EFFECT.to_owned());
             return Ok(report);
         }
         let forms = match self.follower.forms(&table.schema).await? {
@@ -142,8 +128,7 @@ impl Comparison<'_> {
                 "without the columns {columns}, which the store holds in a form of its own"
             ));
         }
-        let rows = table.rows_estimate.unwrap_or_default();
-        let buckets = (rows / BUCKET_ROWS).clamp(1, BUCKETS_MAX);
+        let buckets = buckets(table);
         let sql = LeaderSql::new(table, &forms);
         let ask = sql.sums(buckets);
         let (leader, follower) = (&self.leader.inside, self.follower.as_ref());
@@ -158,23 +143,10 @@ impl Comparison<'_> {
             boundary.has_snapshot,
         );
         let (here, there) = until_first(both, renewed).await?;
-        report.rows = here.values().map(|(rows, _)| rows).sum();
-        let all: BTreeSet<i32> = here.keys().chain(there.keys()).copied().collect();
-        let differ = |bucket: &i32| here.get(bucket) != there.get(bucket);
-        let unequal: Vec<i32> = all.into_iter().filter(differ).collect();
-        let count = |sums: &Sums| -> u64 {
-            unequal
-                .iter()
-                .filter_map(|bucket| sums.get(bucket))
-                .map(|(rows, _)| rows)
-                .sum()
-        };
-        if count(&here) + count(&there) > ROWS_MAX {
-            report.note = Some(format!(
-                "{} of {buckets} parts differ, too many to be looked at row by row; counted as one row each",
-                unequal.len()
-            ));
-            report.different.count = unequal.len() as u64;
+        report.rows = snapshot::rows(&here);
+        let unequal = unequal(&here, &there);
+        if are_too_many((&here, &there), &unequal) {
+            only_counted(unequal.len(), buckets, &mut report);
         } else if !unequal.is_empty() {
             let ask = sql.contents(buckets);
             let both = async {
@@ -210,12 +182,10 @@ impl Comparison<'_> {
     }
 
     async fn attempt(&mut self, until: Instant) -> Result<Boundary, Missed> {
-        let mut exporter = Exporter::open(&self.asked.source.postgres, SLOT_MAX).await;
-        let exporter = exporter
-            .as_mut()
-            .map_err(|error| Error::transient(format!("the leader: {}", error.what())))?;
+        let exporter = Exporter::open(&self.asked.source.postgres, SLOT_MAX).await;
+        let mut exporter = exporter.map_err(|error| error.at("the leader"))?;
         self.leader.old_writers_end(until).await?;
-        self.come_near(exporter, until).await?;
+        self.come_near(&exporter, until).await?;
         let of = (exporter.leader.system_id.clone(), exporter.leader.timeline);
         self.order(None, &of).await?;
         let slot = exporter.slot().await?;
@@ -225,7 +195,11 @@ impl Comparison<'_> {
         let has_snapshot = self.follower.begin_snapshot().await?;
         let shown = self.follower.checkpoint().await?;
         if shown.boundary() != at {
-            return Err(Missed::NotYet(not_there(&self.asked, shown.boundary(), at)));
+            return Err(Missed::NotYet(not_in_time(
+                &self.asked.sink.name,
+                shown.boundary(),
+                at,
+            )));
         }
         let snapshot = slot.snapshot.as_ref();
         let snapshot = snapshot
@@ -254,7 +228,11 @@ impl Comparison<'_> {
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(Missed::Failed(not_there(&self.asked, known.applied, now)));
+                return Err(Missed::Failed(not_in_time(
+                    &self.asked.sink.name,
+                    known.applied,
+                    now,
+                )));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -301,7 +279,11 @@ impl Comparison<'_> {
                 return Ok(known);
             }
             if Instant::now() >= until {
-                return Err(Missed::NotYet(not_there(&self.asked, known.applied, at)));
+                return Err(Missed::NotYet(not_in_time(
+                    &self.asked.sink.name,
+                    known.applied,
+                    at,
+                )));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -380,21 +362,6 @@ async fn until_first<T>(
     }
 }
 
-fn by_class(error: Error) -> Missed {
-    match error.class() {
-        Class::Transient => Missed::NotYet(error),
-        Class::Halt | Class::Fenced => Missed::Failed(error),
-    }
-}
-
-fn not_there(asked: &Asked<'_>, shows: Lsn, wanted: Lsn) -> Error {
-    Error::transient(format!(
-        "follower {} shows {shows}, and did not come to {wanted} in time: walferry status tells how its sink is",
-        asked.sink.name
-    ))
-    .advising("wait longer with --patience")
-}
-
 /// What the leader is asked about one table.
 struct LeaderSql {
     from: String,
@@ -408,7 +375,7 @@ impl LeaderSql {
         let only = if table.partitioned { "" } else { "ONLY " };
         let filter = table.limits.row_filter.as_deref();
         let filter = filter.map_or_else(String::new, |filter| format!(" WHERE ({filter})"));
-        let key: Vec<String> = forms.key.iter().map(|n| forms.leader[*n].clone()).collect();
+        let key = forms.key_on_leader();
         LeaderSql {
             from: format!("{only}{}{filter}", table.schema.table.quoted()),
             content: content(&forms.leader),
@@ -465,10 +432,10 @@ async fn sums(leader: &Client, ask: &str) -> Result<Sums> {
     let rows = rows.map_err(|error| classify(&error, "reading rows to compare"))?;
     let sums = rows.iter().map(|row| {
         let (rows, sum): (i64, &str) = (row.get(1), row.get(2));
-        let sum = sum
-            .parse()
-            .map_err(|_| Error::transient("a sum of hashes is no number"))?;
-        Ok((row.get(0), (rows.unsigned_abs(), sum)))
+        let hashes = sum.parse();
+        let hashes = hashes.map_err(|_| Error::transient("a sum of hashes is no number"))?;
+        let rows = rows.unsigned_abs();
+        Ok((row.get(0), Sum { rows, hashes }))
     });
     sums.collect()
 }
@@ -476,13 +443,5 @@ async fn sums(leader: &Client, ask: &str) -> Result<Sums> {
 async fn contents(leader: &Client, (ask, of): (&str, &[i32])) -> Result<Contents> {
     let rows = leader.query(ask, &[&of]).await;
     let rows = rows.map_err(|error| classify(&error, "reading rows to compare"))?;
-    let mut found = BTreeMap::new();
-    for row in &rows {
-        let key: Vec<Option<String>> = row.get(0);
-        let key = key
-            .into_iter()
-            .map(|part| part.unwrap_or_else(|| "null".to_owned()));
-        found.insert(key.collect(), row.get(1));
-    }
-    Ok(found)
+    Ok(snapshot::by_key(&rows))
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use super::pace::{Blocks, Pace, Parts, part_rows};
-use super::snapshot::{Rows, Snapshot, Sum, add, rows};
+use super::snapshot::{Snapshot, add, rows};
 use super::sql::SideSql;
 use crate::error::Result;
+use crate::sink::compared::{Contents, Sums};
 
 /// A table in a snapshot.
 pub(super) struct Scan<'a> {
@@ -36,8 +37,8 @@ impl<'a> Scan<'a> {
     }
 
     /// Sums of the buckets; `told` hears how many rows each part had.
-    pub(super) async fn sums(&mut self, told: &(dyn Fn(u64) + Sync)) -> Result<BTreeMap<i32, Sum>> {
-        let mut sums = BTreeMap::new();
+    pub(super) async fn sums(&mut self, told: &(dyn Fn(u64) + Sync)) -> Result<Sums> {
+        let mut sums = Sums::new();
         let (blocks, relations) = self.snapshot.size(self.sql).await?;
         let mut parts = Parts::new(blocks, relations, part_rows(self.rate, self.buckets));
         let mut pace = Pace::new(self.rate);
@@ -55,8 +56,8 @@ impl<'a> Scan<'a> {
     }
 
     /// Rows of some buckets, by key, once the sums were read.
-    pub(super) async fn rows_of(&self, of: &[i32]) -> Result<Rows> {
-        let mut found = Rows::new();
+    pub(super) async fn rows_of(&self, of: &[i32]) -> Result<Contents> {
+        let mut found = Contents::new();
         let mut pace = Pace::new(self.rate);
         for (part, rows) in &self.read {
             let begun = pace.turn().await;

@@ -207,10 +207,9 @@ async fn shape(client: &Client, table: &TableName) -> Result<Vec<ColumnShape>> {
 }
 
 /// That a follower did not come to a position in time.
-pub(super) fn not_in_time(pair: Pair<'_>, shows: Lsn, wanted: Lsn) -> Error {
+pub(super) fn not_in_time(sink: &str, shows: Lsn, wanted: Lsn) -> Error {
     Error::transient(format!(
-        "follower {} shows {shows}, and did not come to {wanted} in time: walferry status tells how its sink is",
-        pair.sink
+        "follower {sink} shows {shows}, and did not come to {wanted} in time: walferry status tells how its sink is"
     ))
     .advising("wait longer with --patience")
 }

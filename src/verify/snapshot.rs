@@ -9,25 +9,14 @@ use super::pace::Blocks;
 use super::sql::SideSql;
 use crate::error::{Error, Result};
 use crate::postgres::classify;
+use crate::sink::compared::{Contents, Sum, Sums};
 
 /// A session in a transaction with the snapshot.
 #[derive(Clone, Copy)]
 pub(super) struct Snapshot<'a>(pub &'a Client);
 
-/// Hashes of rows' contents, by key.
-pub(super) type Rows = BTreeMap<Vec<String>, String>;
-
-/// What is in a bucket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sum {
-    /// Rows.
-    pub rows: u64,
-    /// Sum of the hashes of their contents: 64 bits a row.
-    hashes: i128,
-}
-
 /// Adds the buckets of a part.
-pub(super) fn add(sums: &mut BTreeMap<i32, Sum>, part: BTreeMap<i32, Sum>) {
+pub(super) fn add(sums: &mut Sums, part: Sums) {
     for (bucket, more) in part {
         let sum = sums.entry(bucket).or_default();
         sum.rows += more.rows;
@@ -36,7 +25,7 @@ pub(super) fn add(sums: &mut BTreeMap<i32, Sum>, part: BTreeMap<i32, Sum>) {
 }
 
 /// Rows of some buckets.
-pub(super) fn rows(sums: &BTreeMap<i32, Sum>) -> u64 {
+pub(super) fn rows(sums: &Sums) -> u64 {
     sums.values().map(|sum| sum.rows).sum()
 }
 
@@ -56,12 +45,7 @@ impl Snapshot<'_> {
     }
 
     /// Sums of the buckets in a part of a table.
-    pub(super) async fn sums(
-        &self,
-        sql: &SideSql,
-        buckets: u64,
-        part: Blocks,
-    ) -> Result<BTreeMap<i32, Sum>> {
+    pub(super) async fn sums(&self, sql: &SideSql, buckets: u64, part: Blocks) -> Result<Sums> {
         let rows = self.query(&sql.sums(buckets, part), &[]).await?;
         let sums = rows.iter().map(|row| {
             let (rows, hashes): (i64, &str) = (row.get(1), row.get(2));
@@ -83,7 +67,7 @@ impl Snapshot<'_> {
         sql: &SideSql,
         (buckets, of): (u64, &[i32]),
         part: Blocks,
-    ) -> Result<Rows> {
+    ) -> Result<Contents> {
         let rows = self.query(&sql.rows_of(buckets, part), &[&of]).await?;
         Ok(by_key(&rows))
     }
@@ -105,8 +89,9 @@ impl Snapshot<'_> {
     }
 }
 
-fn by_key(rows: &[SqlRow]) -> Rows {
-    let mut found = Rows::new();
+/// Rows of a query of keys and contents.
+pub(super) fn by_key(rows: &[SqlRow]) -> Contents {
+    let mut found = Contents::new();
     for row in rows {
         let key: Vec<Option<String>> = row.get(0);
         // Columns of a key are NOT NULL on the leader; the follower's may hold what nobody expects.

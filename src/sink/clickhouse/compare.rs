@@ -17,7 +17,10 @@ use crate::config::{ClickHouseMode, ClickHouseSinkSettings};
 use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::{Checkpoint, Column, TableSchema};
-use crate::sink::compared::{Compared, Contents, Forms, Sums};
+use crate::sink::compared::{
+    Compared, Contents, Forms, Printed, Sum, Sums, bytes_on_leader, moment_on_leader,
+    text_on_leader,
+};
 use crate::sink::databases::Databases;
 
 /// A connection for a comparison.
@@ -91,30 +94,15 @@ impl Compared for Comparing {
             let lacking = lacking.join(", ");
             return Ok(Err(format!("the follower's table has no column {lacking}")));
         }
-        let mut forms = Forms {
-            table: format!("{} FINAL", sql::table(database, name)),
-            ..Forms::default()
-        };
-        let mut places = vec![None; schema.columns.len()];
-        for (index, column) in schema.columns.iter().enumerate() {
-            let kind = wanted(&self.settings, schema, column)?.kind;
-            match pair(column, &kind) {
-                Some((leader, follower)) => {
-                    places[index] = Some(forms.leader.len());
-                    forms.leader.push(leader);
-                    forms.follower.push(follower);
-                }
-                None => forms.left_out.push(column.name.clone()),
-            }
-        }
-        let key: Option<Vec<usize>> = schema.key.iter().map(|index| places[*index]).collect();
-        Ok(match key {
-            Some(key) => {
-                forms.key = key;
-                Ok(forms)
-            }
-            None => Err("a column of its key is held in a form of ClickHouse's own".to_owned()),
-        })
+        let kinds = schema.columns.iter().map(|column| {
+            let wanted = wanted(&self.settings, schema, column)?;
+            Ok(wanted.kind)
+        });
+        let kinds = kinds.collect::<Result<Vec<Kind>>>()?;
+        let table = format!("{} FINAL", sql::table(database, name));
+        Ok(Forms::new(table, schema, |n, column| {
+            pair(column, &kinds[n])
+        }))
     }
 
     async fn sums(&self, forms: &Forms, buckets: u64) -> Result<Sums> {
@@ -131,21 +119,17 @@ impl Compared for Comparing {
         let unreadable = || Error::transient("sums of rows: ClickHouse's answer cannot be read");
         let parsed = rows.into_iter().map(|Row(bucket, rows, sum)| {
             let rows = rows.parse().map_err(|_| unreadable())?;
-            Ok((bucket, (rows, sum.parse().map_err(|_| unreadable())?)))
+            let hashes = sum.parse().map_err(|_| unreadable())?;
+            Ok((bucket, Sum { rows, hashes }))
         });
         parsed.collect()
     }
 
     async fn contents(&self, forms: &Forms, buckets: u64, of: &[i32]) -> Result<Contents> {
-        let key: Vec<&str> = forms
-            .key
-            .iter()
-            .map(|n| forms.follower[*n].as_str())
-            .collect();
         let of: Vec<String> = of.iter().map(i32::to_string).collect();
         let ask = format!(
             "SELECT [{}], lower(hex(MD5({}))) FROM {} WHERE {} IN ({}) FORMAT JSONCompactEachRow",
-            key.join(", "),
+            forms.key_on_follower().join(", "),
             content(&forms.follower),
             forms.table,
             bucket(forms, buckets),
@@ -192,17 +176,12 @@ fn number(text: &str) -> String {
 }
 
 fn bucket(forms: &Forms, buckets: u64) -> String {
-    let key: Vec<String> = forms
-        .key
-        .iter()
-        .map(|n| forms.follower[*n].clone())
-        .collect();
-    let number = number(&content(&key));
+    let number = number(&content(&forms.key_on_follower()));
     format!("toInt32((({number} % {buckets}) + {buckets}) % {buckets})")
 }
 
 /// What the leader and the follower print of a column; `None` where ClickHouse keeps another form.
-fn pair(column: &Column, kind: &Kind) -> Option<(String, String)> {
+fn pair(column: &Column, kind: &Kind) -> Printed {
     let (leader, follower) = (quote_identifier(&column.name), sql::name(&column.name));
     if let Kind::Array(element) = kind {
         let mut innermost = &**element;
@@ -227,7 +206,7 @@ fn pair(column: &Column, kind: &Kind) -> Option<(String, String)> {
 }
 
 /// The forms of one value.
-fn printed(kind: &Kind, (leader, follower): (&str, &str)) -> Option<(String, String)> {
+fn printed(kind: &Kind, (leader, follower): (&str, &str)) -> Printed {
     let text = || (format!("{leader}::text"), format!("toString({follower})"));
     Some(match kind {
         Kind::Bool => (
@@ -237,11 +216,7 @@ fn printed(kind: &Kind, (leader, follower): (&str, &str)) -> Option<(String, Str
         Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::UInt32 | Kind::Date32 | Kind::Uuid => {
             text()
         }
-        // As the output function prints it, which a cast of char(n) does not.
-        Kind::Text | Kind::Word => (
-            format!("CASE WHEN num_nulls({leader}) = 0 THEN concat({leader}) END"),
-            format!("toString({follower})"),
-        ),
+        Kind::Text | Kind::Word => (text_on_leader(leader), format!("toString({follower})")),
         Kind::Float32 => (
             format!("encode(float4send({leader}), 'hex')"),
             format!("leftPad(lower(hex(reinterpretAsUInt32({follower}))), 8, '0')"),
@@ -254,15 +229,8 @@ fn printed(kind: &Kind, (leader, follower): (&str, &str)) -> Option<(String, Str
             format!("trim_scale({leader}::numeric({precision},{scale}))::text"),
             format!("toString({follower})"),
         ),
-        // The leader's session is in UTC.
-        Kind::DateTime64 => (
-            format!("to_char({leader}, 'YYYY-MM-DD HH24:MI:SS.US')"),
-            format!("toString({follower})"),
-        ),
-        Kind::Bytes => (
-            format!("encode({leader}, 'hex')"),
-            format!("lower(hex({follower}))"),
-        ),
+        Kind::DateTime64 => (moment_on_leader(leader), format!("toString({follower})")),
+        Kind::Bytes => (bytes_on_leader(leader), format!("lower(hex({follower}))")),
         Kind::Json | Kind::Array(_) => return None,
     })
 }

@@ -16,7 +16,10 @@ use crate::config::MySqlSinkSettings;
 use crate::error::{Error, Result};
 use crate::model::relation::quote_identifier;
 use crate::model::{Checkpoint, TableSchema};
-use crate::sink::compared::{Compared, Contents, Forms, Sums};
+use crate::sink::compared::{
+    Compared, Contents, Forms, Printed, Sum, Sums, bytes_on_leader, moment_on_leader,
+    text_on_leader,
+};
 
 /// A connection for a comparison.
 pub(super) struct Comparing {
@@ -107,10 +110,8 @@ impl Compared for Comparing {
             let [Some(bucket), Some(rows), Some(sum)] = <[_; 3]>::try_from(row).ok()? else {
                 return None;
             };
-            Some((
-                bucket.parse().ok()?,
-                (rows.parse().ok()?, sum.parse().ok()?),
-            ))
+            let (rows, hashes) = (rows.parse().ok()?, sum.parse().ok()?);
+            Some((bucket.parse().ok()?, Sum { rows, hashes }))
         };
         rows.into_iter()
             .map(|row| sum(row).ok_or_else(unreadable))
@@ -118,15 +119,10 @@ impl Compared for Comparing {
     }
 
     async fn contents(&self, forms: &Forms, buckets: u64, of: &[i32]) -> Result<Contents> {
-        let key: Vec<&str> = forms
-            .key
-            .iter()
-            .map(|n| forms.follower[*n].as_str())
-            .collect();
         let of: Vec<String> = of.iter().map(i32::to_string).collect();
         let ask = format!(
             "SELECT {}, MD5({}) FROM {} WHERE {} IN ({})",
-            key.join(", "),
+            forms.key_on_follower().join(", "),
             content(&forms.follower),
             forms.table,
             bucket(forms, buckets),
@@ -164,12 +160,7 @@ fn number(text: &str) -> String {
 }
 
 fn bucket(forms: &Forms, buckets: u64) -> String {
-    let key: Vec<String> = forms
-        .key
-        .iter()
-        .map(|n| forms.follower[*n].clone())
-        .collect();
-    let number = number(&content(&key));
+    let number = number(&content(&forms.key_on_follower()));
     format!("(({number} % {buckets}) + {buckets}) % {buckets}")
 }
 
@@ -177,34 +168,21 @@ fn forms(schema: &TableSchema, table: &Table) -> Result<Forms, String> {
     if !schema.has_key() {
         return Err("it has no key, by which its rows could be compared".to_owned());
     }
-    let mut forms = Forms {
-        table: table.quoted.clone(),
-        ..Forms::default()
-    };
-    let mut places = vec![None; schema.columns.len()];
-    for (n, (column, there)) in schema.columns.iter().zip(&table.columns).enumerate() {
-        if there.quoted.is_empty() {
-            return Err(format!(
-                "the follower's table has no column {}",
-                column.name
-            ));
-        }
-        match printed(there.held, &quote_identifier(&column.name), &there.quoted) {
-            Some((leader, follower)) => {
-                places[n] = Some(forms.leader.len());
-                forms.leader.push(leader);
-                forms.follower.push(follower);
-            }
-            None => forms.left_out.push(column.name.clone()),
-        }
+    let mut columns = schema.columns.iter().zip(&table.columns);
+    if let Some((lacking, _)) = columns.find(|(_, there)| there.quoted.is_empty()) {
+        return Err(format!(
+            "the follower's table has no column {}",
+            lacking.name
+        ));
     }
-    let key: Option<Vec<usize>> = schema.key.iter().map(|n| places[*n]).collect();
-    forms.key = key.ok_or("a column of its key is held in a form of the store's own")?;
-    Ok(forms)
+    Forms::new(table.quoted.clone(), schema, |n, column| {
+        let there = &table.columns[n];
+        printed(there.held, &quote_identifier(&column.name), &there.quoted)
+    })
 }
 
 /// What leader and follower print of a column.
-fn printed(held: Held, leader: &str, follower: &str) -> Option<(String, String)> {
+fn printed(held: Held, leader: &str, follower: &str) -> Printed {
     let plain = || format!("CAST({follower} AS CHAR)");
     Some(match held {
         Held::Bool => (format!("{leader}::int4::text"), plain()),
@@ -213,17 +191,15 @@ fn printed(held: Held, leader: &str, follower: &str) -> Option<(String, String)>
             format!("{leader}::numeric({precision},{scale})::text"),
             plain(),
         ),
-        // As the output function prints it, which a cast of char(n) does not.
         Held::Varchar(_) | Held::Uuid | Held::Text(_) => (
-            format!("CASE WHEN num_nulls({leader}) = 0 THEN concat({leader}) END"),
+            text_on_leader(leader),
             format!("CONVERT({follower} USING utf8mb4)"),
         ),
-        Held::Varbinary(_) | Held::Blob(_) => (
-            format!("encode({leader}, 'hex')"),
-            format!("LOWER(HEX({follower}))"),
-        ),
+        Held::Varbinary(_) | Held::Blob(_) => {
+            (bytes_on_leader(leader), format!("LOWER(HEX({follower}))"))
+        }
         Held::DateTime(_) => (
-            format!("to_char({leader}, 'YYYY-MM-DD HH24:MI:SS.US')"),
+            moment_on_leader(leader),
             format!("DATE_FORMAT({follower}, '%Y-%m-%d %H:%i:%s.%f')"),
         ),
         Held::Time(_) => (
