@@ -30,8 +30,6 @@ pub(super) struct Block<'a> {
     filled: Option<&'a Filled>,
     /// The data.
     pub data: Vec<u8>,
-    /// Rows in it.
-    pub count: u64,
 }
 
 impl<'a> Block<'a> {
@@ -46,7 +44,6 @@ impl<'a> Block<'a> {
             rows,
             filled,
             data: Vec::with_capacity(rows.size_bytes()),
-            count: 0,
         }
     }
 
@@ -103,7 +100,6 @@ impl<'a> Block<'a> {
         self.leaders(row, at)?;
         self.data.extend_from_slice(&version.to_le_bytes());
         self.data.push(0);
-        self.count += 1;
         Ok(())
     }
 
@@ -126,7 +122,6 @@ impl<'a> Block<'a> {
         }
         self.data.extend_from_slice(&version.to_le_bytes());
         self.data.push(1);
-        self.count += 1;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::failure::{Doing, Failure};
 use super::http::{Http, Query};
 use super::sql;
-use super::tables::rows;
+use super::tables::{make_database, rows};
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, TableName};
 use crate::sink::owned::{self, Identity};
@@ -114,13 +114,9 @@ impl Store<'_> {
         if answer.trim_ascii() == b"2" {
             return Ok(());
         }
+        let doing = format!("creating database {}", self.database);
+        make_database(self.http, self.database, &doing).await?;
         let database = sql::name(self.database);
-        let made = format!("CREATE DATABASE IF NOT EXISTS {database}");
-        match self.http.run(&made).await {
-            // Who may not create a database may still use one that is there.
-            Err(failure) if failure.code() == Some(497) => {}
-            made => made.doing(format!("creating database {database}"))?,
-        }
         for statement in LAYOUT {
             let statement = statement.replace("{db}", &database);
             self.http
@@ -193,12 +189,10 @@ impl Store<'_> {
             sql::text(&table.schema),
             sql::text(&table.name)
         );
-        let answer = self
-            .http
-            .ask(Query::new(&ask))
+        self.http
+            .is_any(&ask)
             .await
-            .doing("reading walferry_tables")?;
-        Ok(answer.trim_ascii() != b"0")
+            .doing("reading walferry_tables")
     }
 
     /// Notes that walferry fills a table.

@@ -61,14 +61,6 @@ pub(super) fn refused(status: u16, code: Option<u32>, body: &[u8]) -> Failure {
 }
 
 impl Failure {
-    /// The code of the server's exception, if it answered with one.
-    pub(super) fn code(&self) -> Option<u32> {
-        match self {
-            Failure::Refused { code, .. } => Some(*code),
-            Failure::Unasked(_) => None,
-        }
-    }
-
     /// The error of a statement without data.
     pub(super) fn doing(self, doing: impl std::fmt::Display) -> Error {
         match self {

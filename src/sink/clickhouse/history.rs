@@ -52,7 +52,6 @@ impl<'a> Block<'a> {
         for name in absent {
             row_binary::string(name.as_bytes(), &mut self.data);
         }
-        self.count += 1;
         Ok(())
     }
 

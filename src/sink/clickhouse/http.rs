@@ -45,6 +45,12 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max_expanded_ast_elements", "10000000"),
 ];
 
+/// Lifts the server's guard against removing large tables.
+const ANY_SIZE: &[(&str, &str)] = &[
+    ("max_table_size_to_drop", "0"),
+    ("max_partition_size_to_drop", "0"),
+];
+
 /// How much longer than the server's own limit an answer is awaited.
 const ANSWER_GRACE: Duration = Duration::from_secs(30);
 
@@ -93,6 +99,27 @@ impl Http {
     /// As [`Http::ask`].
     pub(super) async fn run(&self, sql: &str) -> Result<(), Failure> {
         self.ask(Query::new(sql)).await.map(drop)
+    }
+
+    /// Runs a statement that empties or drops a table, whatever its size.
+    ///
+    /// # Errors
+    /// As [`Http::ask`].
+    pub(super) async fn remove(&self, sql: &str) -> Result<(), Failure> {
+        let query = Query {
+            settings: ANY_SIZE,
+            ..Query::new(sql)
+        };
+        self.ask(query).await.map(drop)
+    }
+
+    /// Whether a query, of one number, answers anything but zero.
+    ///
+    /// # Errors
+    /// As [`Http::ask`].
+    pub(super) async fn is_any(&self, sql: &str) -> Result<bool, Failure> {
+        let answer = self.ask(Query::new(sql)).await?;
+        Ok(answer.trim_ascii() != b"0")
     }
 
     /// Runs a statement; what it answers.

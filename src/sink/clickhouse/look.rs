@@ -2,14 +2,14 @@
 
 use super::checkpoint::OWN_TABLES;
 use super::failure::Doing;
-use super::http::{Http, Query};
+use super::http::Http;
 use super::refuse::refuse_unheld;
 use super::shape::{self, Plan, wanted};
-use super::tables::{Preparing, columns};
+use super::tables::{Preparing, columns, has_rows, not_there};
 use super::types::Kind;
 use super::{refuse_old, sql};
 use crate::config::ClickHouseSinkSettings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::TableSchema;
 use crate::sink::databases::Databases;
 use crate::sink::{Looked, Verdict};
@@ -82,15 +82,12 @@ async fn of_table(
     (settings, databases): (&ClickHouseSinkSettings, &Databases),
     schema: &TableSchema,
 ) -> Result<()> {
-    refuse_unheld(settings, schema)?;
+    refuse_unheld(settings, databases, schema)?;
     for column in &schema.columns {
         wanted(settings, schema, column)?;
     }
     let table = &schema.table;
     let (database, name) = databases.of(table)?;
-    if database == databases.own() && OWN_TABLES.contains(&name) {
-        return Err(super::own_name(table));
-    }
     let preparing = Preparing {
         http,
         settings,
@@ -103,10 +100,7 @@ async fn of_table(
     if found.is_empty() {
         return match settings.create_tables {
             true => Ok(()),
-            false => Err(Error::halt(
-                format!("table {table} is not there on the follower: {quoted}"),
-                "create it as docs/sinks.md says, or let walferry do it with create_tables = true",
-            )),
+            false => Err(not_there(table, &quoted)),
         };
     }
     preparing.is_fit(schema, (database, name)).await?;
@@ -120,16 +114,9 @@ async fn of_table(
         sql::text(databases.own()),
         OWN_TABLES[0]
     );
-    let known = http
-        .ask(Query::new(&there))
-        .await
-        .doing("looking for walferry's tables")?;
-    let rows = format!("SELECT count() FROM (SELECT 1 FROM {quoted} LIMIT 1)");
-    let rows = http
-        .ask(Query::new(&rows))
-        .await
-        .doing("looking for rows")?;
-    match known.trim_ascii() == b"0" && rows.trim_ascii() != b"0" {
+    let is_known = http.is_any(&there).await;
+    let is_known = is_known.doing("looking for walferry's tables")?;
+    match !is_known && has_rows(http, &quoted).await? {
         true => Err(super::foreign_rows(table, &quoted)),
         false => Ok(()),
     }

@@ -42,7 +42,7 @@ use checkpoint::{OWN_TABLES, Store};
 use failure::Doing;
 use http::{Http, Query};
 pub(super) use look::look;
-use tables::{ANY_SIZE, Prepared, Preparing, Projection, Table};
+use tables::{Prepared, Preparing, Projection, Table};
 
 /// Oldest server whose `ReplacingMergeTree` knows deleted rows and whose DDL is waited for.
 const OLDEST: (u32, u32) = (23, 3);
@@ -105,9 +105,14 @@ impl ClickHouseSink {
     }
 
     fn session(&mut self) -> Result<&mut Session> {
-        self.session
-            .as_mut()
-            .ok_or_else(|| Error::transient("no session with the follower; it is to be opened"))
+        self.session.as_mut().ok_or_else(lost)
+    }
+
+    /// Notes that a table is to be copied anew.
+    fn ask_for_copy(&mut self, table: &TableName, why: String) -> Error {
+        let what = format!("table {table} needs a copy: {why}");
+        self.needs_copy = Some((table.clone(), why));
+        Error::transient(what)
     }
 
     fn store<'a>(&'a self, http: &'a Http) -> Store<'a> {
@@ -179,14 +184,6 @@ impl ClickHouseSink {
         }
         Ok(false)
     }
-}
-
-/// A table of the leader's that is one of walferry's own on the follower.
-fn own_name(table: &TableName) -> Error {
-    Error::halt(
-        format!("table {table} has the name of one of walferry's own tables on the follower"),
-        format!("leave it out with [tables] exclude = [\"{table}\"] in the sink's settings"),
-    )
 }
 
 /// A table on the follower that somebody else has filled.
@@ -271,10 +268,6 @@ impl Sink for ClickHouseSink {
         newest: Option<&TableSchema>,
     ) -> Result<()> {
         let table = &schema.table;
-        let (database, name) = self.databases.of(table)?;
-        if database == self.databases.own() && OWN_TABLES.contains(&name) {
-            return Err(own_name(table));
-        }
         let session = self.session.as_ref().ok_or_else(lost)?;
         let preparing = Preparing {
             http: &session.http,
@@ -299,11 +292,7 @@ impl Sink for ClickHouseSink {
                 session.tables.insert(ready.name.clone(), Arc::new(ready));
                 Ok(())
             }
-            Prepared::NeedsCopy(why) => {
-                let what = format!("table {table} needs a copy: {why}");
-                self.needs_copy = Some((table.clone(), why));
-                Err(Error::transient(what))
-            }
+            Prepared::NeedsCopy(why) => Err(self.ask_for_copy(table, why)),
         }
     }
 
@@ -331,15 +320,8 @@ impl Sink for ClickHouseSink {
             }
             let (database, name) = self.databases.of(gone)?;
             let statement = format!("DROP TABLE IF EXISTS {} SYNC", sql::table(database, name));
-            let query = Query {
-                settings: ANY_SIZE,
-                ..Query::new(&statement)
-            };
-            session
-                .http
-                .ask(query)
-                .await
-                .doing(format!("dropping table {gone}"))?;
+            let dropped = session.http.remove(&statement).await;
+            dropped.doing(format!("dropping table {gone}"))?;
         }
         // All other tables stay prepared: nobody prepares them again in this session.
         let names = moves.renamed.iter().flat_map(|(old, new)| [old, new]);

@@ -1,14 +1,27 @@
 //! Tables that cannot be held at all. Pure.
 
+use super::checkpoint::OWN_TABLES;
 use super::shape::{own_columns, wanted};
 use super::types::Kind;
 use crate::config::{ClickHouseMode, ClickHouseSinkSettings};
 use crate::error::{Error, Result};
 use crate::model::TableSchema;
+use crate::sink::databases::Databases;
 
 /// Refuses a table that cannot be held at all.
-pub(super) fn refuse_unheld(settings: &ClickHouseSinkSettings, schema: &TableSchema) -> Result<()> {
+pub(super) fn refuse_unheld(
+    settings: &ClickHouseSinkSettings,
+    databases: &Databases,
+    schema: &TableSchema,
+) -> Result<()> {
     let table = &schema.table;
+    let (database, name) = databases.of(table)?;
+    if database == databases.own() && OWN_TABLES.contains(&name) {
+        return Err(Error::halt(
+            format!("table {table} has the name of one of walferry's own tables on the follower"),
+            format!("leave it out with [tables] exclude = [\"{table}\"] in the sink's settings"),
+        ));
+    }
     if !schema.has_key() && settings.mode == ClickHouseMode::Current {
         return Err(Error::halt(
             format!("table {table} has no key, by which its rows could replace one another"),

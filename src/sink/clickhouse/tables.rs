@@ -23,12 +23,6 @@ use crate::sink::databases::Databases;
 /// Most identical inserts that the server remembers, so that one that is sent again is not written twice.
 const DEDUPLICATION_WINDOW: u32 = 1_000;
 
-/// Lifts the server's guard against emptying large tables.
-pub(super) const ANY_SIZE: &[(&str, &str)] = &[
-    ("max_table_size_to_drop", "0"),
-    ("max_partition_size_to_drop", "0"),
-];
-
 /// A column that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
@@ -173,7 +167,7 @@ impl Preparing<'_> {
     /// # Errors
     /// Halt when it cannot be held here, or the settings do not allow what is needed.
     pub(super) async fn prepare(&self, schema: &TableSchema) -> Result<Prepared> {
-        refuse_unheld(self.settings, schema)?;
+        refuse_unheld(self.settings, self.databases, schema)?;
         let (database, name) = self.databases.of(&schema.table)?;
         let quoted = sql::table(database, name);
         let found = columns(self.http, database, name).await?;
@@ -255,10 +249,7 @@ impl Preparing<'_> {
     async fn create(&self, schema: &TableSchema, (database, quoted): (&str, &str)) -> Result<()> {
         let table = &schema.table;
         if !self.settings.create_tables {
-            return Err(Error::halt(
-                format!("table {table} is not there on the follower: {quoted}"),
-                "create it as docs/sinks.md says, or let walferry do it with create_tables = true",
-            ));
+            return Err(not_there(table, quoted));
         }
         let doing = format!("creating table {quoted}");
         make_database(self.http, database, &doing).await?;
@@ -379,14 +370,8 @@ impl Preparing<'_> {
     ) -> Result<()> {
         tracing::info!(table = %schema.table, why, "table is made anew on the follower, for a copy");
         let statement = format!("DROP TABLE IF EXISTS {quoted} SYNC");
-        let query = Query {
-            settings: ANY_SIZE,
-            ..Query::new(&statement)
-        };
-        self.http
-            .ask(query)
-            .await
-            .doing(format!("dropping table {quoted}"))?;
+        let dropped = self.http.remove(&statement).await;
+        dropped.doing(format!("dropping table {quoted}"))?;
         self.create(schema, (database, quoted)).await
     }
 
@@ -515,23 +500,29 @@ pub(super) async fn columns(http: &Http, database: &str, name: &str) -> Result<V
 
 /// Makes a database that is not there; one that is there may be somebody else's to make.
 pub(super) async fn make_database(http: &Http, database: &str, doing: &str) -> Result<()> {
-    if has_database(http, database).await? {
+    let there = format!(
+        "SELECT count() FROM system.databases WHERE name = {}",
+        sql::text(database)
+    );
+    if http.is_any(&there).await.doing("looking for a database")? {
         return Ok(());
     }
     let statement = format!("CREATE DATABASE IF NOT EXISTS {}", sql::name(database));
     http.run(&statement).await.doing(doing)
 }
 
-async fn has_database(http: &Http, database: &str) -> Result<bool> {
-    let ask = format!(
-        "SELECT count() FROM system.databases WHERE name = {}",
-        sql::text(database)
-    );
-    let answer = http
-        .ask(Query::new(&ask))
-        .await
-        .doing("looking for a database")?;
-    Ok(answer.trim_ascii() != b"0")
+/// Whether a table has rows.
+pub(super) async fn has_rows(http: &Http, quoted: &str) -> Result<bool> {
+    let ask = format!("SELECT count() FROM (SELECT 1 FROM {quoted} LIMIT 1)");
+    http.is_any(&ask).await.doing("looking for rows")
+}
+
+/// That a table is not there, and walferry may not make it.
+pub(super) fn not_there(table: &TableName, quoted: &str) -> Error {
+    Error::halt(
+        format!("table {table} is not there on the follower: {quoted}"),
+        "create it as docs/sinks.md says, or let walferry do it with create_tables = true",
+    )
 }
 
 /// Rows that are answered as JSON, one a line.

@@ -10,7 +10,7 @@ use super::fill::fill;
 use super::http::Query;
 use super::shape::VERSION;
 use super::sql;
-use super::tables::{ANY_SIZE, Projection};
+use super::tables::Projection;
 use super::{ClickHouseSink, foreign_rows, lost, tables};
 use crate::config::ClickHouseMode;
 use crate::error::{Class, Error, Result};
@@ -38,10 +38,13 @@ impl ClickHouseSink {
         Ok(made)
     }
 
-    /// One insert. What is sent again has the same token, so that the server takes it once; no other insert ever has
+    /// One insert, unless there is nothing to insert. What is sent again has the same token, so that the server takes it once; no other insert ever has
     /// it, or the server would take a batch that is begun anew, with other rows or behind a truncate, for one that it
     /// has.
     pub(super) async fn insert(&mut self, projection: &Projection, data: Vec<u8>) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
         let table = &projection.table;
         self.inserts += 1;
         let session = self.session.as_ref().ok_or_else(lost)?;
@@ -93,10 +96,8 @@ impl ClickHouseSink {
                     };
                     let mut block = Block::new(&projection, &plan.rows, filled.as_ref());
                     block.net(net, plan.last)?;
-                    if block.count > 0 {
-                        let data = block.data;
-                        self.insert(&projection, data).await?;
-                    }
+                    let data = block.data;
+                    self.insert(&projection, data).await?;
                 }
             }
         }
@@ -108,9 +109,7 @@ impl ClickHouseSink {
         let why = format!(
             "{missing} rows were changed without all their columns, and the follower does not have the rest any more"
         );
-        let what = format!("table {table} needs a copy: {why}");
-        self.needs_copy = Some((table.clone(), why));
-        Error::transient(what)
+        self.ask_for_copy(table, why)
     }
 
     /// Removes what is older than a truncate. Rows that a crashed attempt has written behind it stay.
@@ -122,19 +121,14 @@ impl ClickHouseSink {
             "SELECT count() FROM (SELECT 1 FROM {} WHERE {VERSION} >= toUInt128('{version}') LIMIT 1)",
             table.quoted
         );
-        let later = http.ask(Query::new(&ask)).await.doing(&doing)?;
-        let statement = match later.trim_ascii() == b"0" {
-            true => format!("TRUNCATE TABLE {}", table.quoted),
-            false => format!(
+        let statement = match http.is_any(&ask).await.doing(&doing)? {
+            false => format!("TRUNCATE TABLE {}", table.quoted),
+            true => format!(
                 "ALTER TABLE {} DELETE WHERE {VERSION} < toUInt128('{version}')",
                 table.quoted
             ),
         };
-        let query = Query {
-            settings: ANY_SIZE,
-            ..Query::new(&statement)
-        };
-        http.ask(query).await.doing(&doing).map(drop)
+        http.remove(&statement).await.doing(&doing)
     }
 
     /// Empties a table for a copy, if its rows are walferry's. What a table of changes has stays: a copy only says
@@ -151,9 +145,7 @@ impl ClickHouseSink {
             ));
         }
         if !store.has_filled(table).await? {
-            let ask = format!("SELECT count() FROM (SELECT 1 FROM {quoted} LIMIT 1)");
-            let rows = http.ask(Query::new(&ask)).await.doing("looking for rows")?;
-            if rows.trim_ascii() != b"0" {
+            if tables::has_rows(http, &quoted).await? {
                 return Err(foreign_rows(table, &quoted));
             }
             store.note_filled(table).await?;
@@ -162,14 +154,8 @@ impl ClickHouseSink {
             return Ok(());
         }
         let statement = format!("TRUNCATE TABLE {quoted}");
-        let query = Query {
-            settings: ANY_SIZE,
-            ..Query::new(&statement)
-        };
-        http.ask(query)
-            .await
-            .doing(format!("emptying table {table}"))
-            .map(drop)
+        let emptied = http.remove(&statement).await;
+        emptied.doing(format!("emptying table {table}"))
     }
 
     /// Writes rows of a copy.
@@ -187,11 +173,8 @@ impl ClickHouseSink {
                 ClickHouseMode::History => block.change(change, version, None)?,
             }
         }
-        if block.count > 0 {
-            let data = block.data;
-            self.insert(&projection, data).await?;
-        }
-        Ok(())
+        let data = block.data;
+        self.insert(&projection, data).await
     }
 
     /// Writes changes as they were.
@@ -206,10 +189,7 @@ impl ClickHouseSink {
         {
             block.change(change, version(change.position), time_ms)?;
         }
-        if block.count > 0 {
-            let data = block.data;
-            self.insert(&projection, data).await?;
-        }
-        Ok(())
+        let data = block.data;
+        self.insert(&projection, data).await
     }
 }
