@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::checks::{choice, duration, size};
-use super::connector::{schema_changes, statement_timeout, tables, verify};
+use super::checks::{choice, duration};
 use super::document::Document;
 use super::server_url::{Scheme, server};
+use super::sink::{Common, schema_changes, statement_timeout, verify};
 use super::{
     SchemaChanges, ServerSettings, SinkSettings, StoreSettings, TlsMode, VerifySettings, defaults,
     raw,
@@ -70,7 +70,6 @@ pub(super) fn sink(document: &Document, name: &str) -> Result<SinkSettings> {
             takes_tls: false,
         },
     ];
-    let (include, exclude) = tables(document, raw.tables)?;
     let mode = choice(
         document,
         "mode",
@@ -92,15 +91,10 @@ pub(super) fn sink(document: &Document, name: &str) -> Result<SinkSettings> {
         layout: layouts(document, raw.layout)?,
         verify: verify(document, raw.verify_every, None)?,
     };
-    let batch = (raw.batch_max_bytes, defaults::CLICKHOUSE_BATCH);
-    let fetch = (raw.fetch_max_bytes, defaults::FETCH);
-    Ok(SinkSettings {
-        name: name.to_owned(),
-        store: StoreSettings::ClickHouse(store),
-        include,
-        exclude,
-        batch_max_bytes: size(document, "batch_max_bytes", batch.0, batch.1)?,
-        fetch_max_bytes: size(document, "fetch_max_bytes", fetch.0, fetch.1)?,
+    let common = Common {
+        tables: raw.tables,
+        batch_max_bytes: (raw.batch_max_bytes, defaults::CLICKHOUSE_BATCH),
+        fetch_max_bytes: raw.fetch_max_bytes,
         batch_max_age: duration(
             document,
             "batch_max_age",
@@ -108,7 +102,8 @@ pub(super) fn sink(document: &Document, name: &str) -> Result<SinkSettings> {
             defaults::CLICKHOUSE_BATCH_AGE,
             (Duration::ZERO, Duration::from_secs(3600)),
         )?,
-    })
+    };
+    common.sink(document, name, StoreSettings::ClickHouse(store))
 }
 
 fn layouts(

@@ -1,6 +1,5 @@
 //! `connectors/*.toml`: the source and the sinks.
 
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,9 +7,8 @@ use super::checks::{choice, duration, number, optional_duration, optional_size, 
 use super::document::{Document, nearest};
 use super::values::{is_connector_name, is_slot_name, is_table_pattern, print_size};
 use super::{
-    BuildIndexes, PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, Settings,
-    SinkSettings, SourceSettings, StdoutForm, StdoutFrom, StdoutSinkSettings, StoreSettings,
-    TakenIndexes, TlsMode, TlsSettings, VerifySettings, clickhouse, defaults, mysql, raw,
+    PostgresSettings, Secret, Settings, SourceSettings, TlsMode, TlsSettings, clickhouse, defaults,
+    mysql, raw, sink,
 };
 use crate::error::{Error, Result};
 use crate::postgres::{UrlTls, split_tls};
@@ -76,10 +74,10 @@ pub(super) fn connector(settings: &mut Settings, name: &str, path: &Path) -> Res
             }
             settings.source = Some(source(&document, name, settings)?);
         }
-        "postgres" => settings.sinks.push(postgres_sink(&document, name)?),
+        "postgres" => settings.sinks.push(sink::postgres(&document, name)?),
         "clickhouse" => settings.sinks.push(clickhouse::sink(&document, name)?),
         "mysql" => settings.sinks.push(mysql::sink(&document, name)?),
-        "stdout" => settings.sinks.push(stdout_sink(&document, name)?),
+        "stdout" => settings.sinks.push(sink::stdout(&document, name)?),
         _other => {
             let near = nearest(&kind, &KINDS).unwrap_or("postgres");
             return Err(document.error(
@@ -234,138 +232,7 @@ fn check_schedule(document: &Document, source: &SourceSettings, retention: Durat
     ))
 }
 
-fn postgres_sink(document: &Document, name: &str) -> Result<SinkSettings> {
-    let raw: raw::PostgresSink = document.parse()?;
-    let (include, exclude) = tables(document, raw.tables)?;
-    let store = PostgresSinkSettings {
-        postgres: postgres(document, raw.url, raw.tls, raw.connect_timeout)?,
-        create_tables: raw.create_tables.unwrap_or(true),
-        schema_changes: schema_changes(document, raw.schema_changes)?,
-        statement_timeout: statement_timeout(document, raw.statement_timeout)?,
-        indexes: choice(
-            document,
-            "indexes",
-            raw.indexes,
-            TakenIndexes::None,
-            &[
-                ("none", TakenIndexes::None),
-                ("unique", TakenIndexes::Unique),
-                ("all", TakenIndexes::All),
-            ],
-        )?,
-        build_indexes: choice(
-            document,
-            "build_indexes",
-            raw.build_indexes,
-            BuildIndexes::AfterRows,
-            &[
-                ("after-rows", BuildIndexes::AfterRows),
-                ("with-rows", BuildIndexes::WithRows),
-            ],
-        )?,
-        verify: verify(document, raw.verify_every, raw.verify_max_rows_per_second)?,
-    };
-    Ok(SinkSettings {
-        name: name.to_owned(),
-        store: StoreSettings::Postgres(store),
-        include,
-        exclude,
-        batch_max_bytes: size(
-            document,
-            "batch_max_bytes",
-            raw.batch_max_bytes,
-            defaults::SINK_BATCH,
-        )?,
-        fetch_max_bytes: size(
-            document,
-            "fetch_max_bytes",
-            raw.fetch_max_bytes,
-            defaults::FETCH,
-        )?,
-        batch_max_age: Duration::ZERO,
-    })
-}
-
-/// `schema_changes` of a sink.
-pub(super) fn schema_changes(document: &Document, text: Option<String>) -> Result<SchemaChanges> {
-    choice(
-        document,
-        "schema_changes",
-        text,
-        SchemaChanges::Follow,
-        &[
-            ("follow", SchemaChanges::Follow),
-            ("compatible", SchemaChanges::Compatible),
-            ("halt", SchemaChanges::Halt),
-        ],
-    )
-}
-
-/// `statement_timeout` of a sink.
-pub(super) fn statement_timeout(document: &Document, value: Option<raw::Span>) -> Result<Duration> {
-    duration(
-        document,
-        "statement_timeout",
-        value,
-        defaults::STATEMENT_TIMEOUT,
-        (Duration::from_secs(1), Duration::from_secs(24 * 3600)),
-    )
-}
-
-/// `verify_every` and `verify_max_rows_per_second` of a sink.
-pub(super) fn verify(
-    document: &Document,
-    every: Option<raw::Span>,
-    max_rows_per_second: Option<u32>,
-) -> Result<VerifySettings> {
-    let second = Duration::from_secs(1);
-    let bounds = (second, 365 * 86_400 * second);
-    let rate = max_rows_per_second.map(|rows| {
-        let key = "verify_max_rows_per_second";
-        number(document, key, Some(rows), rows, 1, 1_000_000_000)
-    });
-    let rate = rate.transpose()?.map(u64::from);
-    Ok(VerifySettings {
-        every: optional_duration(document, "verify_every", every, bounds)?,
-        max_rows_per_second: rate.and_then(NonZeroU64::new),
-    })
-}
-
-fn stdout_sink(document: &Document, name: &str) -> Result<SinkSettings> {
-    let raw: raw::StdoutSink = document.parse()?;
-    let (include, exclude) = tables(document, raw.tables)?;
-    let from = choice(
-        document,
-        "from",
-        raw.from,
-        StdoutFrom::Now,
-        &[("now", StdoutFrom::Now), ("earliest", StdoutFrom::Earliest)],
-    )?;
-    Ok(SinkSettings {
-        name: name.to_owned(),
-        store: StoreSettings::Stdout(StdoutSinkSettings {
-            from,
-            form: StdoutForm::Json,
-        }),
-        include,
-        exclude,
-        batch_max_bytes: size(
-            document,
-            "batch_max_bytes",
-            raw.batch_max_bytes,
-            defaults::SINK_BATCH,
-        )?,
-        fetch_max_bytes: size(
-            document,
-            "fetch_max_bytes",
-            raw.fetch_max_bytes,
-            defaults::FETCH,
-        )?,
-        batch_max_age: Duration::ZERO,
-    })
-}
-
-fn postgres(
+pub(super) fn postgres(
     document: &Document,
     url: Option<String>,
     tls: raw::Tls,
@@ -490,6 +357,7 @@ fn readable(document: &Document, key: &str, path: Option<PathBuf>) -> Result<Opt
     }
 }
 
+/// `[tables]` of a connector: what it takes, and what of that it does not.
 pub(super) fn tables(document: &Document, raw: raw::Tables) -> Result<(Vec<String>, Vec<String>)> {
     let include = raw.include.unwrap_or_else(|| vec!["*.*".to_owned()]);
     let exclude = raw.exclude.unwrap_or_default();

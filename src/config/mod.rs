@@ -10,6 +10,7 @@ mod load;
 mod mysql;
 mod raw;
 mod server_url;
+mod sink;
 pub mod values;
 
 pub use clickhouse::{ClickHouseMode, ClickHouseSinkSettings, Layout};

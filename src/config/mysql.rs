@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::checks::size;
-use super::connector::{schema_changes, statement_timeout, tables, verify};
 use super::document::Document;
 use super::server_url::{Scheme, server};
+use super::sink::{Common, schema_changes, statement_timeout, verify};
 use super::{
     SchemaChanges, ServerSettings, SinkSettings, StoreSettings, TlsMode, VerifySettings, defaults,
     raw,
@@ -40,7 +39,6 @@ pub(super) fn sink(document: &Document, name: &str) -> Result<SinkSettings> {
         tls: TlsMode::Prefer,
         takes_tls: true,
     }];
-    let (include, exclude) = tables(document, raw.tables)?;
     let store = MySqlSinkSettings {
         server: server(document, &schemes, (raw.url, raw.tls, raw.connect_timeout))?,
         statement_timeout: statement_timeout(document, raw.statement_timeout)?,
@@ -50,15 +48,11 @@ pub(super) fn sink(document: &Document, name: &str) -> Result<SinkSettings> {
         columns: raw.columns,
         verify: verify(document, raw.verify_every, None)?,
     };
-    let batch = (raw.batch_max_bytes, defaults::SINK_BATCH);
-    let fetch = (raw.fetch_max_bytes, defaults::FETCH);
-    Ok(SinkSettings {
-        name: name.to_owned(),
-        store: StoreSettings::MySql(store),
-        include,
-        exclude,
-        batch_max_bytes: size(document, "batch_max_bytes", batch.0, batch.1)?,
-        fetch_max_bytes: size(document, "fetch_max_bytes", fetch.0, fetch.1)?,
+    let common = Common {
+        tables: raw.tables,
+        batch_max_bytes: (raw.batch_max_bytes, defaults::SINK_BATCH),
+        fetch_max_bytes: raw.fetch_max_bytes,
         batch_max_age: Duration::ZERO,
-    })
+    };
+    common.sink(document, name, StoreSettings::MySql(store))
 }
