@@ -246,7 +246,7 @@ impl ChunkBuilder {
         self.half_a_move = change.moved.is_some() && change.op == Op::Delete;
         changes.push(change);
         if self.keeps_times {
-            times_ms.push(commit_time_ms(&held.value).unwrap_or_default());
+            times_ms.push(commit_time_ms(&held.value));
         }
         self.size_bytes += rows.size_bytes() - before_bytes + size_of::<Change>();
         self.changes += 1;

@@ -45,9 +45,9 @@ pub struct TableChanges {
     pub rows: Rows,
     /// The changes.
     pub changes: Vec<Change>,
-    /// When each was committed by the leader's clock, milliseconds since 1970; empty where the store does not ask for
-    /// changes as they were.
-    pub times_ms: Vec<i64>,
+    /// When each was committed by the leader's clock, milliseconds since 1970, as far as its record says; empty where
+    /// the store does not ask for changes as they were.
+    pub times_ms: Vec<Option<i64>>,
 }
 
 /// A part of a batch that fits into the memory budget. A table stands in it once a schema version,

@@ -6,6 +6,7 @@
 pub mod clickhouse;
 pub mod compared;
 pub mod databases;
+mod json;
 mod leader_shape;
 mod look;
 pub mod mysql;

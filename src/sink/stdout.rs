@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
+use super::json::write_string;
 use super::{Sink, Wants, Work};
 use crate::config::{StdoutForm, StdoutSinkSettings};
 use crate::error::{Error, Result};
@@ -215,26 +216,6 @@ fn write_value(kind: ColumnKind, text: &[u8], out: &mut Vec<u8>) {
         ColumnKind::Float => out.extend_from_slice(text),
         ColumnKind::Bool | ColumnKind::Text => write_string(text, out),
     }
-}
-
-fn write_string(text: &[u8], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    for &byte in text {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            0..0x20 => {
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(byte >> 4)]);
-                out.push(HEX[usize::from(byte & 15)]);
-            }
-            0x20.. => out.push(byte),
-        }
-    }
-    out.push(b'"');
 }
 
 #[cfg(test)]

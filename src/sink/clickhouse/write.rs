@@ -181,12 +181,8 @@ impl ClickHouseSink {
     pub(super) async fn keep_changes(&mut self, changes: &TableChanges) -> Result<()> {
         let projection = self.projection(&changes.schema)?;
         let mut block = Block::new(&projection, &changes.rows, None);
-        let times = changes.times_ms.iter().copied().map(Some);
-        for (change, time_ms) in changes
-            .changes
-            .iter()
-            .zip(times.chain(std::iter::repeat(None)))
-        {
+        for (n, change) in changes.changes.iter().enumerate() {
+            let time_ms = changes.times_ms.get(n).copied().flatten();
             block.change(change, version(change.position), time_ms)?;
         }
         let data = block.data;

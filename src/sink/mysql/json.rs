@@ -7,6 +7,7 @@
 //! The text is the same whenever the value is, so that it can be compared.
 
 use super::types::{Element, Shape};
+use crate::sink::json::write_string;
 
 /// Why a text is not one of its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl Reader<'_> {
             first = false;
             match self.peek() {
                 Some(b'{') => self.array(delimiter, element, out)?,
-                Some(b'"') => put_string(&self.quoted()?, out),
+                Some(b'"') => write_string(&self.quoted()?, out),
                 Some(_) => {
                     let plain = self.until(|byte| byte == delimiter || byte == b'}');
                     match plain.eq_ignore_ascii_case(b"NULL") {
@@ -135,7 +136,7 @@ impl Reader<'_> {
         match self.peek() {
             Some(b'"') => {
                 let text = self.quoted()?;
-                put_string(&text, out);
+                write_string(&text, out);
             }
             Some(b',' | b']' | b')') => out.extend_from_slice(b"null"),
             Some(_) => {
@@ -186,29 +187,8 @@ fn put(text: &[u8], element: Element, out: &mut Vec<u8>) {
         (Element::Number, _) if text.last().is_some_and(u8::is_ascii_digit) => {
             out.extend_from_slice(text);
         }
-        (Element::Bool | Element::Number | Element::Text, _) => put_string(text, out),
+        (Element::Bool | Element::Number | Element::Text, _) => write_string(text, out),
     }
-}
-
-/// Writes a JSON string.
-fn put_string(text: &[u8], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    for &byte in text {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            0..0x20 => {
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(byte >> 4)]);
-                out.push(HEX[usize::from(byte & 15)]);
-            }
-            0x20.. => out.push(byte),
-        }
-    }
-    out.push(b'"');
 }
 
 #[cfg(test)]
