@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 
 use super::fill::Filled;
+use super::projection::{Projection, Source};
 use super::row_binary::{self, Unheld};
-use super::tables::{Projection, Source};
 use crate::error::{Error, Result};
 use crate::model::{Cell, Lsn, NetChange, Position, RowRef, Rows, TableName};
 
@@ -128,7 +128,7 @@ impl<'a> Block<'a> {
     /// The table's columns, with where their values come from.
     pub(super) fn columns(
         &self,
-    ) -> impl Iterator<Item = (&'a super::tables::Target, &'a Source)> + use<'a> {
+    ) -> impl Iterator<Item = (&'a super::projection::Target, &'a Source)> + use<'a> {
         let projection = self.projection;
         projection.table.columns.iter().zip(&projection.sources)
     }

@@ -12,10 +12,10 @@ use hyper::body::Bytes;
 
 use super::block::{Block, version};
 use super::http::{Http, Query};
+use super::projection::{Projection, Source};
 use super::row_binary;
 use super::shape::{DELETED, VERSION};
 use super::sql;
-use super::tables::{Projection, Source};
 use super::types::{Kind, Type};
 use crate::error::{Error, Result};
 use crate::model::{Cell, NetChange, Position, RowRef, Rows};

@@ -5,8 +5,8 @@
 //! rows, a `d` of the old key and a `c` of the new one.
 
 use super::block::Block;
+use super::projection::Source;
 use super::row_binary;
-use super::tables::Source;
 use crate::error::Result;
 use crate::model::{Cell, Change, Op, RowRef};
 

@@ -18,6 +18,7 @@ mod history;
 mod http;
 mod look;
 mod orders;
+mod projection;
 mod refuse;
 mod row_binary;
 mod shape;
@@ -42,7 +43,8 @@ use checkpoint::{OWN_TABLES, Store};
 use failure::Doing;
 use http::{Http, Query};
 pub(super) use look::look;
-use tables::{Prepared, Preparing, Projection, Table};
+use projection::{Projection, Table};
+use tables::{Prepared, Preparing};
 
 /// Oldest server whose `ReplacingMergeTree` knows deleted rows and whose DDL is waited for.
 const OLDEST: (u32, u32) = (23, 3);
