@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use walferry::config::{
-    self, BuildIndexes, Durability, LogFormat, SchemaChanges, Settings, StdoutFrom, StoreSettings,
-    TakenIndexes, TlsMode, VerifySettings,
+    self, BuildIndexes, ClickHouseMode, Durability, Layout, LogFormat, SchemaChanges, Settings,
+    StdoutFrom, StoreSettings, TakenIndexes, TlsMode, VerifySettings,
 };
 use walferry::error::{Class, Error};
 
@@ -170,6 +170,258 @@ fn every_setting_is_taken() {
         panic!("{:?}", settings.sinks[0].store)
     };
     assert_eq!(store.from, StdoutFrom::Earliest);
+}
+
+#[test]
+fn every_setting_of_other_stores_is_taken() {
+    let clickhouse = r#"
+        kind = "clickhouse"
+        url = "https://me%40x:p%3Aw@ch.example/analytics"
+        connect_timeout = "3s"
+        statement_timeout = "1h"
+        mode = "history"
+        create_tables = false
+        schema_changes = "compatible"
+        verify_every = "1d"
+        batch_max_bytes = "64MiB"
+        batch_max_age = "2500ms"
+        fetch_max_bytes = "32MiB"
+        [tls]
+        mode = "verify-ca"
+        root_cert = "root.pem"
+        [databases]
+        sales = "shop_sales"
+        [columns]
+        "public.orders.total" = "Decimal(38, 4)"
+        [layout."public.orders"]
+        order_by = ["customer_id", "id"]
+        partition_by = "toYYYYMM(created_at)"
+        [tables]
+        include = ["public.*"]
+    "#;
+    let mysql = r#"
+        kind = "mysql"
+        url = "mysql://u:p@[::1]/shop"
+        connect_timeout = "3s"
+        statement_timeout = "2min"
+        create_tables = false
+        schema_changes = "halt"
+        verify_every = "1h"
+        batch_max_bytes = "1MiB"
+        fetch_max_bytes = "2MiB"
+        [tls]
+        mode = "require"
+        [databases]
+        sales = "shop_sales"
+        [columns]
+        "public.orders.note" = "varchar(500)"
+        [tables]
+        exclude = ["public.tmp_*"]
+    "#;
+    let connectors = [("a.toml", clickhouse), ("b.toml", mysql), ("root.pem", "")];
+    let settings = load(MAIN, &connectors).unwrap();
+    assert!(!format!("{settings:?}").contains("p:w"), "{settings:?}");
+    let [a, b] = &settings.sinks[..] else {
+        panic!("{:?}", settings.sinks)
+    };
+    let names = |pairs: &[(&str, &str)]| {
+        let pairs = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        pairs.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert_eq!((a.batch_max_bytes, a.fetch_max_bytes), (64 << 20, 32 << 20));
+    assert_eq!(a.batch_max_age, Duration::from_millis(2_500));
+    assert_eq!(a.include, ["public.*"]);
+    let StoreSettings::ClickHouse(store) = &a.store else {
+        panic!("{:?}", a.store)
+    };
+    let url = &store.server.url;
+    assert_eq!((url.host.as_str(), url.port), ("ch.example", 8443));
+    assert_eq!(url.user.as_deref(), Some("me@x"));
+    assert_eq!(url.password.as_ref().unwrap().reveal(), "p:w");
+    assert_eq!(url.database, "analytics");
+    assert_eq!(store.server.tls.mode, TlsMode::VerifyCa);
+    let root_cert = store.server.tls.root_cert.as_ref().unwrap();
+    assert!(root_cert.ends_with("root.pem"));
+    assert_eq!(store.server.connect_timeout, Duration::from_secs(3));
+    assert_eq!(store.statement_timeout, Duration::from_secs(3600));
+    assert_eq!(store.mode, ClickHouseMode::History);
+    assert!(!store.create_tables);
+    assert_eq!(store.schema_changes, SchemaChanges::Compatible);
+    assert_eq!(store.databases, names(&[("sales", "shop_sales")]));
+    let columns = names(&[("public.orders.total", "Decimal(38, 4)")]);
+    assert_eq!(store.columns, columns);
+    let layout = Layout {
+        order_by: Some(vec!["customer_id".to_owned(), "id".to_owned()]),
+        partition_by: Some("toYYYYMM(created_at)".to_owned()),
+    };
+    assert_eq!(store.layout["public.orders"], layout);
+    assert_eq!(store.verify.every, Some(Duration::from_secs(86_400)));
+
+    assert_eq!((b.batch_max_bytes, b.fetch_max_bytes), (1 << 20, 2 << 20));
+    assert_eq!(b.exclude, ["public.tmp_*"]);
+    let StoreSettings::MySql(store) = &b.store else {
+        panic!("{:?}", b.store)
+    };
+    let url = &store.server.url;
+    assert_eq!((url.host.as_str(), url.port), ("::1", 3306));
+    assert_eq!(url.database, "shop");
+    assert_eq!(store.server.tls.mode, TlsMode::Require);
+    assert_eq!(store.server.connect_timeout, Duration::from_secs(3));
+    assert_eq!(store.statement_timeout, Duration::from_secs(120));
+    assert!(!store.create_tables);
+    assert_eq!(store.schema_changes, SchemaChanges::Halt);
+    assert_eq!(store.databases, names(&[("sales", "shop_sales")]));
+    assert_eq!(
+        store.columns,
+        names(&[("public.orders.note", "varchar(500)")])
+    );
+    assert_eq!(store.verify.every, Some(Duration::from_secs(3600)));
+}
+
+#[test]
+fn what_other_stores_are_without_being_told() {
+    let clickhouse = "kind = \"clickhouse\"\nurl = \"http://ch/shop\"\n";
+    let mysql = "kind = \"mysql\"\nurl = \"mysql://u@db/shop\"\n";
+    let settings = load(MAIN, &[("a.toml", clickhouse), ("b.toml", mysql)]).unwrap();
+    let [a, b] = &settings.sinks[..] else {
+        panic!("{:?}", settings.sinks)
+    };
+    let StoreSettings::ClickHouse(store) = &a.store else {
+        panic!("{:?}", a.store)
+    };
+    assert_eq!(store.server.url.port, 8123);
+    assert_eq!(store.server.tls.mode, TlsMode::Disable);
+    assert_eq!(store.mode, ClickHouseMode::Current);
+    assert!(store.create_tables && store.layout.is_empty());
+    assert_eq!(a.batch_max_age, Duration::from_secs(1));
+    let StoreSettings::MySql(store) = &b.store else {
+        panic!("{:?}", b.store)
+    };
+    assert_eq!(store.server.url.port, 3306);
+    assert_eq!(store.server.tls.mode, TlsMode::Prefer);
+    assert!(store.create_tables);
+    assert_eq!(b.batch_max_age, Duration::ZERO);
+}
+
+#[test]
+fn each_wrong_setting_of_other_stores_gives_one_clear_error() {
+    let secret = "topsecret";
+    let clickhouse = |more: &str| {
+        let url = format!("url = \"http://u:{secret}@ch/shop\"");
+        format!("kind = \"clickhouse\"\n{url}\n{more}\n")
+    };
+    let mysql = |more: &str| {
+        let url = format!("url = \"mysql://u:{secret}@db/shop\"");
+        format!("kind = \"mysql\"\n{url}\n{more}\n")
+    };
+    let of_url = |kind: &str, url: &str| format!("kind = \"{kind}\"\nurl = \"{url}\"\n");
+    let cases: Vec<(&str, String, Vec<&str>)> = vec![
+        (
+            "no url",
+            "kind = \"clickhouse\"".into(),
+            vec!["c.toml", "url", "is missing", "https://"],
+        ),
+        (
+            "the native port's scheme",
+            of_url("clickhouse", "clickhouse://u:topsecret@ch:9000/shop"),
+            vec!["c.toml:2", "url", "https:// or http://", "percent-encoded"],
+        ),
+        (
+            "Postgres' scheme",
+            of_url("mysql", "postgres://u:topsecret@db/shop"),
+            vec!["c.toml:2", "url", "does not begin with mysql://"],
+        ),
+        (
+            "no database",
+            of_url("mysql", "mysql://u:topsecret@db:3306"),
+            vec!["c.toml:2", "url", "names no database", "/database"],
+        ),
+        (
+            "parameters",
+            of_url("mysql", "mysql://u:topsecret@db/shop?ssl-mode=REQUIRED"),
+            vec!["c.toml:2", "url", "behind ? or #"],
+        ),
+        (
+            "port",
+            of_url("clickhouse", "http://u:topsecret@ch:eight/shop"),
+            vec!["c.toml:2", "url", "port", "65535"],
+        ),
+        (
+            "a password with a slash",
+            of_url("mysql", "mysql://u:topsecret/x@db/shop"),
+            vec!["c.toml:2", "url", "percent-encoded"],
+        ),
+        (
+            "mode",
+            clickhouse("mode = \"curent\""),
+            vec!["c.toml:3", "mode", "did you mean \"current\"", "history"],
+        ),
+        (
+            "ORDER BY nothing",
+            clickhouse("layout.\"public.t\".order_by = []"),
+            vec!["c.toml:3", "layout.public.t.order_by", "names no column"],
+        ),
+        (
+            "PARTITION BY nothing",
+            clickhouse("[layout.\"public.t\"]\npartition_by = \" \""),
+            vec!["c.toml:4", "layout.public.t.partition_by", "is empty"],
+        ),
+        (
+            "a layout's key",
+            clickhouse("[layout.\"public.t\"]\nprimary_key = \"id\""),
+            vec!["c.toml:4", "primary_key", "no such setting"],
+        ),
+        (
+            "TLS without TLS",
+            clickhouse("[tls]\nmode = \"require\""),
+            vec!["c.toml:4", "tls.mode", "http://", "write https://"],
+        ),
+        (
+            "age",
+            clickhouse("batch_max_age = \"2h\""),
+            vec!["c.toml:3", "batch_max_age", "out of bounds"],
+        ),
+        (
+            "a Postgres follower's key",
+            clickhouse("verify_max_rows_per_second = 10"),
+            vec!["c.toml:3", "verify_max_rows_per_second", "no such setting"],
+        ),
+        (
+            "a ClickHouse follower's key",
+            mysql("batch_max_age = \"1s\""),
+            vec!["c.toml:3", "batch_max_age", "no such setting"],
+        ),
+        (
+            "schema changes",
+            mysql("schema_changes = \"folow\""),
+            vec!["c.toml:3", "schema_changes", "did you mean \"follow\""],
+        ),
+        (
+            "types",
+            mysql("columns = [\"public.t.a\"]"),
+            vec!["c.toml:3", "columns", "wrong kind"],
+        ),
+        (
+            "TLS mode",
+            mysql("[tls]\nmode = \"REQUIRED\""),
+            vec!["c.toml:4", "tls.mode", "require, verify-ca"],
+        ),
+    ];
+    for (case, connector, parts) in cases {
+        let loaded = load(MAIN, &[("c.toml", &connector)]);
+        let text = loaded.as_ref().map_err(Error::to_string).err();
+        assert!(!text.is_some_and(|text| text.contains(secret)), "{case}");
+        assert_error(case, loaded, &parts);
+    }
+    for one in [clickhouse(""), mysql("")] {
+        assert_error(
+            "one follower twice",
+            load(MAIN, &[("a.toml", &one), ("b.toml", &one)]),
+            &["b.toml", "same url", "a.toml"],
+        );
+    }
 }
 
 #[test]

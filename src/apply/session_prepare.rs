@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use super::orders::without;
 use super::planned::{NeededSchema, Planned};
 use super::session::Session;
+use super::start;
 use super::unfinished;
 use crate::error::{Error, Result};
 use crate::model::{TableName, TableSchema};
@@ -68,7 +69,10 @@ impl Session<'_> {
             why,
             "the table is copied anew, as its rows cannot follow the leader's"
         );
-        let refused = self.copies_known().of(&table);
+        // Every copy so far is older than that, also those that a session need not know whose tables are all in effect.
+        let mut refused = self.copies_known().of(&table);
+        let before = start::ledger_of(self.context, &self.terms, self.next_offset());
+        refused.extend(before.await?.of(&table));
         let refused = BTreeMap::from([(table.clone(), refused)]);
         let next = without(&self.checkpoint, &[table].into(), &refused, &self.terms);
         self.begin().await?;

@@ -19,6 +19,9 @@ use crate::log::offsets;
 /// How long a question to the broker may take.
 pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long brokers may take to be there again before it is said that they are not.
+const BACK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a topic that brokers do not know may be one that they do not know yet.
 pub(crate) const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -325,6 +328,14 @@ pub(crate) fn read_error(
             )
             .caused_by(error.clone()),
         ),
+        // A connection lost for a moment, to the only broker or to the last one that was left, is no reason to
+        // begin anew.
+        Some(RDKafkaErrorCode::AllBrokersDown)
+            if consumer.fetch_metadata(None, BACK_TIMEOUT).is_ok() =>
+        {
+            tracing::debug!(topic, partition, "all brokers were gone for a moment");
+            None
+        }
         Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Fatal) => {
             Some(Error::transient(place()).caused_by(error.clone()))
         }

@@ -166,7 +166,7 @@ impl Trust {
                 if roots.is_empty() {
                     return Err(Error::halt(
                         "this system has no root certificates",
-                        "install the system's ca-certificates, or name a file in sslrootcert",
+                        "install the system's ca-certificates, or name a file in tls.root_cert",
                     ));
                 }
             }
@@ -354,16 +354,16 @@ pub fn handshake_failed(error: &std::io::Error) -> Error {
     match tls {
         rustls::Error::InvalidCertificate(_) => Error::halt(
             format!("the server's certificate does not verify: {tls}"),
-            "check sslrootcert, the certificate's names and dates, and that the host name is the one \
-             in the certificate; or choose a weaker sslmode",
+            "check tls.root_cert, the certificate's names and dates, and that the host name is the one in the \
+             certificate; or choose a weaker tls.mode",
         ),
         rustls::Error::AlertReceived(_) => Error::halt(
             format!("the server refused the TLS handshake: {tls}"),
-            "check sslcert and sslkey, and the server's ssl settings and log",
+            "check tls.cert and tls.key, and the server's TLS settings and log",
         ),
         rustls::Error::PeerIncompatible(_) | rustls::Error::PeerMisbehaved(_) => Error::halt(
             format!("the server's TLS does not go with walferry's: {tls}"),
-            "check the server's ssl_min_protocol_version (TLS 1.2 or newer is needed) and ssl_ciphers",
+            "check which versions (TLS 1.2 or newer is needed) and ciphers the server takes",
         ),
         _other => Error::transient(format!("the TLS handshake failed: {tls}")),
     }

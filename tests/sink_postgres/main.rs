@@ -5,6 +5,8 @@ mod changes;
 mod fencing;
 mod harness;
 mod keyless;
+#[path = "../support/plans.rs"]
+mod plans;
 mod shapes;
 mod speed;
 mod zoo;

@@ -11,6 +11,8 @@ mod conformance;
 mod mariadb;
 mod mysql;
 mod postgres;
+mod secured;
 mod servers;
 mod stdout;
 mod store;
+mod together;

@@ -8,7 +8,7 @@ use crate::store::{NULL, Store, Table, Type, Unheld, printed};
 use crate::support;
 
 /// A server with a database `follower`.
-pub struct MariaDb(support::MariaDb);
+pub struct MariaDb(pub support::MariaDb);
 
 fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))

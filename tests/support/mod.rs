@@ -9,6 +9,7 @@ pub mod forgetful_kafka;
 pub mod http;
 pub mod kafka;
 pub mod mariadb;
+pub mod plans;
 pub mod postgres;
 pub mod process;
 pub mod secured_kafka;

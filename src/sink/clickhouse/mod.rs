@@ -278,12 +278,9 @@ impl Sink for ClickHouseSink {
             in_effect: &session.in_effect,
         };
         let newest = newest.unwrap_or(schema);
-        let prepared = match shape::is_doubtful(schema, newest) {
-            true => {
-                let why = "which of its columns older changes mean cannot be told: their version has no numbers";
-                Prepared::NeedsCopy(preparing.may_be_made_anew(newest, why.to_owned())?)
-            }
-            false => preparing.prepare(newest).await?,
+        let prepared = match shape::stale(schema, newest, session.in_effect.contains(table)) {
+            Some(why) => Prepared::NeedsCopy(preparing.may_be_made_anew(newest, why.to_owned())?),
+            None => preparing.prepare(newest).await?,
         };
         match prepared {
             Prepared::Ready(ready) => {

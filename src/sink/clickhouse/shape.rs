@@ -40,6 +40,9 @@ pub(super) fn own_columns(mode: ClickHouseMode) -> &'static [(&'static str, &'st
     }
 }
 
+/// The end of a column's comment, where walferry has only noted the leader's number.
+const MADE_BY_HAND: &str = ", made by hand";
+
 /// A column as `system.columns` tells.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(super) struct Found {
@@ -55,10 +58,17 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The leader's relation and the column's number there, if walferry made it.
+    /// The leader's relation and the column's number there, if walferry has noted it.
     fn number(&self) -> Option<(u32, i16)> {
-        let (relation, number) = self.comment.strip_prefix("walferry ")?.split_once('.')?;
+        let noted = self.comment.strip_prefix("walferry ")?;
+        let noted = noted.strip_suffix(MADE_BY_HAND).unwrap_or(noted);
+        let (relation, number) = noted.split_once('.')?;
         Some((relation.parse().ok()?, number.parse().ok()?))
+    }
+
+    /// Whether somebody else has made it, and so may have chosen its type.
+    fn is_made_by_hand(&self) -> bool {
+        self.number().is_none() || self.comment.ends_with(MADE_BY_HAND)
     }
 
     /// Its type, if walferry can write it.
@@ -81,12 +91,14 @@ pub(super) enum Alteration {
     Modify(String, Type),
     /// The leader has dropped it.
     Drop(String),
+    /// Somebody made it: its comment is to name the leader's, so that it is found when that one has another name.
+    Note(String),
 }
 
 impl Alteration {
     fn is_compatible(&self) -> bool {
         match self {
-            Alteration::Add(_) | Alteration::Modify(..) => true,
+            Alteration::Add(_) | Alteration::Modify(..) | Alteration::Note(_) => true,
             Alteration::Rename(..) | Alteration::Drop(_) => false,
         }
     }
@@ -152,6 +164,7 @@ pub(super) fn plan(
         .map(|found| Alteration::Drop(found.name.clone()))
         .collect();
     let (mut renamed, mut others) = (Vec::new(), Vec::new());
+    let all_numbered = schema.columns.iter().all(|column| column.number.is_some());
     for column in &schema.columns {
         let want = wanted(settings, schema, column)?;
         let Some(home) = home(schema, column, found) else {
@@ -166,7 +179,11 @@ pub(super) fn plan(
             renamed.push((home.name.as_str(), column.name.as_str()));
         }
         match retyped(settings, schema, (column, home), &want) {
-            Retyped::Fits => {}
+            Retyped::Fits => {
+                if home.comment.is_empty() && all_numbered {
+                    others.push(Alteration::Note(column.name.clone()));
+                }
+            }
             Retyped::Wider => others.push(Alteration::Modify(column.name.clone(), want)),
             Retyped::Other => {
                 let (name, was) = (&column.name, &home.type_name);
@@ -213,11 +230,24 @@ fn is_guess(schema: &TableSchema, found: &[Found]) -> bool {
     is_known && schema.columns.iter().any(|column| column.number.is_none())
 }
 
-/// Whether columns of a version could be found by name only in a table of the newest one, which has numbers: a name
-/// may be another column's there.
-pub(super) fn is_doubtful(schema: &TableSchema, newest: &TableSchema) -> bool {
+/// Why rows of a version are of no use to a table of the newest one, if they are not.
+pub(super) fn stale(
+    schema: &TableSchema,
+    newest: &TableSchema,
+    in_effect: bool,
+) -> Option<&'static str> {
     let unnumbered = |column: &Column| column.number.is_none();
-    schema.columns.iter().any(unnumbered) && !newest.columns.iter().all(unnumbered)
+    // Columns could be found by name only, and a name may be another column's there.
+    if schema.columns.iter().any(unnumbered) && !newest.columns.iter().all(unnumbered) {
+        return Some(
+            "which of its columns older changes mean cannot be told: their version has no numbers",
+        );
+    }
+    // A table that is in effect tells itself as of when its rows are.
+    if !in_effect && schema.rewritten != newest.rewritten {
+        return Some("the leader has rewritten its rows since they were copied");
+    }
+    None
 }
 
 /// What a table's comment says of rows that the leader has rewritten without a change in its stream.
@@ -272,9 +302,8 @@ fn retyped(
         return Retyped::Fits;
     }
     // A table that somebody made may hold the leader's values in types of his choice.
-    let made_by_hand = home.number().is_none();
     let name = format!("{}.{}", schema.table, column.name);
-    if made_by_hand && !settings.columns.contains_key(&name) {
+    if home.is_made_by_hand() && !settings.columns.contains_key(&name) {
         let fits = types::chosen(schema, column, &home.type_name);
         if fits.is_ok_and(|fits| has.nullable || !fits.nullable) {
             return Retyped::Fits;
@@ -312,6 +341,7 @@ fn allowed(
             Alteration::Rename(from, to) => format!("column {from} is {to} on the leader"),
             Alteration::Modify(name, of) => format!("column {name} is to be {of}"),
             Alteration::Drop(name) => format!("the leader has dropped column {name}"),
+            Alteration::Note(name) => format!("column {name} has no comment of walferry's"),
         };
         Error::halt(
             format!("table {} on the follower: {what}", schema.table),
@@ -334,7 +364,7 @@ fn allowed(
         SchemaChanges::Halt => {
             let needed = steps
                 .iter()
-                .find(|step| !matches!(step, Alteration::Drop(_)));
+                .find(|step| !matches!(step, Alteration::Drop(_) | Alteration::Note(_)));
             needed.map_or(Ok(Vec::new()), |step| Err(refused(step)))
         }
     }
@@ -382,6 +412,12 @@ pub(super) fn statement(schema: &TableSchema, table: &str, step: &Alteration) ->
             )
         }
         Alteration::Drop(name) => format!("DROP COLUMN IF EXISTS {}", sql::name(name)),
+        Alteration::Note(name) => {
+            let mut columns = schema.columns.iter();
+            let number = columns.find(|column| column.name == *name)?.number?;
+            let noted = format!("walferry {}.{number}{MADE_BY_HAND}", schema.relation.0);
+            format!("COMMENT COLUMN {} {}", sql::name(name), sql::text(&noted))
+        }
     };
     Some(format!("ALTER TABLE {table} {what}"))
 }

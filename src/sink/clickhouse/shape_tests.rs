@@ -133,6 +133,44 @@ fn what_the_leader_altered_is_altered() {
 }
 
 #[test]
+fn columns_that_somebody_made_are_noted_and_found_again_with_the_types_of_his_choice() {
+    let made = vec![
+        found("id", "Int32", ""),
+        found("n", "String", ""),
+        found("said", "Nullable(String)", "what they said"),
+        found("mine", "String", ""),
+    ];
+    let columns = [("id", "integer", 1), ("n", "text", 2), ("said", "text", 3)];
+    let mut leaders = schema(&columns);
+    leaders.columns[1].not_null = true;
+    let note = |name: &str| Alteration::Note(name.to_owned());
+    for may in [SchemaChanges::Follow, SchemaChanges::Compatible] {
+        let plan = plan(&settings(may), &leaders, &made).expect("it fits");
+        // A comment of theirs stays.
+        assert_eq!(plan, Plan::Alter(vec![note("id"), note("n")]));
+    }
+    let halting = plan(&settings(SchemaChanges::Halt), &leaders, &made).expect("it fits");
+    assert_eq!(halting, Plan::Alter(vec![]));
+    let statement = statement(&leaders, "t", &note("n")).expect("a statement");
+    let comment = "walferry 7.2, made by hand";
+    assert_eq!(
+        statement,
+        format!("ALTER TABLE t COMMENT COLUMN `n` '{comment}'")
+    );
+
+    // A type that the mapping would not choose stays, under whatever name.
+    let noted = vec![
+        found("id", "Int32", "walferry 7.1, made by hand"),
+        found("n", "LowCardinality(String)", comment),
+    ];
+    let mut renamed = schema(&[("id", "integer", 1), ("m", "text", 2)]);
+    renamed.columns[1].not_null = true;
+    let followed = plan(&settings(SchemaChanges::Follow), &renamed, &noted);
+    let step = Alteration::Rename("n".to_owned(), "m".to_owned());
+    assert_eq!(followed.expect("it follows"), Plan::Alter(vec![step]));
+}
+
+#[test]
 fn columns_that_change_their_names_with_one_another_go_by_way_of_free_names() {
     let new = schema(&[
         ("id", "integer", 1),
@@ -261,12 +299,27 @@ fn columns_without_numbers_are_doubtful_in_a_table_whose_columns_have_them() {
     let numbered = schema(&[("id", "integer", 1), ("x", "integer", 3)]);
     let mut without = numbered.clone();
     without.columns[1].number = None;
-    assert!(is_doubtful(&without, &numbered));
-    assert!(!is_doubtful(&numbered, &numbered));
+    for in_effect in [false, true] {
+        let why = stale(&without, &numbered, in_effect).expect("doubtful");
+        assert!(why.contains("numbers"), "{why}");
+        assert_eq!(stale(&numbered, &numbered, in_effect), None);
+    }
     for column in &mut without.columns {
         column.number = None;
     }
-    assert!(!is_doubtful(&without, &without), "nothing has numbers");
+    assert_eq!(stale(&without, &without, true), None, "nothing has numbers");
+}
+
+#[test]
+fn rows_of_a_copy_from_before_they_were_rewritten_are_stale() {
+    let before = schema(&[("id", "integer", 1)]);
+    let mut after = before.clone();
+    after.rewritten = Some(crate::model::Lsn(0xAB));
+    let why = stale(&before, &after, false).expect("stale");
+    assert!(why.contains("rewritten"), "{why}");
+    assert_eq!(stale(&after, &after, false), None);
+    // Of a table in effect its mark tells, whatever version a change has.
+    assert_eq!(stale(&before, &after, true), None);
 }
 
 #[test]

@@ -204,9 +204,10 @@ impl Preparing<'_> {
                         format!("ALTER TABLE {quoted} ADD COLUMN IF NOT EXISTS {clause}")
                     })
                 }
-                Alteration::Rename(..) | Alteration::Modify(..) | Alteration::Drop(_) => {
-                    shape::statement(schema, quoted, step)
-                }
+                Alteration::Rename(..)
+                | Alteration::Modify(..)
+                | Alteration::Drop(_)
+                | Alteration::Note(_) => shape::statement(schema, quoted, step),
             };
             let Some(statement) = statement else {
                 let why = format!("what older rows have in a new column is not known: {step:?}");

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use super::MySqlSink;
+use super::ddl::ALTERING_LIMIT;
 use super::failure::{plain_error, rows_error};
-use super::prepare::{ALTERING_LIMIT, Named, missing};
+use super::prepare::{Named, missing};
 use super::transaction::{Ending, Transaction};
 use super::wire::{Texts, literal};
 use crate::error::{Error, Result};

@@ -12,17 +12,21 @@ use std::sync::Arc;
 
 use super::MySqlSink;
 use super::catalog;
+use super::ddl::run;
 use super::emptying::is_it;
 use super::failure::plain_error;
 use super::prepare::Named;
 use super::session::make_database;
 use super::transaction::Ending;
-use super::wire::{Wire, literal, quoted};
+use super::wire::{literal, quoted};
 use crate::error::Result;
 use crate::model::{Moves, TableName};
 
 /// Tables of walferry's own by a table's name.
 const BY_NAME: [&str; 2] = ["walferry_tables", "walferry_columns"];
+
+/// What is said to have failed.
+const MOVING: &str = "renaming and dropping tables";
 
 /// Names of the table that says whether the moves are done.
 struct Marker {
@@ -81,7 +85,7 @@ impl MySqlSink {
         sql.extend(self.noting(&dropped, &renamed));
         let wire = &mut self.session()?.wire;
         for statement in sql {
-            run(wire, &statement).await?;
+            run(wire, &statement, MOVING).await?;
         }
         moved.extend(renamed.iter().map(|(_, new)| (*new).clone()));
         self.moving = !dropped.is_empty() || !renamed.is_empty();
@@ -180,11 +184,13 @@ impl MySqlSink {
         run(
             wire,
             &format!("DELETE FROM walferry_moves WHERE {}", me.is_mine()),
+            MOVING,
         )
         .await?;
         run(
             wire,
             &format!("DROP TABLE IF EXISTS {}", quoted(&marker.done)),
+            MOVING,
         )
         .await?;
         let names = noted
@@ -234,7 +240,7 @@ impl MySqlSink {
         }
         let to_do = quoted(&marker.to_do);
         let make = format!("CREATE TABLE IF NOT EXISTS {to_do} (n INT) ENGINE=InnoDB");
-        run(&mut self.session()?.wire, &make).await?;
+        run(&mut self.session()?.wire, &make, MOVING).await?;
         let [away, back] = renames;
         let mark = format!("{to_do} TO {}", quoted(&marker.done));
         let all: Vec<String> = away.into_iter().chain(back).chain([mark]).collect();
@@ -273,10 +279,4 @@ impl MySqlSink {
             done: format!("walferry_moved_{token}"),
         }
     }
-}
-
-async fn run(wire: &mut Wire, sql: &str) -> Result<()> {
-    let done = wire.command(sql).await;
-    done.map_err(|cause| plain_error(&cause, "renaming and dropping tables"))?;
-    Ok(())
 }

@@ -2,24 +2,19 @@
 //! may be done there.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::MySqlSink;
 use super::catalog::{self, Found};
-use super::checkpoint;
-use super::failure::{plain_error, summary, unfit_error, unreadable};
-use super::session::{Session, make_database};
+use super::failure::{plain_error, unfit_error};
+use super::session::make_database;
 use super::shape::{self, Change, Hindrance, Note};
 use super::tables::{self, Table, Wanted};
 use super::types::{self, Held};
-use super::wire::{Cause, Wire, literal, quoted};
+use super::wire::quoted;
 use crate::config::SchemaChanges;
-use crate::error::{Class, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::{SchemaVersion, TableName, TableSchema};
 use crate::sink::place::Place;
-
-/// Longest wait for what alters a table: it may have to write all of it anew.
-pub(super) const ALTERING_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// A table of the leader's on the follower.
 #[derive(Clone, Debug)]
@@ -365,109 +360,12 @@ impl MySqlSink {
         Ok(())
     }
 
-    /// Runs a statement that commits by itself, and does no harm to whoever else may own the table by now.
-    pub(super) async fn ddl(&mut self, table: &TableName, doing: &str, sql: &str) -> Result<()> {
-        let session = self.session()?;
-        if let Some(lifted) = session.lifted() {
-            run(&mut session.wire, &lifted).await?;
-        }
-        let done = session.wire.command_within(sql, ALTERING_LIMIT).await;
-        if let Some(lowered) = session.lowered()
-            && !session.wire.is_closed()
-        {
-            run(&mut session.wire, &lowered).await?;
-        }
-        done.map_err(|cause| ddl_error(table, doing, &cause))?;
-        Ok(())
-    }
-
-    /// Runs statements that commit by themselves and destroy rows, unless the checkpoint is another one's by now.
-    pub(super) async fn fenced_ddl(
-        &mut self,
-        table: &TableName,
-        version: Option<i64>,
-        ddl: Vec<String>,
-    ) -> Result<()> {
-        let me = std::sync::Arc::clone(&self.me);
-        let sql = checkpoint::fenced(&me, version, &ddl);
-        let done = self.ddl(table, "emptying", &sql).await;
-        let Err(error) = done else {
-            return Ok(());
-        };
-        let wire = &mut self.session()?.wire;
-        run(wire, &checkpoint::unlock(&me)).await?;
-        let refused = checkpoint::why_refused(wire, &me).await;
-        // Its version says that it is another one's, or was changed.
-        if refused.class() == Class::Fenced || error.what().contains("error 1048") {
-            self.has_orders = refused.class() == Class::Transient;
-            return Err(refused);
-        }
-        Err(error)
-    }
-
     /// Whether a table has rows.
     pub(super) async fn has_rows(&mut self, named: &Named) -> Result<bool> {
         let sql = format!("SELECT 1 FROM {} LIMIT 1", named.quoted);
         let rows = self.session()?.wire.rows(&sql).await;
         let rows = rows.map_err(|cause| plain_error(&cause, "looking for rows on the follower"))?;
         Ok(!rows.is_empty())
-    }
-
-    /// What is noted of a table, oldest first.
-    async fn notes(&mut self, table: &TableName) -> Result<Vec<Note>> {
-        let of = self.note_of(table);
-        let sql = format!("SELECT leader FROM walferry_columns WHERE {of} ORDER BY noted");
-        let rows = self.session()?.wire.rows(&sql).await;
-        let rows = rows.map_err(|cause| plain_error(&cause, "reading walferry_columns"))?;
-        let notes = rows.into_iter().map(|mut row| {
-            let text = row.pop().flatten().unwrap_or_default();
-            serde_json::from_str(&text)
-                .map_err(|error| unreadable("walferry_columns").caused_by(error))
-        });
-        notes.collect()
-    }
-
-    fn note_of(&self, table: &TableName) -> String {
-        format!(
-            "{} AND table_schema = {} AND table_name = {}",
-            self.me.is_mine(),
-            literal(&table.schema),
-            literal(&table.name)
-        )
-    }
-
-    async fn forget_notes(&mut self, table: &TableName) -> Result<()> {
-        let sql = format!("DELETE FROM walferry_columns WHERE {}", self.note_of(table));
-        run(&mut self.session()?.wire, &sql).await
-    }
-
-    /// Notes a version as the one that the follower shows from now on.
-    async fn write_note(
-        &mut self,
-        schema: &TableSchema,
-        notes: &[Note],
-        found: &Found,
-    ) -> Result<()> {
-        let homes = shape::homes(schema, notes, found);
-        let mut note = shape::note(schema, &homes);
-        let before = notes.last().and_then(|note| note.leader.as_ref());
-        if let (Some(leader), Some(before)) = (&mut note.leader, before) {
-            // What is noted of the version before counts where this one says nothing.
-            leader.rewritten = leader.rewritten.or(before.rewritten);
-        }
-        let json = serde_json::to_string(&note)
-            .map_err(|error| unreadable("walferry_columns").caused_by(error))?;
-        let sql = format!(
-            "REPLACE INTO walferry_columns (pipeline, sink, table_schema, table_name, version, noted, leader) \
-             SELECT {}, {}, {}, {}, COALESCE(MAX(noted), 0) + 1, {} FROM walferry_columns w WHERE {}",
-            self.me.values(),
-            literal(&schema.table.schema),
-            literal(&schema.table.name),
-            literal(&note.version),
-            literal(&json),
-            self.note_of(&schema.table)
-        );
-        run(&mut self.session()?.wire, &sql).await
     }
 }
 
@@ -482,32 +380,4 @@ pub(super) fn missing(table: &TableName) -> Error {
         format!("table {table} does not exist on the follower"),
         "restart walferry: it creates the table, or says what is missing",
     )
-}
-
-async fn run(wire: &mut Wire, sql: &str) -> Result<()> {
-    let done = wire.command(sql).await;
-    done.map_err(|cause| plain_error(&cause, "writing what walferry keeps on the follower"))?;
-    Ok(())
-}
-
-/// DDL that fails: what passes by itself does, everything else is told with its number.
-fn ddl_error(table: &TableName, doing: &str, cause: &Cause) -> Error {
-    let plain = plain_error(cause, doing).at(format!("table {table}"));
-    match (cause, plain.class()) {
-        (Cause::Server(error), Class::Halt) if !matches!(error.code, 1044 | 1142 | 1227 | 1370) => {
-            Error::halt(
-                format!("table {table}: {doing}: {}", summary(error)),
-                "make the table on the follower by hand with fewer or shorter columns, or another type under \
-                 [columns], as the error's number says; or exclude it in the sink's file",
-            )
-        }
-        _as_it_is => plain,
-    }
-}
-
-impl Session {
-    /// Whether the session goes on.
-    pub(super) fn is_alive(&self) -> bool {
-        !self.wire.is_closed()
-    }
 }

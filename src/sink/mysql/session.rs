@@ -154,6 +154,11 @@ async fn options(settings: &ServerSettings, mode: TlsMode) -> Result<OptsBuilder
 }
 
 impl Session {
+    /// Whether the session goes on.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.wire.is_closed()
+    }
+
     /// Connects, checks, sets up.
     pub(super) async fn open(settings: &MySqlSinkSettings) -> Result<Self> {
         let limit = settings.statement_timeout + ANSWER_GRACE;

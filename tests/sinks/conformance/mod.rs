@@ -1,5 +1,7 @@
 //! The cases that any store must pass, and which store takes which of them.
 
+mod by_age;
+mod by_hand;
 mod changes;
 mod following;
 mod history;
@@ -14,14 +16,14 @@ mod stream;
 mod toast;
 mod types;
 mod unheld;
-mod world;
+pub mod world;
 
 /// The cases of one store: `cases!(name, Store: group, …)`. The groups:
 /// - `follower`: keeps the leader's rows and a checkpoint;
 /// - `boundaries`: its readers see whole transactions only;
 /// - `keyless`: holds tables without a key;
 /// - `unheld`: has types that cannot hold every value;
-/// - `clickhouse`: what only ClickHouse has: a second mode, and Nested;
+/// - `clickhouse`: what only ClickHouse has: a second mode, Nested, batches by age, types of somebody's choice;
 /// - `stream`: shows changes, and keeps nothing.
 macro_rules! cases {
     ($name:ident, $store:ty: $($group:ident),+) => {
@@ -35,6 +37,7 @@ macro_rules! cases {
             names any_name_is_held
             names three_hundred_columns_are_held
             shapes columns_follow_the_leader
+            shapes rows_that_the_leader_rewrites_unseen_are_copied_anew
             shapes tables_follow_the_leader
             kills a_process_killed_at_any_step_leaves_equal_tables
             kills a_server_killed_under_load_leaves_equal_tables
@@ -55,7 +58,9 @@ macro_rules! cases {
     (@ clickhouse $store:ty) => {
         cases!(@@ $store: history every_change_is_a_row
             history a_table_without_a_key_is_kept_here_and_refused_there
-            nested arrays_of_one_dotted_name_are_refused_with_a_remedy_that_helps);
+            nested arrays_of_one_dotted_name_are_refused_with_a_remedy_that_helps
+            by_age changes_are_collected_until_a_batch_is_full_or_old
+            by_hand columns_that_somebody_made_follow_the_leader);
     };
     (@ stream $store:ty) => {
         cases!(@@ $store: stream lines_taken_one_after_the_other_make_the_leaders_rows

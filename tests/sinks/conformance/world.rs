@@ -15,8 +15,7 @@ pub const SINK: &str = "s";
 
 /// One leader, one follower, one pipeline.
 pub struct World<S> {
-    /// Kept running.
-    _leader: Postgres,
+    leader: Postgres,
     /// A client on the leader.
     pub from: Client,
     pub store: S,
@@ -32,22 +31,26 @@ impl<S: Store> World<S> {
 
     /// The same with more lines in the sink's file.
     pub async fn with(tables: &str, lines: &str) -> Self {
+        let world = Self::over(S::start().await, tables).await;
+        world.configure(lines);
+        world
+    }
+
+    /// With these tables on the leader and this store; the sink has no file yet.
+    pub async fn over(store: S, tables: &str) -> Self {
         let leader = Postgres::start("leader");
         leader.sql(tables).await;
         let from = leader.client().await;
         let set = "SET extra_float_digits = 3; SET TimeZone = 'UTC'";
         from.batch_execute(set).await.unwrap();
-        let store = S::start().await;
         let pipeline = Pipeline::between(&leader.url("postgres"), &[], "", "");
-        let world = World {
-            _leader: leader,
+        World {
+            leader,
             from,
             store,
             pipeline,
             walferry: None,
-        };
-        world.configure(lines);
-        world
+        }
     }
 
     /// The same, with walferry running, and all copied.
@@ -63,6 +66,13 @@ impl<S: Store> World<S> {
         let text = self.store.connector() + lines;
         self.pipeline
             .write(&format!("connectors/{SINK}.toml"), &text);
+    }
+
+    /// Writes the source's file.
+    pub fn configure_source(&self, lines: &str) {
+        let url = self.leader.url("postgres");
+        let text = format!("kind = \"postgres-source\"\nurl = \"{url}\"\n{lines}");
+        self.pipeline.write("connectors/leader.toml", &text);
     }
 
     pub fn run(&mut self) {

@@ -1,0 +1,52 @@
+//! A table that somebody made on the follower.
+
+use super::world::World;
+use crate::store::Store;
+
+pub async fn columns_that_somebody_made_follow_the_leader<S: Store>() {
+    let mut world = World::<S>::new(
+        "CREATE TABLE made (id int PRIMARY KEY, was text NOT NULL, gone int, said text);
+         INSERT INTO made SELECT i, 'was ' || i, i, 'said ' || i FROM generate_series(1, 20) i",
+    )
+    .await;
+    let place = world.store.place("public", "made");
+    world
+        .store
+        .sql(&format!(
+            "CREATE TABLE {place} (id Int32, was LowCardinality(String), gone Nullable(Int64),
+                said Nullable(String) COMMENT 'what they said', own String DEFAULT 'ours', _version UInt128, _deleted UInt8)
+             ENGINE = ReplacingMergeTree(_version, _deleted) ORDER BY id"
+        ))
+        .await;
+    world.run();
+    world.follows(&["made"]).await;
+    for (ddl, write) in [
+        (
+            "ALTER TABLE made RENAME COLUMN was TO now",
+            "UPDATE made SET now = 'now' WHERE id = 3",
+        ),
+        (
+            "ALTER TABLE made DROP COLUMN gone",
+            "INSERT INTO made (id, now, said) VALUES (21, 'new', NULL)",
+        ),
+        (
+            "ALTER TABLE made ADD COLUMN more int DEFAULT 5",
+            "UPDATE made SET more = 6 WHERE id = 4",
+        ),
+    ] {
+        world.sql(ddl).await;
+        world.sql(write).await;
+        world.comes_to(&["made"]).await;
+    }
+    // No copy was needed: what is theirs is there as it was.
+    let theirs = format!(
+        "SELECT toInt64(count()), toInt64(countIf(own = 'ours')), toInt64(any(toTypeName(now)) = 'LowCardinality(String)')
+         FROM {place} FINAL"
+    );
+    assert_eq!(world.store.numbers(&theirs).await, Ok(vec![21, 21, 1]));
+    let columns =
+        "SELECT toInt64(countIf(name = 'gone')), toInt64(countIf(comment = 'what they said'))
+         FROM system.columns WHERE database = 'follower' AND table = 'made'";
+    assert_eq!(world.store.numbers(columns).await, Ok(vec![0, 1]));
+    world.stop();
+}
