@@ -1,7 +1,6 @@
 //! A real server, a database a test for the leader's side and one for the follower's, and plans
 //! made by hand.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -13,15 +12,14 @@ use walferry::config::{
     TlsMode, TlsSettings, VerifySettings,
 };
 use walferry::error::{Class, Error, Result};
-use walferry::model::checkpoint::LogPlace;
 use walferry::model::{
-    Checkpoint, Column, ColumnKind, Epoch, Lsn, Oid, Op, ReplicaIdentity, Rows, TableChanges,
-    TableName, TablePlan, TableSchema, UserType,
+    Checkpoint, Column, ColumnKind, Oid, Op, ReplicaIdentity, Rows, TableChanges, TableName,
+    TablePlan, TableSchema, UserType,
 };
 use walferry::sink::postgres::PostgresSink;
 use walferry::sink::{Sink, Work};
 
-pub use crate::plans::{A, N, Plan, V, Value, add, change, position};
+pub use crate::plans::{A, N, Plan, V, Value, add, change, checkpoint, position};
 
 fn test_dir() -> PathBuf {
     let stack = || Path::new(env!("CARGO_MANIFEST_DIR")).join(".stack");
@@ -213,32 +211,6 @@ impl Pair {
         let leader = dump(&self.leader, schema).await;
         let follower = dump(&self.follower, schema).await;
         assert_eq!(leader, follower, "table {}", schema.table);
-    }
-}
-
-pub fn checkpoint(version: i64) -> Checkpoint {
-    Checkpoint {
-        version,
-        applied: Lsn(0x100_0000 + version.cast_unsigned()),
-        commit_time_us: Some(800_000_000_000_000 + version),
-        log: LogPlace {
-            next_offset: version,
-            epoch: Some(Epoch(3)),
-            to: Some(Lsn(0x100_0000)),
-            last_valid: Some(1),
-            captured: BTreeSet::from([TableName::new("public", "a")]),
-            fresh: false,
-        },
-        cursors: BTreeMap::from([("shop.public.a".to_owned(), BTreeMap::from([(0, 7)]))]),
-        in_effect: BTreeSet::new(),
-        joins: vec![],
-        refused: BTreeMap::new(),
-        system_id: Some("7".to_owned()),
-        timeline: Some(1),
-        cluster_id: Some("kafka".to_owned()),
-        target: None,
-        split: None,
-        hold: None,
     }
 }
 

@@ -1,10 +1,13 @@
-//! What a batch does to a table, made by hand: for tests of a sink by itself.
+//! What a batch does to a table, and a checkpoint, made by hand: for tests of a sink by itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use walferry::model::batch::Step;
+use walferry::model::checkpoint::LogPlace;
 use walferry::model::{
-    Cell, Change, Lsn, NetChange, Op, Position, RowRef, Rows, TablePlan, TableSchema, UpdateGroup,
+    Cell, Change, Checkpoint, Epoch, Lsn, NetChange, Op, Position, RowRef, Rows, TableName,
+    TablePlan, TableSchema, UpdateGroup,
 };
 
 /// A cell of a row made by hand.
@@ -162,5 +165,32 @@ impl Plan {
             first: position(3),
             last: position(9),
         }
+    }
+}
+
+/// A checkpoint whose every field that a store keeps has something to be kept.
+pub fn checkpoint(version: i64) -> Checkpoint {
+    Checkpoint {
+        version,
+        applied: Lsn(0x100_0000 + version.cast_unsigned()),
+        commit_time_us: Some(800_000_000_000_000 + version),
+        log: LogPlace {
+            next_offset: version,
+            epoch: Some(Epoch(3)),
+            to: Some(Lsn(0x100_0000)),
+            last_valid: Some(1),
+            captured: BTreeSet::from([TableName::new("public", "it's")]),
+            fresh: false,
+        },
+        cursors: BTreeMap::from([("shop.public.a".to_owned(), BTreeMap::from([(0, 7)]))]),
+        in_effect: BTreeSet::new(),
+        joins: vec![],
+        refused: BTreeMap::new(),
+        system_id: Some("7".to_owned()),
+        timeline: Some(1),
+        cluster_id: Some("kafka".to_owned()),
+        target: None,
+        split: None,
+        hold: None,
     }
 }

@@ -1,6 +1,6 @@
 //! A real server of each version, a database a test, and plans made by hand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -11,16 +11,15 @@ use walferry::config::{
     VerifySettings,
 };
 use walferry::error::{Class, Error, Result};
-use walferry::model::checkpoint::LogPlace;
 use walferry::model::{
-    Checkpoint, Column, ColumnKind, Epoch, Lsn, Oid, Op, ReplicaIdentity, Rows, TableChanges,
-    TableName, TablePlan, TableSchema,
+    Checkpoint, Column, ColumnKind, Oid, Op, ReplicaIdentity, Rows, TableChanges, TableName,
+    TablePlan, TableSchema,
 };
 use walferry::sink::mysql::MySqlSink;
 use walferry::sink::{Sink, Work};
 
 use crate::support::MariaDb;
-pub use crate::support::plans::{A, N, Plan, V, Value, add, change, position};
+pub use crate::support::plans::{A, N, Plan, V, Value, add, change, checkpoint, position};
 
 /// The versions that every test runs on.
 pub const VERSIONS: [&str; 2] = ["10.11", "11.4"];
@@ -196,32 +195,6 @@ impl Follower {
                     .join("|")
             })
             .collect()
-    }
-}
-
-pub fn checkpoint(version: i64) -> Checkpoint {
-    Checkpoint {
-        version,
-        applied: Lsn(0x100_0000 + version.cast_unsigned()),
-        commit_time_us: Some(800_000_000_000_000 + version),
-        log: LogPlace {
-            next_offset: version,
-            epoch: Some(Epoch(3)),
-            to: Some(Lsn(0x100_0000)),
-            last_valid: Some(1),
-            captured: BTreeSet::from([TableName::new("public", "it's")]),
-            fresh: false,
-        },
-        cursors: BTreeMap::from([("shop.public.a".to_owned(), BTreeMap::from([(0, 7)]))]),
-        in_effect: BTreeSet::new(),
-        joins: vec![],
-        refused: BTreeMap::new(),
-        system_id: Some("7".to_owned()),
-        timeline: Some(1),
-        cluster_id: Some("kafka".to_owned()),
-        target: None,
-        split: None,
-        hold: None,
     }
 }
 
