@@ -75,12 +75,12 @@ fn plain(kind: &Kind, text: &[u8], out: &mut Vec<u8>) -> Result<(), Unheld> {
             b"f" => out.push(0),
             _other => return Err(MALFORMED),
         },
-        Kind::Int16 => out.extend_from_slice(&number::<i16>(text)?.to_le_bytes()),
-        Kind::Int32 => out.extend_from_slice(&number::<i32>(text)?.to_le_bytes()),
-        Kind::Int64 => out.extend_from_slice(&number::<i64>(text)?.to_le_bytes()),
-        Kind::UInt32 => out.extend_from_slice(&number::<u32>(text)?.to_le_bytes()),
-        Kind::Float32 => out.extend_from_slice(&number::<f32>(text)?.to_le_bytes()),
-        Kind::Float64 => out.extend_from_slice(&number::<f64>(text)?.to_le_bytes()),
+        Kind::Int16 => out.extend_from_slice(&integer::<i16>(text)?.to_le_bytes()),
+        Kind::Int32 => out.extend_from_slice(&integer::<i32>(text)?.to_le_bytes()),
+        Kind::Int64 => out.extend_from_slice(&integer::<i64>(text)?.to_le_bytes()),
+        Kind::UInt32 => out.extend_from_slice(&integer::<u32>(text)?.to_le_bytes()),
+        Kind::Float32 => out.extend_from_slice(&float::<f32>(text)?.to_le_bytes()),
+        Kind::Float64 => out.extend_from_slice(&float::<f64>(text)?.to_le_bytes()),
         Kind::Decimal(precision, scale) => decimal(*precision, *scale, text, out)?,
         Kind::Date32 => {
             let (days, rest) = date(text)?;
@@ -98,7 +98,35 @@ fn plain(kind: &Kind, text: &[u8], out: &mut Vec<u8>) -> Result<(), Unheld> {
     Ok(())
 }
 
-fn number<T: std::str::FromStr>(text: &[u8]) -> Result<T, Unheld> {
+fn integer<T: TryFrom<i64>>(text: &[u8]) -> Result<T, Unheld> {
+    let number = match text.split_first() {
+        Some((b'-', digits)) => 0_i64.checked_sub_unsigned(unsigned(0, digits)?),
+        Some(_) | None => i64::try_from(unsigned(0, text)?).ok(),
+    };
+    let number = number.and_then(|number| T::try_from(number).ok());
+    number.ok_or(MALFORMED)
+}
+
+/// Most digits of which any number is one of 64 bits.
+const DIGITS_64: usize = 19;
+
+/// `before`, and these digits behind it: together at most [`DIGITS_64`], at least one of them here.
+fn unsigned(before: u64, digits: &[u8]) -> Result<u64, Unheld> {
+    if digits.is_empty() || digits.len() > DIGITS_64 {
+        return Err(MALFORMED);
+    }
+    let mut number = before;
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return Err(MALFORMED);
+        }
+        number = number * 10 + u64::from(digit);
+    }
+    Ok(number)
+}
+
+fn float<T: std::str::FromStr>(text: &[u8]) -> Result<T, Unheld> {
     let text = str::from_utf8(text).map_err(|_| MALFORMED)?;
     // Rust reads `Infinity` and `NaN` as Postgres prints them.
     text.parse().map_err(|_| MALFORMED)
@@ -114,8 +142,11 @@ fn decimal_bytes(precision: u32) -> usize {
     }
 }
 
-/// Most digits that 128 bits hold.
+/// Most digits that 64 bits hold, and 128.
+const SHORT_MAX: u32 = 18;
 const NARROW_MAX: u32 = 38;
+
+const MORE_DIGITS: Unheld = "has more digits than its Decimal";
 
 fn decimal(precision: u32, scale: u32, text: &[u8], out: &mut Vec<u8>) -> Result<(), Unheld> {
     let (negative, digits) = match text.split_first() {
@@ -135,6 +166,20 @@ fn decimal(precision: u32, scale: u32, text: &[u8], out: &mut Vec<u8>) -> Result
     if cut.iter().any(|digit| *digit != b'0') {
         return Err("has more digits behind the point than its Decimal");
     }
+    if precision <= SHORT_MAX && !whole.is_empty() && whole.len() + scale <= DIGITS_64 {
+        let mut number = unsigned(0, whole)?;
+        if !kept.is_empty() {
+            number = unsigned(number, kept)?;
+        }
+        number *= 10_u64.pow((scale - kept.len()) as u32);
+        if number >= 10_u64.pow(precision) {
+            return Err(MORE_DIGITS);
+        }
+        let number = number as i64;
+        let signed = if negative { -number } else { number };
+        out.extend_from_slice(&signed.to_le_bytes()[..decimal_bytes(precision)]);
+        return Ok(());
+    }
     let zeros = std::iter::repeat_n(&b'0', scale - kept.len());
     let (mut narrow, mut wide) = (0_i128, Wide::default());
     let mut count = 0;
@@ -144,7 +189,7 @@ fn decimal(precision: u32, scale: u32, text: &[u8], out: &mut Vec<u8>) -> Result
         }
         count += u32::from(count > 0 || *digit != b'0');
         if count > precision {
-            return Err("has more digits than its Decimal");
+            return Err(MORE_DIGITS);
         }
         match precision {
             ..=NARROW_MAX => narrow = narrow * 10 + i128::from(*digit - b'0'),
@@ -201,15 +246,17 @@ fn date(text: &[u8]) -> Result<(i64, &[u8]), Unheld> {
     if text.ends_with(b" BC") {
         return Err(OUT_OF_RANGE);
     }
-    let dash = text
-        .iter()
-        .position(|byte| *byte == b'-')
-        .ok_or(MALFORMED)?;
+    // Most years have four digits.
+    let dash = match text.get(4) {
+        Some(b'-') => Some(4),
+        Some(_) | None => text.iter().position(|byte| *byte == b'-'),
+    };
+    let dash = dash.ok_or(MALFORMED)?;
     let (year, rest) = (&text[..dash], &text[dash..]);
     let &[b'-', m1, m2, b'-', d1, d2, ref behind @ ..] = rest else {
         return Err(MALFORMED);
     };
-    let year: i64 = number(year)?;
+    let year: i64 = integer(year)?;
     let (month, day) = (i64::from(two(m1, m2)?), i64::from(two(d1, d2)?));
     // Days from the civil calendar, years beginning in March (Hinnant, "chrono-compatible date algorithms").
     let of_march = if month > 2 { year } else { year - 1 };
@@ -248,8 +295,11 @@ fn microseconds(text: &[u8]) -> Result<i64, Unheld> {
     if fraction.len() > 6 {
         return Err(MALFORMED);
     }
-    let digits = fraction.iter().chain(std::iter::repeat(&b'0')).take(6);
-    let micros = digits.fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+    let mut micros = 0;
+    for n in 0..6 {
+        let digit = fraction.get(n).map_or(0, |digit| digit - b'0');
+        micros = micros * 10 + i64::from(digit);
+    }
     let at = (days * 86_400 + seconds - offset_seconds(zone)?) * 1_000_000 + micros;
     // An offset may lead beyond the last day.
     match DAYS.contains(&at.div_euclid(86_400_000_000)) {
