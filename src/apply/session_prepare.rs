@@ -69,10 +69,15 @@ impl Session<'_> {
             why,
             "the table is copied anew, as its rows cannot follow the leader's"
         );
-        // Every copy so far is older than that, also those that a session need not know whose tables are all in effect.
+        // Copies that began before are taken for older, also those that a session need not know whose tables are all
+        // in effect.
         let mut refused = self.copies_known().of(&table);
-        let before = start::ledger_of(self.context, &self.terms, self.next_offset());
-        refused.extend(before.await?.of(&table));
+        let before = tokio::select! {
+            biased;
+            () = self.context.stop.cancelled() => return Ok(()),
+            before = start::ledger_of(self.context, &self.terms, self.next_offset()) => before?,
+        };
+        refused.extend(before.of(&table));
         let refused = BTreeMap::from([(table.clone(), refused)]);
         let next = without(&self.checkpoint, &[table].into(), &refused, &self.terms);
         self.begin().await?;

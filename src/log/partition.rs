@@ -331,7 +331,9 @@ pub(crate) fn read_error(
         // A connection lost for a moment, to the only broker or to the last one that was left, is no reason to
         // begin anew.
         Some(RDKafkaErrorCode::AllBrokersDown)
-            if consumer.fetch_metadata(None, BACK_TIMEOUT).is_ok() =>
+            if consumer
+                .fetch_metadata((partition >= 0).then_some(topic), BACK_TIMEOUT)
+                .is_ok() =>
         {
             tracing::debug!(topic, partition, "all brokers were gone for a moment");
             None

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::widening::{TypeOf, is_widening};
 use crate::model::{Column, Fill, Lsn, Oid, TableSchema};
 
+/// `bpchar`: its values have blanks up to the length that the column has.
+const CHAR_OID: Oid = Oid(1042);
+
 /// A version of the leader's table, as it is noted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LeaderShape {
@@ -109,6 +112,23 @@ pub(super) fn rows_follow(schema: &TableSchema, before: &LeaderShape) -> Result<
                 )));
             }
             None | Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The same of stores that hold a `char(n)` with its blanks, of which every row has more when it is longer.
+pub(super) fn chars_follow(schema: &TableSchema, before: &LeaderShape) -> Result<(), NeedsCopy> {
+    for column in &schema.columns {
+        let old = column.number.and_then(|number| before.numbered(number));
+        let is_longer = old.is_some_and(|old| {
+            column.type_oid == CHAR_OID && old.type_modifier != column.type_modifier
+        });
+        if is_longer {
+            return Err(NeedsCopy(format!(
+                "column {} is of type {} now, whose values have more blanks",
+                column.name, column.type_name
+            )));
         }
     }
     Ok(())

@@ -68,7 +68,7 @@ async fn https_is_as_strict_as_its_mode_and_replicates() {
             tls(VerifyFull, own),
             &["AUTHENTICATION_FAILED", "user and password"],
         ),
-        (&plain, String::new(), &["ClickHouse"]),
+        (&plain, String::new(), &["FAILED  s connection", "HTTP"]),
     ] {
         configure(&world, url, &tls);
         let (code, output) = world.pipeline.say(&["check"]);

@@ -17,10 +17,11 @@ use crate::model::{Checkpoint, TableName};
 use crate::sink::owned::{self, Identity};
 
 /// walferry's own tables, which no table of the leader's may be.
-pub(super) const OWN_TABLES: [&str; 2] = ["walferry_checkpoint", "walferry_tables"];
+pub(super) const OWN_TABLES: [&str; 3] =
+    ["walferry_checkpoint", "walferry_tables", "walferry_columns"];
 
 /// The statements that make them. `{db}` is the quoted database.
-const LAYOUT: [&str; 2] = [
+const LAYOUT: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS {db}.walferry_checkpoint (
         pipeline String,
         sink String,
@@ -46,6 +47,16 @@ const LAYOUT: [&str; 2] = [
     ) ENGINE = ReplacingMergeTree(filled_at) ORDER BY (pipeline, sink, schema, name)
     SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
     COMMENT 'tables that walferry has filled; do not edit'",
+    "CREATE TABLE IF NOT EXISTS {db}.walferry_columns (
+        pipeline String,
+        sink String,
+        schema String,
+        name String,
+        versions String,
+        step UInt128
+    ) ENGINE = ReplacingMergeTree(step) ORDER BY (pipeline, sink, schema, name)
+    SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
+    COMMENT 'which columns the leader had when rows were written; do not edit'",
 ];
 
 /// The newest row.
@@ -106,12 +117,9 @@ impl Store<'_> {
             sql::text(self.database),
             OWN_TABLES.join("', '")
         );
-        let answer = self
-            .http
-            .ask(Query::new(&there))
-            .await
-            .doing("looking for walferry's tables")?;
-        if answer.trim_ascii() == b"2" {
+        let answer = self.http.ask(Query::new(&there)).await;
+        let answer = answer.doing("looking for walferry's tables")?;
+        if answer.trim_ascii() == OWN_TABLES.len().to_string().as_bytes() {
             return Ok(());
         }
         let doing = format!("creating database {}", self.database);
@@ -183,11 +191,9 @@ impl Store<'_> {
     /// As a query.
     pub(super) async fn has_filled(&self, table: &TableName) -> Result<bool> {
         let ask = format!(
-            "SELECT count() FROM {}.walferry_tables WHERE {} AND schema = {} AND name = {}",
+            "SELECT count() FROM {}.walferry_tables WHERE {}",
             sql::name(self.database),
-            self.mine(),
-            sql::text(&table.schema),
-            sql::text(&table.name)
+            self.of(table)
         );
         self.http
             .is_any(&ask)
@@ -214,7 +220,17 @@ impl Store<'_> {
             .doing("writing walferry_tables")
     }
 
-    fn mine(&self) -> String {
+    /// Rows about a table of the leader's.
+    pub(super) fn of(&self, table: &TableName) -> String {
+        format!(
+            "{} AND schema = {} AND name = {}",
+            self.mine(),
+            sql::text(&table.schema),
+            sql::text(&table.name)
+        )
+    }
+
+    pub(super) fn mine(&self) -> String {
         format!(
             "pipeline = {} AND sink = {}",
             sql::text(&self.me.pipeline),

@@ -106,6 +106,12 @@ fn classified(code: u32, what: String) -> Error {
             what,
             "somebody has altered the follower: put it back, or have the table copied anew with walferry resync",
         ),
+        // DUPLICATE_COLUMN
+        15 => Error::halt(
+            what,
+            "the follower's table has a column of its own that has the name of a new one of the leader's: rename or \
+             drop it",
+        ),
         // TIMEOUT_EXCEEDED
         159 => Error::transient(what).taking_too_long().advising(
             "raise statement_timeout in the sink's settings, should it be exceeded again and again",

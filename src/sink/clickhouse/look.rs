@@ -92,7 +92,6 @@ async fn of_table(
         http,
         settings,
         databases,
-        in_effect: &Default::default(),
     };
     let quoted = sql::table(database, name);
     preparing.creation(schema, &quoted)?;
@@ -105,7 +104,7 @@ async fn of_table(
     }
     preparing.is_fit(schema, (database, name)).await?;
     if let Plan::Anew(why) = shape::plan(settings, schema, &found)? {
-        let may = preparing.may_be_made_anew(schema, why);
+        let may = preparing.has_to_be_made_anew(schema, &found, why);
         return may.map(drop);
     }
     // The table is there and walferry has no checkpoint: whose rows are in it?

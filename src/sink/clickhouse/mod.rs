@@ -17,6 +17,7 @@ mod fill;
 mod history;
 mod http;
 mod look;
+mod notes;
 mod orders;
 mod projection;
 mod refuse;
@@ -43,6 +44,7 @@ use checkpoint::{OWN_TABLES, Store};
 use failure::Doing;
 use http::{Http, Query};
 pub(super) use look::look;
+use notes::Notes;
 use projection::{Projection, Table};
 use tables::{Prepared, Preparing};
 
@@ -58,6 +60,8 @@ pub struct ClickHouseSink {
     transaction: Option<Transaction>,
     /// Inserts of this worker so far.
     inserts: u64,
+    /// How often it has written notes.
+    noted: u64,
     /// The table that cannot go on without a copy, and why.
     needs_copy: Option<(TableName, String)>,
     /// The checkpoint is not the one that the last batch began with.
@@ -72,8 +76,21 @@ struct Session {
     /// Tables in effect by the newest checkpoint.
     in_effect: BTreeSet<TableName>,
     tables: HashMap<TableName, Arc<Table>>,
+    /// Tables that take no rows before they are made anew for a copy: in which shape, and why.
+    awaited: HashMap<TableName, (TableSchema, String)>,
+    /// What is noted of tables, as far as it was asked for.
+    notes: HashMap<TableName, Notes>,
     /// By the address of a schema that is kept alive, so that an address stands for one schema.
     projections: HashMap<usize, (Arc<TableSchema>, Arc<Projection>)>,
+}
+
+impl Session {
+    /// Takes a table as it is now.
+    fn keep(&mut self, ready: Table) {
+        self.projections.retain(|_, (of, _)| of.table != ready.name);
+        self.awaited.remove(&ready.name);
+        self.tables.insert(ready.name.clone(), Arc::new(ready));
+    }
 }
 
 /// A batch under way: what stands for a transaction.
@@ -101,6 +118,7 @@ impl ClickHouseSink {
             session: None,
             transaction: None,
             inserts: 0,
+            noted: 0,
             needs_copy: None,
             has_orders: false,
         }
@@ -115,6 +133,14 @@ impl ClickHouseSink {
         let what = format!("table {table} needs a copy: {why}");
         self.needs_copy = Some((table.clone(), why));
         Error::transient(what)
+    }
+
+    fn preparing<'a>(&'a self, http: &'a Http) -> Preparing<'a> {
+        Preparing {
+            http,
+            settings: &self.settings,
+            databases: &self.databases,
+        }
     }
 
     fn store<'a>(&'a self, http: &'a Http) -> Store<'a> {
@@ -253,12 +279,15 @@ impl Sink for ClickHouseSink {
             let claimed = store.write(claim, checkpoint).await;
             claimed.doing("claiming the checkpoint")?;
         }
+        let notes = store.notes().await?;
         let in_effect = checkpoint.as_ref().map(|known| known.in_effect.clone());
         self.session = Some(Session {
             http,
             claim,
             in_effect: in_effect.unwrap_or_default(),
             tables: HashMap::new(),
+            awaited: HashMap::new(),
+            notes,
             projections: HashMap::new(),
         });
         Ok(checkpoint)
@@ -269,30 +298,30 @@ impl Sink for ClickHouseSink {
         schema: &TableSchema,
         newest: Option<&TableSchema>,
     ) -> Result<()> {
-        let table = &schema.table;
         let session = self.session.as_ref().ok_or_else(lost)?;
-        let preparing = Preparing {
-            http: &session.http,
-            settings: &self.settings,
-            databases: &self.databases,
-            in_effect: &session.in_effect,
-        };
+        let preparing = self.preparing(&session.http);
         let newest = newest.unwrap_or(schema);
-        let prepared = match shape::stale(schema, newest, session.in_effect.contains(table)) {
-            Some(why) => Prepared::NeedsCopy(preparing.may_be_made_anew(newest, why.to_owned())?),
-            None => preparing.prepare(newest).await?,
-        };
-        match prepared {
-            Prepared::Ready(ready) => {
-                let session = self.session()?;
-                session
-                    .projections
-                    .retain(|_, (of, _)| of.table != ready.name);
-                session.tables.insert(ready.name.clone(), Arc::new(ready));
-                Ok(())
+        let prepared = match shape::is_doubtful(schema, newest) {
+            true => {
+                let why = "which of its columns older changes mean cannot be told: their version has no numbers";
+                Prepared::NeedsCopy(preparing.may_be_made_anew(newest, why.to_owned())?)
             }
-            Prepared::NeedsCopy(why) => Err(self.ask_for_copy(table, why)),
+            false => preparing.prepare(newest).await?,
+        };
+        let table = &schema.table;
+        let session = self.session()?;
+        match prepared {
+            Prepared::Ready(ready) => session.keep(ready),
+            // It shows the leader's rows, or has those of a copy that is being brought on: only a copy empties it.
+            Prepared::NeedsCopy(why) if session.in_effect.contains(table) => {
+                return Err(self.ask_for_copy(table, why));
+            }
+            Prepared::NeedsCopy(why) => {
+                session.tables.remove(table);
+                session.awaited.insert(table.clone(), (newest.clone(), why));
+            }
         }
+        Ok(())
     }
 
     fn needs_copy(&mut self) -> Option<(TableName, String)> {
@@ -306,13 +335,16 @@ impl Sink for ClickHouseSink {
 
     async fn move_tables(&mut self, moves: &Moves) -> Result<BTreeSet<TableName>> {
         self.look().await?;
-        let session = self.session.as_ref().ok_or_else(lost)?;
         let mut moved = BTreeSet::new();
         for (old, new) in &moves.renamed {
-            if self.rename(&session.http, (old, new)).await? {
+            let http = &self.session.as_ref().ok_or_else(lost)?.http;
+            if self.rename(http, (old, new)).await? {
+                let notes = self.session()?.notes.get(old).cloned();
+                self.note(new, notes.unwrap_or_default()).await?;
                 moved.insert(new.clone());
             }
         }
+        let session = self.session.as_ref().ok_or_else(lost)?;
         for gone in &moves.dropped {
             if !self.store(&session.http).has_filled(gone).await? {
                 continue;

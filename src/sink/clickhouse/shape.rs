@@ -91,14 +91,15 @@ pub(super) enum Alteration {
     Modify(String, Type),
     /// The leader has dropped it.
     Drop(String),
-    /// Somebody made it: its comment is to name the leader's, so that it is found when that one has another name.
-    Note(String),
+    /// Its comment is to name the leader's column, so that it is found when that one has another name: nobody has
+    /// noted it, or another table had the name. With whether somebody else made it.
+    Note(String, bool),
 }
 
 impl Alteration {
     fn is_compatible(&self) -> bool {
         match self {
-            Alteration::Add(_) | Alteration::Modify(..) | Alteration::Note(_) => true,
+            Alteration::Add(_) | Alteration::Modify(..) | Alteration::Note(..) => true,
             Alteration::Rename(..) | Alteration::Drop(_) => false,
         }
     }
@@ -179,11 +180,7 @@ pub(super) fn plan(
             renamed.push((home.name.as_str(), column.name.as_str()));
         }
         match retyped(settings, schema, (column, home), &want) {
-            Retyped::Fits => {
-                if home.comment.is_empty() && all_numbered {
-                    others.push(Alteration::Note(column.name.clone()));
-                }
-            }
+            Retyped::Fits => {}
             Retyped::Wider => others.push(Alteration::Modify(column.name.clone(), want)),
             Retyped::Other => {
                 let (name, was) = (&column.name, &home.type_name);
@@ -191,6 +188,13 @@ pub(super) fn plan(
                     "column {name} is {was} and is to be {want}"
                 )));
             }
+        }
+        let of_another = home.number().is_some_and(|(of, _)| of != schema.relation.0);
+        if all_numbered && (home.comment.is_empty() || of_another) {
+            others.push(Alteration::Note(
+                column.name.clone(),
+                home.is_made_by_hand(),
+            ));
         }
     }
     steps.extend(renames(&renamed, found));
@@ -230,33 +234,21 @@ fn is_guess(schema: &TableSchema, found: &[Found]) -> bool {
     is_known && schema.columns.iter().any(|column| column.number.is_none())
 }
 
-/// Why rows of a version are of no use to a table of the newest one, if they are not.
-pub(super) fn stale(
-    schema: &TableSchema,
-    newest: &TableSchema,
-    in_effect: bool,
-) -> Option<&'static str> {
+/// Whether columns of a version could be found by name only in a table of the newest one, which has numbers: a name
+/// may be another column's there.
+pub(super) fn is_doubtful(schema: &TableSchema, newest: &TableSchema) -> bool {
     let unnumbered = |column: &Column| column.number.is_none();
-    // Columns could be found by name only, and a name may be another column's there.
-    if schema.columns.iter().any(unnumbered) && !newest.columns.iter().all(unnumbered) {
-        return Some(
-            "which of its columns older changes mean cannot be told: their version has no numbers",
-        );
-    }
-    // A table that is in effect tells itself as of when its rows are.
-    if !in_effect && schema.rewritten != newest.rewritten {
-        return Some("the leader has rewritten its rows since they were copied");
-    }
-    None
+    schema.columns.iter().any(unnumbered) && !newest.columns.iter().all(unnumbered)
 }
 
-/// What a table's comment says of rows that the leader has rewritten without a change in its stream.
-pub(super) fn rewritten(schema: &TableSchema) -> Option<String> {
-    let at = schema.rewritten?;
-    Some(format!(
-        "walferry {}: rows as rewritten at {at}",
-        schema.relation.0
-    ))
+/// A column of the leader's that somebody made on the follower, if there is one.
+pub(super) fn made_by_hand<'a>(schema: &TableSchema, found: &'a [Found]) -> Option<&'a str> {
+    let mut homes = schema
+        .columns
+        .iter()
+        .filter_map(|column| home(schema, column, found));
+    let by_hand = homes.find(|home| home.is_made_by_hand());
+    by_hand.map(|home| home.name.as_str())
 }
 
 /// The follower's column for one of the leader's.
@@ -341,7 +333,7 @@ fn allowed(
             Alteration::Rename(from, to) => format!("column {from} is {to} on the leader"),
             Alteration::Modify(name, of) => format!("column {name} is to be {of}"),
             Alteration::Drop(name) => format!("the leader has dropped column {name}"),
-            Alteration::Note(name) => format!("column {name} has no comment of walferry's"),
+            Alteration::Note(name, _) => format!("column {name} has no comment of walferry's"),
         };
         Error::halt(
             format!("table {} on the follower: {what}", schema.table),
@@ -364,7 +356,7 @@ fn allowed(
         SchemaChanges::Halt => {
             let needed = steps
                 .iter()
-                .find(|step| !matches!(step, Alteration::Drop(_) | Alteration::Note(_)));
+                .find(|step| !matches!(step, Alteration::Drop(_) | Alteration::Note(..)));
             needed.map_or(Ok(Vec::new()), |step| Err(refused(step)))
         }
     }
@@ -402,20 +394,14 @@ pub(super) fn statement(schema: &TableSchema, table: &str, step: &Alteration) ->
                 sql::name(to)
             )
         }
-        Alteration::Modify(name, of) => {
-            let mut columns = schema.columns.iter();
-            let column = columns.find(|column| column.name == *name)?;
-            format!(
-                "MODIFY COLUMN {} {of}{}",
-                sql::name(name),
-                comment(schema, column)
-            )
-        }
+        // Its comment stays what it is.
+        Alteration::Modify(name, of) => format!("MODIFY COLUMN {} {of}", sql::name(name)),
         Alteration::Drop(name) => format!("DROP COLUMN IF EXISTS {}", sql::name(name)),
-        Alteration::Note(name) => {
+        Alteration::Note(name, by_hand) => {
             let mut columns = schema.columns.iter();
             let number = columns.find(|column| column.name == *name)?.number?;
-            let noted = format!("walferry {}.{number}{MADE_BY_HAND}", schema.relation.0);
+            let by = if *by_hand { MADE_BY_HAND } else { "" };
+            let noted = format!("walferry {}.{number}{by}", schema.relation.0);
             format!("COMMENT COLUMN {} {}", sql::name(name), sql::text(&noted))
         }
     };

@@ -143,7 +143,7 @@ fn columns_that_somebody_made_are_noted_and_found_again_with_the_types_of_his_ch
     let columns = [("id", "integer", 1), ("n", "text", 2), ("said", "text", 3)];
     let mut leaders = schema(&columns);
     leaders.columns[1].not_null = true;
-    let note = |name: &str| Alteration::Note(name.to_owned());
+    let note = |name: &str| Alteration::Note(name.to_owned(), true);
     for may in [SchemaChanges::Follow, SchemaChanges::Compatible] {
         let plan = plan(&settings(may), &leaders, &made).expect("it fits");
         // A comment of theirs stays.
@@ -299,34 +299,38 @@ fn columns_without_numbers_are_doubtful_in_a_table_whose_columns_have_them() {
     let numbered = schema(&[("id", "integer", 1), ("x", "integer", 3)]);
     let mut without = numbered.clone();
     without.columns[1].number = None;
-    for in_effect in [false, true] {
-        let why = stale(&without, &numbered, in_effect).expect("doubtful");
-        assert!(why.contains("numbers"), "{why}");
-        assert_eq!(stale(&numbered, &numbered, in_effect), None);
-    }
+    assert!(is_doubtful(&without, &numbered));
+    assert!(!is_doubtful(&numbered, &numbered));
     for column in &mut without.columns {
         column.number = None;
     }
-    assert_eq!(stale(&without, &without, true), None, "nothing has numbers");
+    assert!(!is_doubtful(&without, &without), "nothing has numbers");
 }
 
 #[test]
-fn rows_of_a_copy_from_before_they_were_rewritten_are_stale() {
-    let before = schema(&[("id", "integer", 1)]);
-    let mut after = before.clone();
-    after.rewritten = Some(crate::model::Lsn(0xAB));
-    let why = stale(&before, &after, false).expect("stale");
-    assert!(why.contains("rewritten"), "{why}");
-    assert_eq!(stale(&after, &after, false), None);
-    // Of a table in effect its mark tells, whatever version a change has.
-    assert_eq!(stale(&before, &after, true), None);
-}
-
-#[test]
-fn rows_that_were_rewritten_leave_a_mark() {
-    let mut schema = schema(&[("id", "integer", 1)]);
-    assert_eq!(rewritten(&schema), None);
-    schema.rewritten = Some(crate::model::Lsn(0xAB));
-    let mark = rewritten(&schema).expect("they were");
-    assert!(mark.contains("7") && mark.contains("0/AB"), "{mark}");
+fn a_column_of_another_table_that_had_the_name_is_noted_anew() {
+    let leaders = schema(&[("id", "integer", 1), ("n", "text", 2)]);
+    let former = vec![
+        found("id", "Int32", "walferry 6.1"),
+        found("n", "Nullable(String)", "walferry 6.2, made by hand"),
+    ];
+    assert_eq!(made_by_hand(&leaders, &former), Some("n"));
+    let steps = vec![
+        Alteration::Note("id".to_owned(), false),
+        Alteration::Note("n".to_owned(), true),
+    ];
+    let statements: Vec<String> = steps
+        .iter()
+        .filter_map(|step| statement(&leaders, "t", step))
+        .collect();
+    assert_eq!(
+        statements,
+        [
+            "ALTER TABLE t COMMENT COLUMN `id` 'walferry 7.1'",
+            "ALTER TABLE t COMMENT COLUMN `n` 'walferry 7.2, made by hand'",
+        ]
+    );
+    let planned = plan(&settings(SchemaChanges::Follow), &leaders, &former);
+    assert_eq!(planned.expect("it follows"), Plan::Alter(steps));
+    assert_eq!(made_by_hand(&leaders, &former[..1]), None);
 }

@@ -1,7 +1,5 @@
 //! The follower's tables: made and brought into shape.
 
-use std::collections::BTreeSet;
-
 use serde::de::DeserializeOwned;
 
 use super::failure::Doing;
@@ -30,8 +28,6 @@ pub(super) struct Preparing<'a> {
     pub settings: &'a ClickHouseSinkSettings,
     /// Where tables are.
     pub databases: &'a Databases,
-    /// Tables that show the leader's rows: they are not made anew without a copy.
-    pub in_effect: &'a BTreeSet<TableName>,
 }
 
 /// How a table is prepared.
@@ -55,15 +51,9 @@ impl Preparing<'_> {
         if found.is_empty() {
             self.create(schema, (database, &quoted)).await?;
         } else {
-            let comment = self.is_fit(schema, (database, name)).await?;
-            if let Some(why) = self.rewritten(schema, &quoted, &comment).await? {
-                return Ok(Prepared::NeedsCopy(why));
-            }
+            self.is_fit(schema, (database, name)).await?;
             if let Some(why) = self.alter(schema, &quoted, &found).await? {
-                if self.in_effect.contains(&schema.table) {
-                    return Ok(Prepared::NeedsCopy(why));
-                }
-                self.make_anew(schema, (database, &quoted), &why).await?;
+                return Ok(Prepared::NeedsCopy(why));
             }
         }
         let found = columns(self.http, database, name).await?;
@@ -170,13 +160,10 @@ impl Preparing<'_> {
         let partition = layout.and_then(|layout| layout.partition_by.as_deref());
         let partition = partition.map_or_else(String::new, |by| format!(" PARTITION BY {by}"));
         let order: Vec<String> = order.iter().map(|name| sql::name(name)).collect();
-        let marked = shape::rewritten(schema);
-        let marked =
-            marked.map_or_else(String::new, |mark| format!(" COMMENT {}", sql::text(&mark)));
         Ok(format!(
             "CREATE TABLE IF NOT EXISTS {quoted} ({}) ENGINE = {engine}{partition} ORDER BY ({}) \
              SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, fsync_after_insert = 1, \
-             fsync_part_directory = 1{marked}",
+             fsync_part_directory = 1",
             clauses.join(", "),
             order.join(", ")
         ))
@@ -191,7 +178,7 @@ impl Preparing<'_> {
     ) -> Result<Option<String>> {
         let steps = match shape::plan(self.settings, schema, found)? {
             Plan::Alter(steps) => steps,
-            Plan::Anew(why) => return self.may_be_made_anew(schema, why).map(Some),
+            Plan::Anew(why) => return self.has_to_be_made_anew(schema, found, why).map(Some),
         };
         for step in &steps {
             let statement = match step {
@@ -207,11 +194,11 @@ impl Preparing<'_> {
                 Alteration::Rename(..)
                 | Alteration::Modify(..)
                 | Alteration::Drop(_)
-                | Alteration::Note(_) => shape::statement(schema, quoted, step),
+                | Alteration::Note(..) => shape::statement(schema, quoted, step),
             };
             let Some(statement) = statement else {
                 let why = format!("what older rows have in a new column is not known: {step:?}");
-                return self.may_be_made_anew(schema, why).map(Some);
+                return self.has_to_be_made_anew(schema, found, why).map(Some);
             };
             self.http
                 .run(&statement)
@@ -220,6 +207,30 @@ impl Preparing<'_> {
             tracing::info!(table = %schema.table, ?step, "table altered on the follower");
         }
         Ok(None)
+    }
+
+    /// Why it is made anew, if it is walferry's own and the settings let it be.
+    ///
+    /// # Errors
+    /// Halt, with what may be done by hand.
+    pub(super) fn has_to_be_made_anew(
+        &self,
+        schema: &TableSchema,
+        found: &[Found],
+        why: String,
+    ) -> Result<String> {
+        match shape::made_by_hand(schema, found) {
+            None => self.may_be_made_anew(schema, why),
+            Some(column) => Err(Error::halt(
+                format!(
+                    "table {} on the follower cannot be altered to take the leader's rows: {why}; and it is not \
+                     walferry's to be made anew, as somebody made its column {column}",
+                    schema.table
+                ),
+                "alter it by hand so that it can; or rename or drop it, so that walferry makes its own, and have the \
+                 table copied anew with walferry resync",
+            )),
+        }
     }
 
     /// Why it is made anew, if the settings let it be.
@@ -244,33 +255,33 @@ impl Preparing<'_> {
         }
     }
 
-    async fn make_anew(
-        &self,
-        schema: &TableSchema,
-        (database, quoted): (&str, &str),
-        why: &str,
-    ) -> Result<()> {
+    /// Drops the table and makes it in the shape of `schema`, without rows.
+    ///
+    /// # Errors
+    /// As a statement.
+    pub(super) async fn make_anew(&self, schema: &TableSchema, why: &str) -> Result<()> {
+        let (database, name) = self.databases.of(&schema.table)?;
+        let quoted = sql::table(database, name);
         tracing::info!(table = %schema.table, why, "table is made anew on the follower, for a copy");
         let statement = format!("DROP TABLE IF EXISTS {quoted} SYNC");
         let dropped = self.http.remove(&statement).await;
         dropped.doing(format!("dropping table {quoted}"))?;
-        self.create(schema, (database, quoted)).await
+        self.create(schema, (database, &quoted)).await
     }
 
-    /// That a table that is there replaces rows by version; its comment.
+    /// That a table that is there replaces rows by version.
     pub(super) async fn is_fit(
         &self,
         schema: &TableSchema,
         (database, name): (&str, &str),
-    ) -> Result<String> {
+    ) -> Result<()> {
         #[derive(serde::Deserialize)]
         struct Engine {
             engine: String,
             engine_full: String,
-            comment: String,
         }
         let ask = format!(
-            "SELECT engine, engine_full, comment FROM system.tables WHERE database = {} AND name = {} FORMAT JSONEachRow",
+            "SELECT engine, engine_full FROM system.tables WHERE database = {} AND name = {} FORMAT JSONEachRow",
             sql::text(database),
             sql::text(name)
         );
@@ -283,7 +294,7 @@ impl Preparing<'_> {
             of.engine.ends_with("ReplacingMergeTree") && of.engine_full.contains(&versioned)
         };
         match found.first() {
-            Some(engine) if fits(engine) => Ok(engine.comment.clone()),
+            Some(engine) if fits(engine) => Ok(()),
             Some(engine) => Err(Error::halt(
                 format!(
                     "table {} on the follower has the engine {}, not ReplacingMergeTree({versioned})",
@@ -291,33 +302,8 @@ impl Preparing<'_> {
                 ),
                 "rename or drop it, so that walferry makes its own; or name another database in the sink's url",
             )),
-            None => Ok(String::new()),
+            None => Ok(()),
         }
-    }
-
-    /// Why a copy is needed, if the leader has rewritten rows without a change in its stream since the table was
-    /// filled; a table that is to be filled gets the mark.
-    async fn rewritten(
-        &self,
-        schema: &TableSchema,
-        quoted: &str,
-        comment: &str,
-    ) -> Result<Option<String>> {
-        let Some(mark) = shape::rewritten(schema) else {
-            return Ok(None);
-        };
-        // A table of changes keeps rows as they were.
-        if comment == mark || self.settings.mode == ClickHouseMode::History {
-            return Ok(None);
-        }
-        if self.in_effect.contains(&schema.table) {
-            let why = "the leader has rewritten its rows without a change in its stream".to_owned();
-            return self.may_be_made_anew(schema, why).map(Some);
-        }
-        let marked = format!("ALTER TABLE {quoted} MODIFY COMMENT {}", sql::text(&mark));
-        let doing = format!("altering table {quoted}");
-        self.http.run(&marked).await.doing(doing)?;
-        Ok(None)
     }
 }
 

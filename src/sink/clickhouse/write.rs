@@ -8,9 +8,11 @@ use super::block::{Block, copied, version};
 use super::failure::{Doing, Failure};
 use super::fill::fill;
 use super::http::Query;
+use super::notes::Notes;
 use super::projection::Projection;
 use super::shape::VERSION;
 use super::sql;
+use super::tables::Prepared;
 use super::{ClickHouseSink, foreign_rows, lost, tables};
 use crate::config::ClickHouseMode;
 use crate::error::{Class, Error, Result};
@@ -25,6 +27,10 @@ impl ClickHouseSink {
     /// How rows of a schema version are written.
     pub(super) fn projection(&mut self, schema: &Arc<TableSchema>) -> Result<Arc<Projection>> {
         let address = Arc::as_ptr(schema) as usize;
+        if let Some((_, why)) = self.session()?.awaited.get(&schema.table) {
+            let why = why.clone();
+            return Err(self.ask_for_copy(&schema.table, why));
+        }
         let session = self.session()?;
         if let Some((_, known)) = session.projections.get(&address) {
             return Ok(Arc::clone(known));
@@ -76,6 +82,7 @@ impl ClickHouseSink {
     /// Applies the net change of one table.
     pub(super) async fn apply_plan(&mut self, plan: &TablePlan) -> Result<()> {
         let projection = self.projection(&plan.schema)?;
+        self.bring_on(&plan.schema).await?;
         for step in &plan.steps {
             match step {
                 Step::Truncate => self.truncate(&projection, plan.last).await?,
@@ -153,14 +160,38 @@ impl ClickHouseSink {
         if self.settings.mode == ClickHouseMode::History {
             return Ok(());
         }
-        let statement = format!("TRUNCATE TABLE {quoted}");
-        let emptied = http.remove(&statement).await;
-        emptied.doing(format!("emptying table {table}"))
+        let session = self.session.as_ref().ok_or_else(lost)?;
+        match session.awaited.get(table).cloned() {
+            Some((schema, why)) => self.make_anew(&schema, &why).await?,
+            None => {
+                let statement = format!("TRUNCATE TABLE {quoted}");
+                let emptied = session.http.remove(&statement).await;
+                emptied.doing(format!("emptying table {table}"))?;
+            }
+        }
+        self.note(table, Notes::default()).await
+    }
+
+    async fn make_anew(&mut self, schema: &TableSchema, why: &str) -> Result<()> {
+        let http = &self.session.as_ref().ok_or_else(lost)?.http;
+        let preparing = self.preparing(http);
+        preparing.make_anew(schema, why).await?;
+        match preparing.prepare(schema).await? {
+            Prepared::Ready(ready) => self.session()?.keep(ready),
+            Prepared::NeedsCopy(why) => {
+                return Err(Error::transient(format!(
+                    "table {} was made anew, and somebody has altered it: {why}",
+                    schema.table
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Writes rows of a copy.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
         let projection = self.projection(&rows.schema)?;
+        self.bring_on(&rows.schema).await?;
         let mut block = Block::new(&projection, &rows.rows, None);
         for (number, change) in (before..).zip(&rows.changes) {
             assert_eq!(change.op, Op::Read, "rows of a copy are reads");

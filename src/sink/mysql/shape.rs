@@ -24,10 +24,7 @@ use super::types::{Held, Server};
 use super::wire::{literal, quoted};
 use crate::config::SchemaChanges;
 use crate::model::{Column, Fill, Oid, TableSchema};
-use crate::sink::leader_shape::{LeaderShape, NeedsCopy, rows_follow};
-
-/// `bpchar`: its values have blanks up to the length that the column has.
-const CHAR_OID: Oid = Oid(1042);
+use crate::sink::leader_shape::{LeaderShape, NeedsCopy, chars_follow, rows_follow};
 
 /// A version of the leader's table, as it is noted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,23 +185,6 @@ pub(super) fn plan(change: Change<'_>) -> Result<Plan, Hindrance> {
     }
     change.keys(&homes, &mut plan);
     Ok(plan)
-}
-
-/// A longer `char(n)` has more blanks in every row.
-fn chars_follow(schema: &TableSchema, before: &LeaderShape) -> Result<(), NeedsCopy> {
-    for column in &schema.columns {
-        let old = column.number.and_then(|number| before.numbered(number));
-        let is_longer = old.is_some_and(|old| {
-            column.type_oid == CHAR_OID && old.type_modifier != column.type_modifier
-        });
-        if is_longer {
-            return Err(NeedsCopy(format!(
-                "column {} is of type {} now, whose values have more blanks",
-                column.name, column.type_name
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The definition of a column that walferry makes.

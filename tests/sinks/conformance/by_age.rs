@@ -2,7 +2,7 @@
 
 use super::world::{SINK, World};
 use crate::store::Store;
-use crate::support::content::mark;
+use crate::support::content::{mark, published};
 use crate::support::http::{get, part};
 
 /// The sink's file with another age, and batches that are soon full.
@@ -33,15 +33,19 @@ pub async fn changes_are_collected_until_a_batch_is_full_or_old<S: Store>() {
             .await;
     }
     let lsn = mark(&world.from).await;
-    let wait = format!("/v1/sinks/{SINK}/wait?lsn={lsn}&timeout_ms=3000");
-    crate::support::until("it waits for more", || async {
+    // All of it is in Kafka, and the sink reads.
+    published(&world.from).await;
+    crate::support::until("the sink streams", || async {
         let sink = part(&world.pipeline, SINK).await?;
-        match get(&world.pipeline, &wait).await? {
-            (504, _) if sink["state"] == "streaming" => Ok(()),
-            other => Err(format!("{other:?} {sink}")),
+        match sink["state"] == "streaming" {
+            true => Ok(()),
+            false => Err(sink.to_string()),
         }
     })
     .await;
+    let wait = format!("/v1/sinks/{SINK}/wait?lsn={lsn}&timeout_ms=3000");
+    let waited = get(&world.pipeline, &wait).await;
+    assert_eq!(waited.map(|(status, _)| status), Ok(504));
     world.differs("t").await;
     world
         .sql("INSERT INTO t SELECT i, repeat(md5(i::text), 10) FROM generate_series(10, 1000) i")

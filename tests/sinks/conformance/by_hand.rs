@@ -38,7 +38,8 @@ pub async fn columns_that_somebody_made_follow_the_leader<S: Store>() {
         world.sql(write).await;
         world.comes_to(&["made"]).await;
     }
-    // No copy was needed: what is theirs is there as it was.
+    // What is theirs is there as it was, and no copy was needed for it.
+    assert!(!world.walferry().output().contains("copied anew"));
     let theirs = format!(
         "SELECT toInt64(count()), toInt64(countIf(own = 'ours')), toInt64(any(toTypeName(now)) = 'LowCardinality(String)')
          FROM {place} FINAL"

@@ -38,6 +38,7 @@ macro_rules! cases {
             names three_hundred_columns_are_held
             shapes columns_follow_the_leader
             shapes rows_that_the_leader_rewrites_unseen_are_copied_anew
+            shapes rows_rewritten_while_a_copy_is_loaded_are_copied_anew
             shapes tables_follow_the_leader
             kills a_process_killed_at_any_step_leaves_equal_tables
             kills a_server_killed_under_load_leaves_equal_tables

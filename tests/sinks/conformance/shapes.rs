@@ -115,6 +115,28 @@ pub async fn rows_that_the_leader_rewrites_unseen_are_copied_anew<S: Store>() {
     world.stop();
 }
 
+pub async fn rows_rewritten_while_a_copy_is_loaded_are_copied_anew<S: Store>() {
+    for (step, point) in ["BeforeEffect:1", "RowsLoaded:1"].into_iter().enumerate() {
+        let mut world = World::<S>::new(TABLE).await;
+        world.configure_source("event_trigger = true\n");
+        let mut dying = world.pipeline.run_until(point);
+        crate::support::until("it dies with the rows loaded", || {
+            let ended = dying.ended().map(drop);
+            async move { ended.ok_or_else(String::new) }
+        })
+        .await;
+        let rewrites = [
+            "ALTER TABLE t ALTER COLUMN a TYPE text USING upper(a)",
+            "ALTER TABLE t ALTER COLUMN n TYPE text USING 'n' || n; ALTER TABLE t ADD COLUMN r float8 DEFAULT random()",
+        ];
+        world.sql(rewrites[step]).await;
+        world.sql("UPDATE t SET b = 'x' WHERE id = 5").await;
+        world.run();
+        world.comes_to(&["t"]).await;
+        world.stop();
+    }
+}
+
 pub async fn tables_follow_the_leader<S: Store>() {
     let mut world =
         World::<S>::begin(&format!("{TABLE}; CREATE TABLE other (id int PRIMARY KEY)")).await;
