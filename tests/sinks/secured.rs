@@ -68,7 +68,11 @@ async fn https_is_as_strict_as_its_mode_and_replicates() {
             tls(VerifyFull, own),
             &["AUTHENTICATION_FAILED", "user and password"],
         ),
-        (&plain, String::new(), &["FAILED  s connection", "HTTP"]),
+        (
+            &plain,
+            String::new(),
+            &["FAILED  s connection", "connection closed"],
+        ),
     ] {
         configure(&world, url, &tls);
         let (code, output) = world.pipeline.say(&["check"]);
