@@ -213,8 +213,8 @@ impl Sink for MySqlSink {
         }
     }
 
-    async fn load(&mut self, rows: &TableChanges, _before: u64) -> Result<()> {
-        let done = self.load_rows(rows).await;
+    async fn load(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
+        let done = self.load_rows(rows, before == 0).await;
         self.settle(done).await
     }
 

@@ -33,6 +33,21 @@ impl MySqlSink {
         )
     }
 
+    /// Forgets, in the open transaction, the versions behind the one that rows of a copy have: they are met again, and
+    /// whether these rows can follow is asked again.
+    pub(super) async fn forget_later_notes(&mut self, schema: &TableSchema) -> Result<()> {
+        let of = self.note_of(&schema.table);
+        // MySQL reads no table that it deletes from, unless it is another one by then.
+        let own = format!(
+            "SELECT noted FROM walferry_columns WHERE {of} AND version = {}",
+            literal(&schema.version().to_string())
+        );
+        let sql = format!(
+            "DELETE FROM walferry_columns WHERE {of} AND noted > (SELECT own.noted FROM ({own}) own)"
+        );
+        run(&mut self.session()?.wire, &sql, KEEPING).await
+    }
+
     pub(super) async fn forget_notes(&mut self, table: &TableName) -> Result<()> {
         let sql = format!("DELETE FROM walferry_columns WHERE {}", self.note_of(table));
         run(&mut self.session()?.wire, &sql, KEEPING).await

@@ -180,9 +180,17 @@ impl MySqlSink {
         Ok(())
     }
 
-    /// Inserts the rows of a copy.
-    pub(super) async fn load_rows(&mut self, rows: &TableChanges) -> Result<(), Ending> {
+    /// Inserts the rows of a copy; `first`: none of them came before.
+    pub(super) async fn load_rows(
+        &mut self,
+        rows: &TableChanges,
+        first: bool,
+    ) -> Result<(), Ending> {
         let table = self.shaped(&rows.schema)?;
+        if first {
+            self.start_now().await?;
+            self.forget_later_notes(&rows.schema).await?;
+        }
         let mut work = self.start(false).await?;
         if let (Some(first), Some(last)) = (rows.changes.first(), rows.changes.last()) {
             let place = Place::of_records(&rows.schema.table, first.position, last.position);

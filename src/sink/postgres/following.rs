@@ -99,7 +99,9 @@ pub(super) async fn follow(
         .await
         .map_err(place)?
     {
-        notes.write(schema, &numbers, before.rewritten).await?;
+        // Rows that come now come from a copy of this version, which may be older than what was noted.
+        let rewritten = before.rewritten.filter(|_| !empty);
+        notes.write(schema, &numbers, rewritten).await?;
     }
     Ok(Ok(()))
 }

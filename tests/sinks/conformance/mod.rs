@@ -45,6 +45,7 @@ macro_rules! cases {
             large a_transaction_larger_than_a_batch_arrives_and_what_is_rolled_back_does_not
             operators a_second_worker_is_fenced_and_the_tables_are_equal
             operators a_follower_is_rebuilt_and_a_table_copied_anew
+            operators a_follower_rebuilt_to_before_a_rewrite_and_resumed_is_equal
             operators rows_of_somebody_else_are_not_touched);
     };
     (@ boundaries $store:ty) => {

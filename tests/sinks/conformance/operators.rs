@@ -60,6 +60,37 @@ pub async fn a_follower_is_rebuilt_and_a_table_copied_anew<S: Store>() {
     world.stop();
 }
 
+pub async fn a_follower_rebuilt_to_before_a_rewrite_and_resumed_is_equal<S: Store>() {
+    let mut world = World::<S>::new(
+        "CREATE TABLE t (id int PRIMARY KEY, a text NOT NULL, n int);
+         INSERT INTO t SELECT i, 'a' || i, i FROM generate_series(1, 20) i",
+    )
+    .await;
+    world.configure_source("event_trigger = true\n");
+    world.run();
+    world.caught_up().await;
+    let before = crate::support::content::mark(&world.from).await;
+    world
+        .sql("ALTER TABLE t ALTER COLUMN a TYPE text USING upper(a)")
+        .await;
+    world.sql("UPDATE t SET n = n + 1 WHERE id = 5").await;
+    world.comes_to(&["t"]).await;
+
+    world
+        .pipeline
+        .do_it(&["rebuild", SINK, "--to-lsn", &before]);
+    let count = |value: &str| {
+        let place = world.store.place("public", "t");
+        format!("SELECT count(*) FROM {place} WHERE a = '{value}'")
+    };
+    let (lower, upper) = (count("a5"), count("A5"));
+    assert_eq!(world.store.numbers(&lower).await, Ok(vec![1]));
+    assert_eq!(world.store.numbers(&upper).await, Ok(vec![0]));
+    world.pipeline.do_it(&["sink", "resume", SINK]);
+    world.comes_to(&["t"]).await;
+    world.stop();
+}
+
 pub async fn rows_of_somebody_else_are_not_touched<S: Store>() {
     let mut world = World::<S>::new(
         "CREATE TABLE strange (id int PRIMARY KEY, note text); INSERT INTO strange VALUES (7, 'ours');
