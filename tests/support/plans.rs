@@ -162,7 +162,7 @@ impl Plan {
             schema: self.schema,
             rows: self.rows,
             steps: self.steps,
-            first: position(3),
+            first: position(7),
             last: position(9),
         }
     }
