@@ -7,8 +7,7 @@ use super::document::Document;
 use super::server_url::{Scheme, server};
 use super::sink::{Common, schema_changes, statement_timeout, verify};
 use super::{
-    SchemaChanges, ServerSettings, SinkSettings, StoreSettings, TlsMode, VerifySettings, defaults,
-    raw,
+    SchemaChanges, ServerSettings, SinkSettings, StoreSettings, TlsMode, VerifySettings, raw,
 };
 use crate::error::Result;
 
@@ -48,11 +47,6 @@ pub(super) fn sink(document: &Document, name: &str) -> Result<SinkSettings> {
         columns: raw.columns,
         verify: verify(document, raw.verify_every, None)?,
     };
-    let common = Common {
-        tables: raw.tables,
-        batch_max_bytes: (raw.batch_max_bytes, defaults::SINK_BATCH),
-        fetch_max_bytes: raw.fetch_max_bytes,
-        batch_max_age: Duration::ZERO,
-    };
+    let common = Common::new(raw.tables, raw.batch_max_bytes, raw.fetch_max_bytes);
     common.sink(document, name, StoreSettings::MySql(store))
 }

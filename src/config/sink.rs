@@ -25,6 +25,20 @@ pub(super) struct Common {
 }
 
 impl Common {
+    /// Of a kind whose batches are of the usual size, and wait for nothing.
+    pub(super) fn new(
+        tables: raw::Tables,
+        batch_max_bytes: Option<raw::Size>,
+        fetch_max_bytes: Option<raw::Size>,
+    ) -> Self {
+        Common {
+            tables,
+            batch_max_bytes: (batch_max_bytes, defaults::SINK_BATCH),
+            fetch_max_bytes,
+            batch_max_age: Duration::ZERO,
+        }
+    }
+
     /// The sink of this name with its store.
     pub(super) fn sink(
         self,
@@ -79,12 +93,7 @@ pub(super) fn postgres(document: &Document, name: &str) -> Result<SinkSettings> 
         verify: verify(document, raw.verify_every, raw.verify_max_rows_per_second)?,
     };
     let store = StoreSettings::Postgres(store);
-    let common = Common {
-        tables: raw.tables,
-        batch_max_bytes: (raw.batch_max_bytes, defaults::SINK_BATCH),
-        fetch_max_bytes: raw.fetch_max_bytes,
-        batch_max_age: Duration::ZERO,
-    };
+    let common = Common::new(raw.tables, raw.batch_max_bytes, raw.fetch_max_bytes);
     common.sink(document, name, store)
 }
 
@@ -102,12 +111,7 @@ pub(super) fn stdout(document: &Document, name: &str) -> Result<SinkSettings> {
         from,
         form: StdoutForm::Json,
     });
-    let common = Common {
-        tables: raw.tables,
-        batch_max_bytes: (raw.batch_max_bytes, defaults::SINK_BATCH),
-        fetch_max_bytes: raw.fetch_max_bytes,
-        batch_max_age: Duration::ZERO,
-    };
+    let common = Common::new(raw.tables, raw.batch_max_bytes, raw.fetch_max_bytes);
     common.sink(document, name, store)
 }
 

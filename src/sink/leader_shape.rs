@@ -57,6 +57,14 @@ impl LeaderShape {
         })
     }
 
+    /// The same of a version that comes behind another one: what is noted there of rewriting counts where this one
+    /// says nothing.
+    pub(super) fn behind(schema: &TableSchema, rewritten: Option<Lsn>) -> Option<Self> {
+        let mut shape = LeaderShape::of(schema)?;
+        shape.rewritten = shape.rewritten.or(rewritten);
+        Some(shape)
+    }
+
     /// The same of a version whose rows are to follow those of another one.
     ///
     /// # Errors
@@ -78,6 +86,11 @@ impl LeaderShape {
 fn numbers_of(schema: &TableSchema, columns: &[usize]) -> Vec<i16> {
     let numbers = columns.iter().filter_map(|&n| schema.columns[n].number);
     numbers.collect()
+}
+
+/// The comment of a follower's column that is the leader's with this number.
+pub(super) fn tag(relation: Oid, number: i16) -> String {
+    format!("walferry {}.{number}", relation.0)
 }
 
 /// Why the follower's rows cannot follow: the table needs a copy.
@@ -118,7 +131,11 @@ pub(super) fn rows_follow(schema: &TableSchema, before: &LeaderShape) -> Result<
 }
 
 /// The same of stores that hold a `char(n)` with its blanks, of which every row has more when it is longer.
-pub(super) fn chars_follow(schema: &TableSchema, before: &LeaderShape) -> Result<(), NeedsCopy> {
+pub(super) fn padded_rows_follow(
+    schema: &TableSchema,
+    before: &LeaderShape,
+) -> Result<(), NeedsCopy> {
+    rows_follow(schema, before)?;
     for column in &schema.columns {
         let old = column.number.and_then(|number| before.numbered(number));
         let is_longer = old.is_some_and(|old| {

@@ -73,7 +73,7 @@ pub(super) fn only_row(plan: &TablePlan) -> Option<RowRef> {
     ) {
         (1, &[row], [], [], []) | (1, [], &[row], [], []) | (1, [], [], [], &[row]) => Some(row),
         (2, [], [], &[(from, _to)], []) => Some(from),
-        _ => None,
+        _several_changes => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::support::content::rows;
-use crate::support::{DEADLINE, Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
+use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
 
 /// More than a copy must have for its indexes to be set aside.
 const ROWS: i32 = 12_000;
@@ -170,14 +170,6 @@ async fn with_the_rows_no_index_is_taken_away() {
     assert_eq!(walferry.terminate(), 0);
 }
 
-async fn has_died(mut walferry: Walferry) {
-    let end = std::time::Instant::now() + DEADLINE;
-    while walferry.ended().is_none() {
-        assert!(std::time::Instant::now() < end, "{}", walferry.output());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_before_or_amid_a_build_leaves_notes_and_the_next_one_finishes() {
     let (leader, follower) = (leader().await, own_follower().await);
@@ -188,7 +180,7 @@ async fn a_worker_killed_before_or_amid_a_build_leaves_notes_and_the_next_one_fi
         ("BeforeIndex", CAN_GO.len()),
         ("IndexBuilt:3", CAN_GO.len() - 2),
     ] {
-        has_died(pipeline.run_until(point)).await;
+        pipeline.run_until(point).dies().await;
         // The server process of the one that died may still be at its statement.
         until("the rest is noted", || async {
             let notes = noted(&to).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_postgres::Client;
 
-use crate::support::http::part;
+use crate::support::http::{comes_into, part};
 use crate::support::{Pipeline, Postgres, Walferry, assert_equal, until, wait_caught_up};
 
 const TABLES: &[&str] = &["items", "events"];
@@ -67,18 +67,6 @@ async fn position(follower: &Client) -> Option<String> {
     row.get(0)
 }
 
-async fn is_in_state(pipeline: &Pipeline, name: &str, state: &str) {
-    until(&format!("{name} is {state}"), || async {
-        let sink = part(pipeline, name).await?;
-        if sink["state"] == state {
-            Ok(())
-        } else {
-            Err(sink.to_string())
-        }
-    })
-    .await;
-}
-
 /// A pipeline with copies of both tables in Kafka, and behind them `transactions` that it meets as a
 /// backlog, so that entries hold many of them. Gives where the leader was behind each.
 async fn with_backlog(
@@ -121,7 +109,7 @@ async fn a_follower_rebuilt_to_a_position_shows_exactly_that_and_stays_until_it_
         assert_eq!(shows(&to).await, exactly(number));
         assert_eq!(position(&to).await.as_ref(), Some(lsn));
     }
-    is_in_state(&pipeline, "a", "paused").await;
+    comes_into(&pipeline, "a", "paused").await;
     // It stays there while the leader goes on, and after a crash.
     write(&from, 401).await;
     wait_caught_up(&from, &other.client().await, "b").await;
@@ -129,7 +117,7 @@ async fn a_follower_rebuilt_to_a_position_shows_exactly_that_and_stays_until_it_
     let walferry = pipeline.run();
     write(&from, 402).await;
     wait_caught_up(&from, &other.client().await, "b").await;
-    is_in_state(&pipeline, "a", "paused").await;
+    comes_into(&pipeline, "a", "paused").await;
     assert_eq!(shows(&to).await, exactly(250));
     let (code, said) = pipeline.say(&["resync", "a", "items"]);
     assert!(code == 2 && said.contains("sink resume"), "{said}");
@@ -139,7 +127,7 @@ async fn a_follower_rebuilt_to_a_position_shows_exactly_that_and_stays_until_it_
     wait_caught_up(&from, &to, "a").await;
     assert_eq!(shows(&to).await, exactly(402));
     assert_equal(&from, &to, TABLES).await;
-    is_in_state(&pipeline, "a", "streaming").await;
+    comes_into(&pipeline, "a", "streaming").await;
     assert_eq!(walferry.terminate(), 0);
 }
 
@@ -187,7 +175,7 @@ async fn a_follower_is_moved_on_step_by_step_and_stays_at_each() {
     let walferry = pipeline.run();
     pipeline.do_it(&["replay", "--into", "a"]);
     assert_eq!(shows(&to).await, exactly(400));
-    is_in_state(&pipeline, "a", "paused").await;
+    comes_into(&pipeline, "a", "paused").await;
     write(&from, 401).await;
     pipeline.do_it(&["sink", "resume", "a"]);
     wait_caught_up(&from, &to, "a").await;
@@ -233,7 +221,7 @@ async fn a_rebuild_goes_on_after_every_kill_and_counts_nothing_twice() {
         .await;
         dying.into_inner().unwrap().kill();
         walferry = pipeline.run();
-        is_in_state(&pipeline, "a", "paused").await;
+        comes_into(&pipeline, "a", "paused").await;
         assert_eq!(
             shows(&to).await,
             exactly(i32::try_from(number).unwrap()),

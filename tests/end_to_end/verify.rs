@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::support::http::{get, metric, part};
+use crate::support::http::{comes_into, get, metric};
 use crate::support::{Pipeline, Postgres, assert_equal, until, wait_caught_up};
 
 const TABLES: &str = r#"
@@ -281,13 +281,7 @@ async fn what_cannot_be_compared_is_said() {
     let pipeline = Pipeline::with(&leader, &[&follower], "", "tables.exclude = [\"*.other\"]");
     let (from, to) = (leader.client().await, follower.client().await);
     let walferry = pipeline.run();
-    until("the sink streams", || async {
-        let state = part(&pipeline, "a").await?["state"].take();
-        (state == "streaming")
-            .then_some(())
-            .ok_or(state.to_string())
-    })
-    .await;
+    comes_into(&pipeline, "a", "streaming").await;
     let (code, text) = verify(&pipeline, &[]).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(

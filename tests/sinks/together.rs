@@ -7,7 +7,7 @@ use crate::conformance::world::World;
 use crate::mariadb::MariaDb;
 use crate::postgres::Postgres;
 use crate::store::{Store, leaders_rows, table};
-use crate::support::http::{metric, part};
+use crate::support::http::{comes_into, metric};
 use crate::support::until;
 
 /// Names of the sinks; the first one is the world's own.
@@ -47,14 +47,7 @@ async fn the_others_go_on(world: &World<Postgres>, stopped: &str) {
         lags(world, sink, |bytes| bytes == 0.0).await;
     }
     lags(world, stopped, |bytes| bytes > 0.0).await;
-    until("it says that its follower is away", || async {
-        let sink = part(&world.pipeline, stopped).await?;
-        match sink["state"] == "retrying" {
-            true => Ok(()),
-            false => Err(sink.to_string()),
-        }
-    })
-    .await;
+    comes_into(&world.pipeline, stopped, "retrying").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

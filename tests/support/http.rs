@@ -36,6 +36,18 @@ pub async fn part(pipeline: &Pipeline, name: &str) -> Result<Value, String> {
     found.ok_or(body)
 }
 
+/// Waits until a part is in a state; what `/v1/status` says of it then.
+pub async fn comes_into(pipeline: &Pipeline, name: &str, state: &str) -> Value {
+    super::until(&format!("{name} is {state}"), || async {
+        let part = part(pipeline, name).await?;
+        match part["state"] == state {
+            true => Ok(part),
+            false => Err(part.to_string()),
+        }
+    })
+    .await
+}
+
 /// A plain HTTP GET: status and body.
 pub async fn get(pipeline: &Pipeline, path: &str) -> Result<(u16, String), String> {
     get_from(pipeline.http_port, path).await

@@ -191,6 +191,15 @@ impl Walferry {
         self.child.try_wait().unwrap()
     }
 
+    /// Waits until it has ended by itself.
+    pub async fn dies(mut self) {
+        let end = Instant::now() + DEADLINE;
+        while self.ended().is_none() {
+            assert!(Instant::now() < end, "{}", self.output());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
         super::process::signal(&self.child.id().to_string(), name);

@@ -171,11 +171,19 @@ impl Store<'_> {
             state,
             step: step.to_string(),
         };
-        let data = serde_json::to_vec(&row).map_err(|error| {
-            Error::transient("a checkpoint cannot be written as JSON").caused_by(error)
+        self.insert("walferry_checkpoint", &row).await
+    }
+
+    /// Adds a row to one of walferry's own tables; on return it is durable.
+    ///
+    /// # Errors
+    /// As a statement.
+    pub(super) async fn insert(&self, table: &str, row: &impl Serialize) -> Result<(), Failure> {
+        let data = serde_json::to_vec(row).map_err(|error| {
+            Error::transient(format!("a row of {table} cannot be written as JSON")).caused_by(error)
         })?;
         let sql = format!(
-            "INSERT INTO {}.walferry_checkpoint FORMAT JSONEachRow",
+            "INSERT INTO {}.{table} FORMAT JSONEachRow",
             sql::name(self.database)
         );
         let query = Query {
@@ -206,22 +214,18 @@ impl Store<'_> {
     /// # Errors
     /// As a statement.
     pub(super) async fn note_filled(&self, table: &TableName) -> Result<()> {
-        let statement = format!(
-            "INSERT INTO {}.walferry_tables (pipeline, sink, schema, name) VALUES ({}, {}, {}, {})",
-            sql::name(self.database),
-            sql::text(&self.me.pipeline),
-            sql::text(&self.me.sink),
-            sql::text(&table.schema),
-            sql::text(&table.name)
-        );
-        self.http
-            .run(&statement)
-            .await
-            .doing("writing walferry_tables")
+        let row = serde_json::json!({
+            "pipeline": self.me.pipeline,
+            "sink": self.me.sink,
+            "schema": table.schema,
+            "name": table.name,
+        });
+        let noted = self.insert("walferry_tables", &row).await;
+        noted.doing("writing walferry_tables")
     }
 
     /// Rows about a table of the leader's.
-    pub(super) fn of(&self, table: &TableName) -> String {
+    fn of(&self, table: &TableName) -> String {
         format!(
             "{} AND schema = {} AND name = {}",
             self.mine(),
@@ -230,6 +234,7 @@ impl Store<'_> {
         )
     }
 
+    /// Rows of this sink.
     pub(super) fn mine(&self) -> String {
         format!(
             "pipeline = {} AND sink = {}",

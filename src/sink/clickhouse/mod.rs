@@ -78,7 +78,7 @@ struct Session {
     tables: HashMap<TableName, Arc<Table>>,
     /// Tables that take no rows before they are made anew for a copy: in which shape, and why.
     awaited: HashMap<TableName, (TableSchema, String)>,
-    /// What is noted of tables, as far as it was asked for.
+    /// What is noted of tables.
     notes: HashMap<TableName, Notes>,
     /// By the address of a schema that is kept alive, so that an address stands for one schema.
     projections: HashMap<usize, (Arc<TableSchema>, Arc<Projection>)>,
@@ -87,9 +87,14 @@ struct Session {
 impl Session {
     /// Takes a table as it is now.
     fn keep(&mut self, ready: Table) {
-        self.projections.retain(|_, (of, _)| of.table != ready.name);
+        self.forget_projections(&ready.name);
         self.awaited.remove(&ready.name);
         self.tables.insert(ready.name.clone(), Arc::new(ready));
+    }
+
+    /// Has it asked again whether and how rows go into a table.
+    fn forget_projections(&mut self, table: &TableName) {
+        self.projections.retain(|_, (of, _)| of.table != *table);
     }
 }
 
@@ -312,12 +317,13 @@ impl Sink for ClickHouseSink {
         let session = self.session()?;
         match prepared {
             Prepared::Ready(ready) => session.keep(ready),
-            // It shows the leader's rows, or has those of a copy that is being brought on: only a copy empties it.
             Prepared::NeedsCopy(why) if session.in_effect.contains(table) => {
                 return Err(self.ask_for_copy(table, why));
             }
+            // It may have rows of a copy that is being brought on: it is made anew when it is emptied for one.
             Prepared::NeedsCopy(why) => {
                 session.tables.remove(table);
+                session.forget_projections(table);
                 session.awaited.insert(table.clone(), (newest.clone(), why));
             }
         }

@@ -10,12 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Store;
 use super::failure::Doing;
-use super::http::Query;
 use super::{ClickHouseSink, lost, sql, tables};
 use crate::config::ClickHouseMode;
 use crate::error::{Error, Result};
-use crate::model::{TableName, TableSchema};
-use crate::sink::leader_shape::{LeaderShape, NeedsCopy, chars_follow, rows_follow};
+use crate::model::{SchemaVersion, TableName, TableSchema};
+use crate::sink::leader_shape::{LeaderShape, NeedsCopy, padded_rows_follow};
 
 /// Most versions that are kept of a table. One that is forgotten and comes again is taken for a new one, which costs
 /// a copy at most.
@@ -24,7 +23,7 @@ const KEPT_MAX: usize = 100;
 /// A version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
-    version: String,
+    version: SchemaVersion,
     /// What it was on the leader; none if it does not have all numbers.
     leader: Option<LeaderShape>,
 }
@@ -36,8 +35,8 @@ pub(super) struct Notes(Vec<Note>);
 
 impl Notes {
     /// Whether it is the rows' version, or one that they have had.
-    pub(super) fn knows(&self, schema: &TableSchema) -> bool {
-        let version = schema.version().to_string();
+    fn knows(&self, schema: &TableSchema) -> bool {
+        let version = schema.version();
         self.0.iter().any(|note| note.version == version)
     }
 
@@ -45,27 +44,22 @@ impl Notes {
     ///
     /// # Errors
     /// Why they cannot.
-    pub(super) fn lead_to(&self, schema: &TableSchema) -> std::result::Result<(), NeedsCopy> {
+    fn lead_to(&self, schema: &TableSchema) -> std::result::Result<(), NeedsCopy> {
         let Some(before) = self.0.last().and_then(|note| note.leader.as_ref()) else {
             return Ok(());
         };
         LeaderShape::told(schema)?;
-        rows_follow(schema, before)?;
-        chars_follow(schema, before)
+        padded_rows_follow(schema, before)
     }
 
     /// The same with this version as the newest.
     fn with(&self, schema: &TableSchema) -> Self {
         let mut notes = self.0.clone();
-        let mut leader = LeaderShape::of(schema);
         let before = notes.last().and_then(|note| note.leader.as_ref());
-        if let (Some(leader), Some(before)) = (&mut leader, before) {
-            // What is noted of the version before counts where this one says nothing.
-            leader.rewritten = leader.rewritten.or(before.rewritten);
-        }
+        let rewritten = before.and_then(|before| before.rewritten);
         notes.push(Note {
-            version: schema.version().to_string(),
-            leader,
+            version: schema.version(),
+            leader: LeaderShape::behind(schema, rewritten),
         });
         let forgotten = notes.len().saturating_sub(KEPT_MAX);
         notes.drain(..forgotten);
@@ -153,15 +147,7 @@ impl Store<'_> {
             "versions": versions,
             "step": step.to_string(),
         });
-        let statement = format!(
-            "INSERT INTO {}.walferry_columns FORMAT JSONEachRow",
-            sql::name(self.database)
-        );
-        let query = Query {
-            data: Some(row.to_string().into_bytes().into()),
-            ..Query::new(&statement)
-        };
-        let written = self.http.ask(query).await.map(drop);
+        let written = self.insert("walferry_columns", &row).await;
         written.doing("writing walferry_columns")
     }
 }

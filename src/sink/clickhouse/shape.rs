@@ -15,6 +15,7 @@ use crate::config::{ClickHouseMode, ClickHouseSinkSettings, SchemaChanges};
 use crate::error::{Error, Result};
 use crate::model::relation::Fill;
 use crate::model::{Column, TableSchema};
+use crate::sink::leader_shape::tag;
 
 /// Position of the change that a row shows: see `position`.
 pub(super) const VERSION: &str = "_version";
@@ -91,9 +92,9 @@ pub(super) enum Alteration {
     Modify(String, Type),
     /// The leader has dropped it.
     Drop(String),
-    /// Its comment is to name the leader's column, so that it is found when that one has another name: nobody has
-    /// noted it, or another table had the name. With whether somebody else made it.
-    Note(String, bool),
+    /// Its comment is to be this, which names the leader's column, so that it is found when that one has another name:
+    /// nobody has noted it, or another table had the name.
+    Note(String, String),
 }
 
 impl Alteration {
@@ -165,7 +166,7 @@ pub(super) fn plan(
         .map(|found| Alteration::Drop(found.name.clone()))
         .collect();
     let (mut renamed, mut others) = (Vec::new(), Vec::new());
-    let all_numbered = schema.columns.iter().all(|column| column.number.is_some());
+    let is_numbered = schema.columns.iter().all(|column| column.number.is_some());
     for column in &schema.columns {
         let want = wanted(settings, schema, column)?;
         let Some(home) = home(schema, column, found) else {
@@ -190,11 +191,16 @@ pub(super) fn plan(
             }
         }
         let of_another = home.number().is_some_and(|(of, _)| of != schema.relation.0);
-        if all_numbered && (home.comment.is_empty() || of_another) {
-            others.push(Alteration::Note(
-                column.name.clone(),
-                home.is_made_by_hand(),
-            ));
+        if let Some(number) = column.number.filter(|_| is_numbered)
+            && (home.comment.is_empty() || of_another)
+        {
+            let by = if home.is_made_by_hand() {
+                MADE_BY_HAND
+            } else {
+                ""
+            };
+            let noted = tag(schema.relation, number) + by;
+            others.push(Alteration::Note(column.name.clone(), noted));
         }
     }
     steps.extend(renames(&renamed, found));
@@ -363,7 +369,7 @@ fn allowed(
 }
 
 /// The clause that declares a column; `None` where rows that are there would need a value that cannot be told.
-pub(super) fn declared(schema: &TableSchema, column: &Column, of: &Type) -> Option<String> {
+fn declared(schema: &TableSchema, column: &Column, of: &Type) -> Option<String> {
     let default = match &column.fill {
         None => String::new(),
         Some(Fill::Unknown) => return None,
@@ -379,14 +385,29 @@ pub(super) fn declared(schema: &TableSchema, column: &Column, of: &Type) -> Opti
 /// The comment that names the leader's column, where its number is known.
 pub(super) fn comment(schema: &TableSchema, column: &Column) -> String {
     column.number.map_or_else(String::new, |number| {
-        format!(" COMMENT 'walferry {}.{number}'", schema.relation.0)
+        format!(" COMMENT {}", sql::text(&tag(schema.relation, number)))
     })
 }
 
 /// The statement of a step; `None` as for [`declared`].
-pub(super) fn statement(schema: &TableSchema, table: &str, step: &Alteration) -> Option<String> {
+///
+/// # Errors
+/// As [`wanted`].
+pub(super) fn statement(
+    settings: &ClickHouseSinkSettings,
+    schema: &TableSchema,
+    (table, step): (&str, &Alteration),
+) -> Result<Option<String>> {
     let what = match step {
-        Alteration::Add(_) => return None,
+        Alteration::Add(name) => {
+            let mut columns = schema.columns.iter();
+            let column = columns.find(|column| column.name == *name);
+            let column = column.expect("a column that is added is the schema's");
+            match declared(schema, column, &wanted(settings, schema, column)?) {
+                Some(clause) => format!("ADD COLUMN IF NOT EXISTS {clause}"),
+                None => return Ok(None),
+            }
+        }
         Alteration::Rename(from, to) => {
             format!(
                 "RENAME COLUMN IF EXISTS {} TO {}",
@@ -397,15 +418,11 @@ pub(super) fn statement(schema: &TableSchema, table: &str, step: &Alteration) ->
         // Its comment stays what it is.
         Alteration::Modify(name, of) => format!("MODIFY COLUMN {} {of}", sql::name(name)),
         Alteration::Drop(name) => format!("DROP COLUMN IF EXISTS {}", sql::name(name)),
-        Alteration::Note(name, by_hand) => {
-            let mut columns = schema.columns.iter();
-            let number = columns.find(|column| column.name == *name)?.number?;
-            let by = if *by_hand { MADE_BY_HAND } else { "" };
-            let noted = format!("walferry {}.{number}{by}", schema.relation.0);
-            format!("COMMENT COLUMN {} {}", sql::name(name), sql::text(&noted))
+        Alteration::Note(name, noted) => {
+            format!("COMMENT COLUMN {} {}", sql::name(name), sql::text(noted))
         }
     };
-    Some(format!("ALTER TABLE {table} {what}"))
+    Ok(Some(format!("ALTER TABLE {table} {what}")))
 }
 
 #[cfg(test)]

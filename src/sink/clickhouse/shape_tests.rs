@@ -143,20 +143,22 @@ fn columns_that_somebody_made_are_noted_and_found_again_with_the_types_of_his_ch
     let columns = [("id", "integer", 1), ("n", "text", 2), ("said", "text", 3)];
     let mut leaders = schema(&columns);
     leaders.columns[1].not_null = true;
-    let note = |name: &str| Alteration::Note(name.to_owned(), true);
+    let note = |name: &str, number: i16| {
+        let noted = format!("walferry 7.{number}, made by hand");
+        Alteration::Note(name.to_owned(), noted)
+    };
     for may in [SchemaChanges::Follow, SchemaChanges::Compatible] {
         let plan = plan(&settings(may), &leaders, &made).expect("it fits");
         // A comment of theirs stays.
-        assert_eq!(plan, Plan::Alter(vec![note("id"), note("n")]));
+        assert_eq!(plan, Plan::Alter(vec![note("id", 1), note("n", 2)]));
     }
     let halting = plan(&settings(SchemaChanges::Halt), &leaders, &made).expect("it fits");
     assert_eq!(halting, Plan::Alter(vec![]));
-    let statement = statement(&leaders, "t", &note("n")).expect("a statement");
+    let follow = settings(SchemaChanges::Follow);
+    let statement = statement(&follow, &leaders, ("t", &note("n", 2))).expect("a statement");
     let comment = "walferry 7.2, made by hand";
-    assert_eq!(
-        statement,
-        format!("ALTER TABLE t COMMENT COLUMN `n` '{comment}'")
-    );
+    let expected = format!("ALTER TABLE t COMMENT COLUMN `n` '{comment}'");
+    assert_eq!(statement, Some(expected));
 
     // A type that the mapping would not choose stays, under whatever name.
     let noted = vec![
@@ -165,7 +167,7 @@ fn columns_that_somebody_made_are_noted_and_found_again_with_the_types_of_his_ch
     ];
     let mut renamed = schema(&[("id", "integer", 1), ("m", "text", 2)]);
     renamed.columns[1].not_null = true;
-    let followed = plan(&settings(SchemaChanges::Follow), &renamed, &noted);
+    let followed = plan(&follow, &renamed, &noted);
     let step = Alteration::Rename("n".to_owned(), "m".to_owned());
     assert_eq!(followed.expect("it follows"), Plan::Alter(vec![step]));
 }
@@ -316,13 +318,15 @@ fn a_column_of_another_table_that_had_the_name_is_noted_anew() {
     ];
     assert_eq!(made_by_hand(&leaders, &former), Some("n"));
     let steps = vec![
-        Alteration::Note("id".to_owned(), false),
-        Alteration::Note("n".to_owned(), true),
+        Alteration::Note("id".to_owned(), "walferry 7.1".to_owned()),
+        Alteration::Note("n".to_owned(), "walferry 7.2, made by hand".to_owned()),
     ];
-    let statements: Vec<String> = steps
-        .iter()
-        .filter_map(|step| statement(&leaders, "t", step))
-        .collect();
+    let follow = settings(SchemaChanges::Follow);
+    let statements = steps.iter().map(|step| {
+        let statement = statement(&follow, &leaders, ("t", step)).expect("no setting is wrong");
+        statement.expect("nothing is unknown")
+    });
+    let statements: Vec<String> = statements.collect();
     assert_eq!(
         statements,
         [
@@ -330,7 +334,7 @@ fn a_column_of_another_table_that_had_the_name_is_noted_anew() {
             "ALTER TABLE t COMMENT COLUMN `n` 'walferry 7.2, made by hand'",
         ]
     );
-    let planned = plan(&settings(SchemaChanges::Follow), &leaders, &former);
+    let planned = plan(&follow, &leaders, &former);
     assert_eq!(planned.expect("it follows"), Plan::Alter(steps));
     assert_eq!(made_by_hand(&leaders, &former[..1]), None);
 }

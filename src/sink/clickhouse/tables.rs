@@ -6,9 +6,7 @@ use super::failure::Doing;
 use super::http::{Http, Query};
 use super::projection::{Table, Target};
 use super::refuse::refuse_unheld;
-use super::shape::{
-    self, Alteration, DELETED, Found, Plan, VERSION, declared, own_columns, wanted,
-};
+use super::shape::{self, DELETED, Found, Plan, VERSION, own_columns, wanted};
 use super::sql;
 use super::types::{self, Type};
 use crate::config::{ClickHouseMode, ClickHouseSinkSettings};
@@ -56,8 +54,13 @@ impl Preparing<'_> {
                 return Ok(Prepared::NeedsCopy(why));
             }
         }
+        let table = self.there(schema, (database, name)).await?;
+        Ok(Prepared::Ready(table))
+    }
+
+    async fn there(&self, schema: &TableSchema, (database, name): (&str, &str)) -> Result<Table> {
         let found = columns(self.http, database, name).await?;
-        Ok(Prepared::Ready(self.table(schema, quoted, &found)?))
+        self.table(schema, sql::table(database, name), &found)
     }
 
     /// The table as it is, for rows of any version.
@@ -181,21 +184,7 @@ impl Preparing<'_> {
             Plan::Anew(why) => return self.has_to_be_made_anew(schema, found, why).map(Some),
         };
         for step in &steps {
-            let statement = match step {
-                Alteration::Add(name) => {
-                    let mut columns = schema.columns.iter();
-                    let column = columns.find(|column| column.name == *name);
-                    let column = column.expect("a column that is added is the schema's");
-                    let of = wanted(self.settings, schema, column)?;
-                    declared(schema, column, &of).map(|clause| {
-                        format!("ALTER TABLE {quoted} ADD COLUMN IF NOT EXISTS {clause}")
-                    })
-                }
-                Alteration::Rename(..)
-                | Alteration::Modify(..)
-                | Alteration::Drop(_)
-                | Alteration::Note(..) => shape::statement(schema, quoted, step),
-            };
+            let statement = shape::statement(self.settings, schema, (quoted, step))?;
             let Some(statement) = statement else {
                 let why = format!("what older rows have in a new column is not known: {step:?}");
                 return self.has_to_be_made_anew(schema, found, why).map(Some);
@@ -259,14 +248,15 @@ impl Preparing<'_> {
     ///
     /// # Errors
     /// As a statement.
-    pub(super) async fn make_anew(&self, schema: &TableSchema, why: &str) -> Result<()> {
+    pub(super) async fn make_anew(&self, schema: &TableSchema, why: &str) -> Result<Table> {
         let (database, name) = self.databases.of(&schema.table)?;
         let quoted = sql::table(database, name);
         tracing::info!(table = %schema.table, why, "table is made anew on the follower, for a copy");
         let statement = format!("DROP TABLE IF EXISTS {quoted} SYNC");
         let dropped = self.http.remove(&statement).await;
         dropped.doing(format!("dropping table {quoted}"))?;
-        self.create(schema, (database, &quoted)).await
+        self.create(schema, (database, &quoted)).await?;
+        self.there(schema, (database, name)).await
     }
 
     /// That a table that is there replaces rows by version.

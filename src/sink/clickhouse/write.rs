@@ -12,7 +12,6 @@ use super::notes::Notes;
 use super::projection::Projection;
 use super::shape::VERSION;
 use super::sql;
-use super::tables::Prepared;
 use super::{ClickHouseSink, foreign_rows, lost, tables};
 use crate::config::ClickHouseMode;
 use crate::error::{Class, Error, Result};
@@ -24,29 +23,36 @@ use crate::model::{Op, Position, TableChanges, TableName, TablePlan, TableSchema
 const SENT_AGAIN_MAX: usize = 3;
 
 impl ClickHouseSink {
-    /// How rows of a schema version are written.
-    pub(super) fn projection(&mut self, schema: &Arc<TableSchema>) -> Result<Arc<Projection>> {
+    /// How rows of a schema version are written. Sees, once a session and version, that they can be.
+    ///
+    /// # Errors
+    /// Transient, and the table is one that needs a copy; halt as [`Projection::new`].
+    pub(super) async fn projection(
+        &mut self,
+        schema: &Arc<TableSchema>,
+    ) -> Result<Arc<Projection>> {
         let address = Arc::as_ptr(schema) as usize;
-        if let Some((_, why)) = self.session()?.awaited.get(&schema.table) {
-            let why = why.clone();
-            return Err(self.ask_for_copy(&schema.table, why));
-        }
         let session = self.session()?;
         if let Some((_, known)) = session.projections.get(&address) {
             return Ok(Arc::clone(known));
+        }
+        if let Some((_, why)) = session.awaited.get(&schema.table) {
+            let why = why.clone();
+            return Err(self.ask_for_copy(&schema.table, why));
         }
         let table = session.tables.get(&schema.table);
         let table =
             table.unwrap_or_else(|| panic!("table {} is prepared before it is used", schema.table));
         let made = Arc::new(Projection::new(Arc::clone(table), schema)?);
+        self.bring_on(schema).await?;
         let kept = (Arc::clone(schema), Arc::clone(&made));
-        session.projections.insert(address, kept);
+        self.session()?.projections.insert(address, kept);
         Ok(made)
     }
 
-    /// One insert, unless there is nothing to insert. What is sent again has the same token, so that the server takes it once; no other insert ever has
-    /// it, or the server would take a batch that is begun anew, with other rows or behind a truncate, for one that it
-    /// has.
+    /// One insert, unless there is nothing to insert. What is sent again has the same token, so that the server takes
+    /// it once; no other insert ever has it, or the server would take a batch that is begun anew, with other rows or
+    /// behind a truncate, for one that it has.
     pub(super) async fn insert(&mut self, projection: &Projection, data: Vec<u8>) -> Result<()> {
         if data.is_empty() {
             return Ok(());
@@ -81,8 +87,7 @@ impl ClickHouseSink {
 
     /// Applies the net change of one table.
     pub(super) async fn apply_plan(&mut self, plan: &TablePlan) -> Result<()> {
-        let projection = self.projection(&plan.schema)?;
-        self.bring_on(&plan.schema).await?;
+        let projection = self.projection(&plan.schema).await?;
         for step in &plan.steps {
             match step {
                 Step::Truncate => self.truncate(&projection, plan.last).await?,
@@ -161,37 +166,25 @@ impl ClickHouseSink {
             return Ok(());
         }
         let session = self.session.as_ref().ok_or_else(lost)?;
-        match session.awaited.get(table).cloned() {
-            Some((schema, why)) => self.make_anew(&schema, &why).await?,
+        match session.awaited.get(table) {
+            Some((schema, why)) => {
+                let preparing = self.preparing(&session.http);
+                let ready = preparing.make_anew(schema, why).await?;
+                self.session()?.keep(ready);
+            }
             None => {
                 let statement = format!("TRUNCATE TABLE {quoted}");
                 let emptied = session.http.remove(&statement).await;
                 emptied.doing(format!("emptying table {table}"))?;
+                self.session()?.forget_projections(table);
             }
         }
         self.note(table, Notes::default()).await
     }
 
-    async fn make_anew(&mut self, schema: &TableSchema, why: &str) -> Result<()> {
-        let http = &self.session.as_ref().ok_or_else(lost)?.http;
-        let preparing = self.preparing(http);
-        preparing.make_anew(schema, why).await?;
-        match preparing.prepare(schema).await? {
-            Prepared::Ready(ready) => self.session()?.keep(ready),
-            Prepared::NeedsCopy(why) => {
-                return Err(Error::transient(format!(
-                    "table {} was made anew, and somebody has altered it: {why}",
-                    schema.table
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Writes rows of a copy.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
-        let projection = self.projection(&rows.schema)?;
-        self.bring_on(&rows.schema).await?;
+        let projection = self.projection(&rows.schema).await?;
         let mut block = Block::new(&projection, &rows.rows, None);
         for (number, change) in (before..).zip(&rows.changes) {
             assert_eq!(change.op, Op::Read, "rows of a copy are reads");
@@ -210,7 +203,7 @@ impl ClickHouseSink {
 
     /// Writes changes as they were.
     pub(super) async fn keep_changes(&mut self, changes: &TableChanges) -> Result<()> {
-        let projection = self.projection(&changes.schema)?;
+        let projection = self.projection(&changes.schema).await?;
         let mut block = Block::new(&projection, &changes.rows, None);
         for (n, change) in changes.changes.iter().enumerate() {
             let time_ms = changes.times_ms.get(n).copied().flatten();

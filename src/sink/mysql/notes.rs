@@ -48,6 +48,7 @@ impl MySqlSink {
         run(&mut self.session()?.wire, &sql, KEEPING).await
     }
 
+    /// Forgets all that is noted of a table.
     pub(super) async fn forget_notes(&mut self, table: &TableName) -> Result<()> {
         let sql = format!("DELETE FROM walferry_columns WHERE {}", self.note_of(table));
         run(&mut self.session()?.wire, &sql, KEEPING).await
@@ -61,12 +62,7 @@ impl MySqlSink {
         found: &Found,
     ) -> Result<()> {
         let homes = shape::homes(schema, notes, found);
-        let mut note = shape::note(schema, &homes);
-        let before = notes.last().and_then(|note| note.leader.as_ref());
-        if let (Some(leader), Some(before)) = (&mut note.leader, before) {
-            // What is noted of the version before counts where this one says nothing.
-            leader.rewritten = leader.rewritten.or(before.rewritten);
-        }
+        let note = shape::note(schema, &homes, notes);
         let json = serde_json::to_string(&note)
             .map_err(|error| unreadable("walferry_columns").caused_by(error))?;
         let sql = format!(

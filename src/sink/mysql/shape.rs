@@ -24,7 +24,7 @@ use super::types::{Held, Server};
 use super::wire::{literal, quoted};
 use crate::config::SchemaChanges;
 use crate::model::{Column, Fill, Oid, TableSchema};
-use crate::sink::leader_shape::{LeaderShape, NeedsCopy, chars_follow, rows_follow};
+use crate::sink::leader_shape::{LeaderShape, NeedsCopy, padded_rows_follow, tag};
 
 /// A version of the leader's table, as it is noted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,11 +35,6 @@ pub(super) struct Note {
     pub leader: Option<LeaderShape>,
     /// The follower's columns by the leader's names.
     pub homes: BTreeMap<String, String>,
-}
-
-/// The comment of a column that is the leader's with this number.
-pub(super) fn tag(relation: Oid, number: i16) -> String {
-    format!("walferry {}.{number}", relation.0)
 }
 
 fn is_tagged(live: &Live, relation: Oid) -> bool {
@@ -100,12 +95,13 @@ pub(super) fn homes<'f>(
         .collect()
 }
 
-/// What is noted of a version whose columns have these homes.
-pub(super) fn note(schema: &TableSchema, homes: &[Option<&Live>]) -> Note {
+/// What is noted of a version whose columns have these homes, behind what is noted already.
+pub(super) fn note(schema: &TableSchema, homes: &[Option<&Live>], notes: &[Note]) -> Note {
+    let before = notes.last().and_then(|note| note.leader.as_ref());
     let homes = schema.columns.iter().zip(homes);
     Note {
         version: schema.version().to_string(),
-        leader: LeaderShape::of(schema),
+        leader: LeaderShape::behind(schema, before.and_then(|before| before.rewritten)),
         homes: homes
             .filter_map(|(column, live)| Some((column.name.clone(), live.as_ref()?.name.clone())))
             .collect(),
@@ -174,8 +170,7 @@ pub(super) fn plan(change: Change<'_>) -> Result<Plan, Hindrance> {
         return Err(Hindrance::MadeAnew);
     }
     if let Some(before) = before.filter(|_| !change.empty) {
-        rows_follow(schema, before)?;
-        chars_follow(schema, before)?;
+        padded_rows_follow(schema, before)?;
     }
     let homes = homes(schema, notes, change.found);
     let mut plan = Plan::default();

@@ -65,10 +65,7 @@ impl Notes<'_> {
     ) -> Result<()> {
         let version = schema.version().to_string();
         let numbers = serde_json::to_string(numbers).map_err(unreadable)?;
-        let mut leader = LeaderShape::of(schema);
-        if let Some(leader) = &mut leader {
-            leader.rewritten = leader.rewritten.or(rewritten);
-        }
+        let leader = LeaderShape::behind(schema, rewritten);
         let leader = leader.as_ref().map(serde_json::to_string);
         let leader = leader.transpose().map_err(unreadable)?;
         let me = self.me;

@@ -3,7 +3,7 @@
 use super::world::{SINK, World};
 use crate::store::Store;
 use crate::support::content::{mark, published};
-use crate::support::http::{get, part};
+use crate::support::http::{comes_into, get};
 
 /// The sink's file with another age, and batches that are soon full.
 fn aged<S: Store>(world: &World<S>, age: &str) {
@@ -35,14 +35,7 @@ pub async fn changes_are_collected_until_a_batch_is_full_or_old<S: Store>() {
     let lsn = mark(&world.from).await;
     // All of it is in Kafka, and the sink reads.
     published(&world.from).await;
-    crate::support::until("the sink streams", || async {
-        let sink = part(&world.pipeline, SINK).await?;
-        match sink["state"] == "streaming" {
-            true => Ok(()),
-            false => Err(sink.to_string()),
-        }
-    })
-    .await;
+    comes_into(&world.pipeline, SINK, "streaming").await;
     let wait = format!("/v1/sinks/{SINK}/wait?lsn={lsn}&timeout_ms=3000");
     let waited = get(&world.pipeline, &wait).await;
     assert_eq!(waited.map(|(status, _)| status), Ok(504));

@@ -57,15 +57,11 @@ pub async fn every_change_is_a_row<S: Store>() {
     assert_eq!(world.store.numbers(&count).await, Ok(vec![11]));
     // The same changes again are the same rows.
     world.stop();
-    let mut dying = world.pipeline.run_until("BeforeCommit:1");
+    let dying = world.pipeline.run_until("BeforeCommit:1");
     world
         .sql("INSERT INTO h VALUES (5, 1, 'once'), (6, 1, 'once')")
         .await;
-    crate::support::until("it dies", || {
-        let ended = dying.ended().map(drop);
-        async move { ended.ok_or_else(String::new) }
-    })
-    .await;
+    dying.dies().await;
     world.run();
     world.caught_up().await;
     assert_eq!(world.store.numbers(&count).await, Ok(vec![13]));

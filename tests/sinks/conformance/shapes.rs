@@ -119,12 +119,7 @@ pub async fn rows_rewritten_while_a_copy_is_loaded_are_copied_anew<S: Store>() {
     for (step, point) in ["BeforeEffect:1", "RowsLoaded:1"].into_iter().enumerate() {
         let mut world = World::<S>::new(TABLE).await;
         world.configure_source("event_trigger = true\n");
-        let mut dying = world.pipeline.run_until(point);
-        crate::support::until("it dies with the rows loaded", || {
-            let ended = dying.ended().map(drop);
-            async move { ended.ok_or_else(String::new) }
-        })
-        .await;
+        world.pipeline.run_until(point).dies().await;
         let rewrites = [
             "ALTER TABLE t ALTER COLUMN a TYPE text USING upper(a)",
             "ALTER TABLE t ALTER COLUMN n TYPE text USING 'n' || n; ALTER TABLE t ADD COLUMN r float8 DEFAULT random()",

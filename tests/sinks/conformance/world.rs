@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::store::{Store, Table, leaders_rows, table};
 use crate::support::content::mark;
-use crate::support::http::{get, part};
+use crate::support::http::{comes_into, get, part};
 use crate::support::{DEADLINE, Pipeline, Postgres, Walferry, until};
 
 /// Name of the sink.
@@ -135,14 +135,8 @@ impl<S: Store> World<S> {
 
     /// Waits until the sink needs a person; its error.
     pub async fn halted(&self) -> Value {
-        until("the sink halts", || async {
-            let sink = part(&self.pipeline, SINK).await?;
-            match sink["state"] == "halted" {
-                true => Ok(sink["last_error"].clone()),
-                false => Err(sink.to_string()),
-            }
-        })
-        .await
+        let sink = comes_into(&self.pipeline, SINK, "halted").await;
+        sink["last_error"].clone()
     }
 
     /// What the follower has of a table, sorted.
