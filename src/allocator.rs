@@ -6,9 +6,13 @@
 
 /// Arenas for all threads.
 const ARENAS: libc::c_int = 2;
-/// From this size on a block is a mapping of its own, which goes back to the system as soon as it is freed; and so
-/// much may lie free at an arena's end. These are glibc's own values to begin with; set, they do not grow.
-const KEPT_BYTES: libc::c_int = 128 << 10;
+/// From this size on a block is a mapping of its own, which goes back to the system as soon as it is freed. glibc's own
+/// value to begin with; set, it does not grow.
+const MAPPED_BYTES: libc::c_int = 128 << 10;
+/// So much may lie free at an arena's end. With glibc's own value, 128 KiB, what librdkafka allocates for the records of
+/// one answer was given back and mapped anew with nearly each of them: a quarter of a sink's CPU-seconds
+/// (bench/README.md, "What was learned").
+const KEPT_BYTES: libc::c_int = 8 << 20;
 
 /// What of it is already set from outside, where that is so.
 const FROM_OUTSIDE: [&str; 4] = [
@@ -29,7 +33,7 @@ pub fn keep_less() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (what, value) in [
         (libc::M_ARENA_MAX, ARENAS),
-        (libc::M_MMAP_THRESHOLD, KEPT_BYTES),
+        (libc::M_MMAP_THRESHOLD, MAPPED_BYTES),
         (libc::M_TRIM_THRESHOLD, KEPT_BYTES),
     ] {
         // SAFETY: two numbers; what glibc does not take it leaves as it is.

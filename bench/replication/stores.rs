@@ -23,6 +23,8 @@ pub struct Store {
     rows: u64,
     /// Seconds of walferry's sink.
     seconds: f64,
+    /// Of them, those in which it wrote: from the begin of batches to the end of their commits.
+    writing_seconds: f64,
     /// CPU-seconds of its process.
     cpu: f64,
     peak_bytes: u64,
@@ -30,6 +32,8 @@ pub struct Store {
     own_seconds: f64,
     /// Rows a second, of those of the bulk insert.
     of_own: f64,
+    /// The same, of the seconds in which it wrote.
+    writing_of_own: f64,
 }
 
 /// A store's server.
@@ -60,6 +64,19 @@ impl Server {
             Server::MariaDb(server) => server.query("SELECT count(*) FROM bench.bulk"),
         };
         told.trim().parse().with_context(|| told.clone())
+    }
+
+    /// Waits until the server does no more with the rows than keep them.
+    async fn is_quiet(&self) -> anyhow::Result<()> {
+        let Server::ClickHouse(server) = self else {
+            return Ok(());
+        };
+        let begin = Instant::now();
+        while server.query("SELECT count() FROM system.merges").await.trim() != "0" {
+            ensure!(begin.elapsed() < support::DEADLINE, "merges do not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     /// Writes the rows into a file, and has the server insert them into a table like the first.
@@ -94,6 +111,7 @@ impl Server {
         for statement in before {
             self.run(&statement).await;
         }
+        self.is_quiet().await?;
         let begin = Instant::now();
         self.run(&insert).await;
         Ok(begin.elapsed().as_secs_f64())
@@ -157,6 +175,7 @@ async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result
         process::cpu_seconds(sink.pid()),
         process::peak_bytes(sink.pid()),
     );
+    let writing_seconds = stage(&pipeline, "apply").await? + stage(&pipeline, "commit").await?;
     ensure!(sink.terminate() == 0, "the sink did not stop in order");
     let rows = server.rows().await?;
     ensure!(rows == plan.rows, "{rows} rows are there");
@@ -165,11 +184,21 @@ async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result
         name,
         rows,
         seconds,
+        writing_seconds,
         cpu,
         peak_bytes,
         own_seconds,
         of_own: own_seconds / seconds,
+        writing_of_own: own_seconds / writing_seconds,
     })
+}
+
+/// Seconds of all batches in one stage.
+async fn stage(pipeline: &Pipeline, stage: &str) -> anyhow::Result<f64> {
+    let scraped = http::scrape(pipeline).await.map_err(anyhow::Error::msg)?;
+    let label = format!("stage=\"{stage}\"");
+    let sum = http::series(&scraped, "walferry_sink_stage_seconds_sum", &[&label]);
+    sum.with_context(|| format!("no time of stage {stage}"))
 }
 
 /// Waits until the follower shows the position.
@@ -191,18 +220,29 @@ async fn shows(pipeline: &Pipeline, lsn: &str) -> anyhow::Result<()> {
 
 fn print(stores: &[Store]) {
     println!(
-        "\n{:<14} {:>10} {:>10} {:>12} {:>14} {:>10} {:>10} {:>10}",
-        "sink", "rows", "seconds", "rows/s", "bulk insert s", "of bulk", "CPU-s", "peak MiB"
+        "\n{:<12} {:>10} {:>9} {:>10} {:>9} {:>8} {:>8} {:>8} {:>8} {:>9}",
+        "sink",
+        "rows",
+        "seconds",
+        "rows/s",
+        "writing s",
+        "bulk s",
+        "of bulk",
+        "writing",
+        "CPU-s",
+        "peak MiB"
     );
     for one in stores {
         println!(
-            "{:<14} {:>10} {:>10.2} {:>12.0} {:>14.2} {:>10.2} {:>10.2} {:>10.0}",
+            "{:<12} {:>10} {:>9.2} {:>10.0} {:>9.2} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>9.0}",
             one.name,
             one.rows,
             one.seconds,
             one.rows as f64 / one.seconds,
+            one.writing_seconds,
             one.own_seconds,
             one.of_own,
+            one.writing_of_own,
             one.cpu,
             process::mib(one.peak_bytes)
         );

@@ -9,6 +9,7 @@ pub mod commit_log;
 pub mod confirm;
 pub mod copies;
 pub mod copy_request;
+pub(crate) mod fetched;
 pub mod header;
 pub mod held;
 pub(crate) mod kept;

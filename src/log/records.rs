@@ -7,15 +7,13 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::KafkaResult;
-use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{ClientConfig, Message, TopicPartitionList};
 
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
-use crate::log::client::QuietContext;
+use crate::log::fetched::{Fetched, Queue};
 use crate::log::header::{
     COPY_HEADER, CopyHeader, NEW_KEY_HEADER, OLD_KEY_HEADER, PART_HEADER, PartHeader,
     RECORD_HEADER, RecordHeader,
@@ -92,7 +90,7 @@ struct Assigned {
     partition: i32,
     next: i64,
     /// None: not yet fetched.
-    queue: Option<PartitionQueue<QuietContext>>,
+    queue: Option<Queue>,
     /// Records fetched before a move may still be in its queue: all others than `next` are passed over.
     moved: bool,
 }
@@ -184,14 +182,14 @@ impl RecordReader {
             let assigned = &mut self.assigned[at];
             let queue = assigned
                 .queue
-                .as_ref()
+                .as_mut()
                 .expect("fetched since fetch_waiting");
-            match queue.poll(wait) {
-                Some(Ok(message)) if assigned.moved && message.offset() != assigned.next => {}
-                Some(Ok(message)) => {
-                    assigned.next = message.offset() + 1;
+            match queue.next(wait) {
+                Some(Ok(found)) if assigned.moved && found.offset() != assigned.next => {}
+                Some(Ok(found)) => {
+                    assigned.next = found.offset() + 1;
                     assigned.moved = false;
-                    return Ok(Some(take(record(&message))));
+                    return Ok(Some(take(record(found))));
                 }
                 Some(Err(error)) => {
                     let place = (assigned.topic.as_str(), assigned.partition);
@@ -306,8 +304,7 @@ impl RecordReader {
             let offset = Offset::Offset(assigned.next);
             kafka_result(list.add_partition_offset(topic, partition, offset), topic)?;
             // Split before it is assigned: nothing of it ever comes out of the main queue.
-            let consumer = self.consumer.shared();
-            let queue = consumer.split_partition_queue(topic, partition);
+            let queue = Queue::split(self.consumer.shared(), topic, partition);
             assigned.queue =
                 Some(queue.ok_or_else(|| {
                     Error::transient(format!("no queue for {topic} {partition}"))
@@ -367,24 +364,24 @@ fn config(kafka: &KafkaSettings, budget_bytes: usize, shares: usize) -> ClientCo
     )
 }
 
-fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+fn record(found: &Fetched) -> Record<'_> {
     let mut record = Record {
-        offset: message.offset(),
+        offset: found.offset(),
         header: None,
         copy: None,
         part: None,
         new_key: None,
         old_key: None,
-        key: message.key(),
-        value: message.payload(),
+        key: found.key(),
+        value: found.value(),
     };
-    for header in message.headers().into_iter().flat_map(Headers::iter) {
-        match (header.key, header.value) {
-            (RECORD_HEADER, Some(bytes)) => record.header = RecordHeader::from_bytes(bytes),
-            (COPY_HEADER, Some(bytes)) => record.copy = CopyHeader::from_bytes(bytes),
-            (PART_HEADER, Some(bytes)) => record.part = PartHeader::from_bytes(bytes),
-            (NEW_KEY_HEADER, bytes) => record.new_key = bytes,
-            (OLD_KEY_HEADER, bytes) => record.old_key = bytes,
+    for (name, value) in found.headers() {
+        match (str::from_utf8(name), value) {
+            (Ok(RECORD_HEADER), Some(bytes)) => record.header = RecordHeader::from_bytes(bytes),
+            (Ok(COPY_HEADER), Some(bytes)) => record.copy = CopyHeader::from_bytes(bytes),
+            (Ok(PART_HEADER), Some(bytes)) => record.part = PartHeader::from_bytes(bytes),
+            (Ok(NEW_KEY_HEADER), bytes) => record.new_key = bytes,
+            (Ok(OLD_KEY_HEADER), bytes) => record.old_key = bytes,
             (_foreign, _) => {}
         }
     }
