@@ -25,11 +25,15 @@ pub struct Store {
     seconds: f64,
     /// Of them, those in which it wrote: from the begin of batches to the end of their commits.
     writing_seconds: f64,
-    /// CPU-seconds of its process.
+    /// CPU-seconds of its process, of the store and of Kafka.
     cpu: f64,
+    store_cpu: f64,
+    kafka_cpu: f64,
     peak_bytes: u64,
     /// Seconds of the store's own bulk insert.
     own_seconds: f64,
+    /// CPU-seconds of the store in them.
+    own_cpu: f64,
     /// Rows a second, of those of the bulk insert.
     of_own: f64,
     /// The same, of the seconds in which it wrote.
@@ -55,6 +59,15 @@ impl Server {
         }
     }
 
+    /// CPU-seconds of the server by now; 0 where its process is not known.
+    fn cpu_seconds(&self) -> f64 {
+        let pid = match self {
+            Server::ClickHouse(server) => server.pid(),
+            Server::MariaDb(server) => Some(server.pid()),
+        };
+        pid.map_or(0.0, process::cpu_seconds)
+    }
+
     /// Rows of the table.
     async fn rows(&self) -> anyhow::Result<u64> {
         let told = match self {
@@ -72,15 +85,21 @@ impl Server {
             return Ok(());
         };
         let begin = Instant::now();
-        while server.query("SELECT count() FROM system.merges").await.trim() != "0" {
+        while server
+            .query("SELECT count() FROM system.merges")
+            .await
+            .trim()
+            != "0"
+        {
             ensure!(begin.elapsed() < support::DEADLINE, "merges do not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
 
-    /// Writes the rows into a file, and has the server insert them into a table like the first.
-    async fn own_seconds(&self) -> anyhow::Result<f64> {
+    /// Writes the rows into a file, and has the server insert them into a table like the first: seconds and
+    /// CPU-seconds of that.
+    async fn inserts_itself(&self) -> anyhow::Result<(f64, f64)> {
         let directory = support::directory("bench-rows");
         // The server writes it, as its own user.
         std::fs::set_permissions(&directory, Permissions::from_mode(0o777))?;
@@ -112,9 +131,9 @@ impl Server {
             self.run(&statement).await;
         }
         self.is_quiet().await?;
-        let begin = Instant::now();
+        let (begin, cpu) = (Instant::now(), self.cpu_seconds());
         self.run(&insert).await;
-        Ok(begin.elapsed().as_secs_f64())
+        Ok((begin.elapsed().as_secs_f64(), self.cpu_seconds() - cpu))
     }
 
     async fn run(&self, statement: &str) {
@@ -167,10 +186,14 @@ async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result
     support::content::published(&on_leader).await;
     ensure!(source.terminate() == 0, "the source did not stop in order");
 
+    let kafka = process::kafka_pids();
+    let (store_before, kafka_before) = (server.cpu_seconds(), process::cpu_of(&kafka));
     let begin = Instant::now();
     let sink = pipeline.run_only(&["store"]);
     shows(&pipeline, &end).await?;
     let seconds = begin.elapsed().as_secs_f64();
+    let store_cpu = server.cpu_seconds() - store_before;
+    let kafka_cpu = process::cpu_of(&kafka) - kafka_before;
     let (cpu, peak_bytes) = (
         process::cpu_seconds(sink.pid()),
         process::peak_bytes(sink.pid()),
@@ -179,15 +202,18 @@ async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result
     ensure!(sink.terminate() == 0, "the sink did not stop in order");
     let rows = server.rows().await?;
     ensure!(rows == plan.rows, "{rows} rows are there");
-    let own_seconds = server.own_seconds().await?;
+    let (own_seconds, own_cpu) = server.inserts_itself().await?;
     Ok(Store {
         name,
         rows,
         seconds,
         writing_seconds,
         cpu,
+        store_cpu,
+        kafka_cpu,
         peak_bytes,
         own_seconds,
+        own_cpu,
         of_own: own_seconds / seconds,
         writing_of_own: own_seconds / writing_seconds,
     })
@@ -219,32 +245,32 @@ async fn shows(pipeline: &Pipeline, lsn: &str) -> anyhow::Result<()> {
 }
 
 fn print(stores: &[Store]) {
-    println!(
-        "\n{:<12} {:>10} {:>9} {:>10} {:>9} {:>8} {:>8} {:>8} {:>8} {:>9}",
-        "sink",
-        "rows",
-        "seconds",
-        "rows/s",
-        "writing s",
-        "bulk s",
-        "of bulk",
-        "writing",
-        "CPU-s",
-        "peak MiB"
-    );
+    const HEAD: [&str; 12] = [
+        "sink", "rows", "seconds", "writing", "CPU-s", "store's", "Kafka's", "MiB", "bulk: s",
+        "CPU-s", "of bulk", "writing",
+    ];
+    let line = |cells: [String; 12]| {
+        let [name, rest @ ..] = cells;
+        let rest = rest.map(|cell| format!("{cell:>9}")).join(" ");
+        println!("{name:<11}{rest}");
+    };
+    println!();
+    line(HEAD.map(str::to_owned));
     for one in stores {
-        println!(
-            "{:<12} {:>10} {:>9.2} {:>10.0} {:>9.2} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>9.0}",
-            one.name,
-            one.rows,
-            one.seconds,
-            one.rows as f64 / one.seconds,
-            one.writing_seconds,
-            one.own_seconds,
-            one.of_own,
-            one.writing_of_own,
-            one.cpu,
-            process::mib(one.peak_bytes)
-        );
+        let number = |number: f64| format!("{number:.2}");
+        line([
+            one.name.to_owned(),
+            one.rows.to_string(),
+            number(one.seconds),
+            number(one.writing_seconds),
+            number(one.cpu),
+            number(one.store_cpu),
+            number(one.kafka_cpu),
+            format!("{:.0}", process::mib(one.peak_bytes)),
+            number(one.own_seconds),
+            number(one.own_cpu),
+            number(one.of_own),
+            number(one.writing_of_own),
+        ]);
     }
 }

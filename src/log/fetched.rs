@@ -51,7 +51,8 @@ impl Queue {
         let topic = CString::new(topic).ok()?;
         let client = consumer.client().native_ptr();
         // SAFETY: the client is alive, and librdkafka copies the name. A queue that is not null is ours to give back.
-        let native = unsafe { sys::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition) };
+        let native =
+            unsafe { sys::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition) };
         let native = NonNull::new(native)?;
         // SAFETY: the queue is alive; a null target ends the forwarding to the main queue.
         unsafe { sys::rd_kafka_queue_forward(native.as_ptr(), ptr::null_mut()) };
@@ -87,12 +88,7 @@ impl Queue {
         // SAFETY: the queue is alive, and `found` has room for `count` pointers.
         let taken = unsafe {
             let count = count.min(found.len());
-            sys::rd_kafka_consume_batch_queue(
-                self.native.as_ptr(),
-                wait,
-                found.as_mut_ptr(),
-                count,
-            )
+            sys::rd_kafka_consume_batch_queue(self.native.as_ptr(), wait, found.as_mut_ptr(), count)
         };
         let taken = found.iter().take(usize::try_from(taken).unwrap_or(0));
         // SAFETY (of `Fetched`): these pointers are messages that are ours.

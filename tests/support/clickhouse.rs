@@ -83,6 +83,11 @@ impl ClickHouse {
         self.dir.is_some()
     }
 
+    /// The server's process, if it is the test's own.
+    pub fn pid(&self) -> Option<u32> {
+        self.dir.as_deref().map(super::process::started_in)
+    }
+
     /// Kills the server and starts it again.
     pub fn crash_and_restart(&mut self) {
         self.run("restart", &["--mode", "immediate"]);

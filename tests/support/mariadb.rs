@@ -47,6 +47,11 @@ impl MariaDb {
         server
     }
 
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        super::process::started_in(&self.dir)
+    }
+
     /// Kills the server and starts it again.
     pub fn crash_and_restart(&mut self) {
         self.run("restart", &["--mode", "immediate"]);

@@ -12,6 +12,14 @@ pub fn signal(pid: &str, name: &str) {
     assert!(status.unwrap().success());
 }
 
+/// The process that `./dev` started in a directory of its own.
+pub fn started_in(dir: &std::path::Path) -> u32 {
+    let noted = fs::read_to_string(dir.join("pid")).expect("it is started, so its id is noted");
+    let id = noted.split_whitespace().next();
+    id.and_then(|id| id.parse().ok())
+        .unwrap_or_else(|| panic!("not a process: {noted:?}"))
+}
+
 /// CPU-seconds that a process has used, its dead threads included; 0 when it is gone.
 pub fn cpu_seconds(pid: u32) -> f64 {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
