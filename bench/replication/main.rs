@@ -12,6 +12,7 @@ mod process;
 mod report;
 mod scaling;
 mod stores;
+mod writing;
 
 #[path = "../../tests/support/mod.rs"]
 mod support;

@@ -2,7 +2,8 @@
 //! a file.
 //!
 //! The table's copy is in effect before the rows are written, so what is measured is the stream: from the start of the
-//! sink's process until the follower shows the leader's end, by what walferry says of it.
+//! sink's process until the follower shows the leader's end, by what walferry says of it. Beside that, how fast the
+//! sink writes alone (`writing`).
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -11,9 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use super::Plan;
 use super::load::{Load, TABLES};
-use super::process;
+use super::{Plan, process, writing};
 use crate::support::{self, ClickHouse, MariaDb, Pipeline, Postgres, http};
 
 /// One store.
@@ -23,8 +23,6 @@ pub struct Store {
     rows: u64,
     /// Seconds of walferry's sink.
     seconds: f64,
-    /// Of them, those in which it wrote: from the begin of batches to the end of their commits.
-    writing_seconds: f64,
     /// CPU-seconds of its process, of the store and of Kafka.
     cpu: f64,
     store_cpu: f64,
@@ -36,8 +34,10 @@ pub struct Store {
     own_cpu: f64,
     /// Rows a second, of those of the bulk insert.
     of_own: f64,
-    /// The same, of the seconds in which it wrote.
-    writing_of_own: f64,
+    /// Seconds in which the sink writes the rows by itself.
+    alone_seconds: f64,
+    /// Rows a second of that, of those of the bulk insert.
+    alone_of_own: f64,
 }
 
 /// A store's server.
@@ -47,14 +47,15 @@ enum Server {
 }
 
 impl Server {
-    fn connector(&self) -> String {
+    /// Settings of a sink whose follower is this database.
+    fn connector(&self, database: &str) -> String {
         match self {
             Server::ClickHouse(server) => {
-                let url = server.url("bench");
+                let url = server.url(database);
                 format!("kind = \"clickhouse\"\nurl = \"{url}\"\nbatch_max_age = \"0s\"\n")
             }
             Server::MariaDb(server) => {
-                format!("kind = \"mysql\"\nurl = \"{}\"\n", server.url("bench"))
+                format!("kind = \"mysql\"\nurl = \"{}\"\n", server.url(database))
             }
         }
     }
@@ -177,7 +178,7 @@ async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result
     let on_leader = leader.client().await;
     on_leader.batch_execute(TABLES).await?;
     let pipeline = Pipeline::between(&leader.url("postgres"), &[], "", "");
-    pipeline.write("connectors/store.toml", &server.connector());
+    pipeline.write("connectors/store.toml", &server.connector("bench"));
     let both = pipeline.run();
     shows(&pipeline, &support::content::mark(&on_leader).await).await?;
     ensure!(both.terminate() == 0, "walferry did not stop in order");
@@ -198,16 +199,18 @@ async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result
         process::cpu_seconds(sink.pid()),
         process::peak_bytes(sink.pid()),
     );
-    let writing_seconds = stage(&pipeline, "apply").await? + stage(&pipeline, "commit").await?;
     ensure!(sink.terminate() == 0, "the sink did not stop in order");
     let rows = server.rows().await?;
     ensure!(rows == plan.rows, "{rows} rows are there");
     let (own_seconds, own_cpu) = server.inserts_itself().await?;
+    pipeline.write("connectors/alone.toml", &server.connector("alone"));
+    server.is_quiet().await?;
+    let alone = writing::settings(&pipeline, "alone")?;
+    let alone_seconds = writing::seconds(&pipeline, &alone, &on_leader).await?;
     Ok(Store {
         name,
         rows,
         seconds,
-        writing_seconds,
         cpu,
         store_cpu,
         kafka_cpu,
@@ -215,16 +218,9 @@ async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result
         own_seconds,
         own_cpu,
         of_own: own_seconds / seconds,
-        writing_of_own: own_seconds / writing_seconds,
+        alone_seconds,
+        alone_of_own: own_seconds / alone_seconds,
     })
-}
-
-/// Seconds of all batches in one stage.
-async fn stage(pipeline: &Pipeline, stage: &str) -> anyhow::Result<f64> {
-    let scraped = http::scrape(pipeline).await.map_err(anyhow::Error::msg)?;
-    let label = format!("stage=\"{stage}\"");
-    let sum = http::series(&scraped, "walferry_sink_stage_seconds_sum", &[&label]);
-    sum.with_context(|| format!("no time of stage {stage}"))
 }
 
 /// Waits until the follower shows the position.
@@ -246,8 +242,8 @@ async fn shows(pipeline: &Pipeline, lsn: &str) -> anyhow::Result<()> {
 
 fn print(stores: &[Store]) {
     const HEAD: [&str; 12] = [
-        "sink", "rows", "seconds", "writing", "CPU-s", "store's", "Kafka's", "MiB", "bulk: s",
-        "CPU-s", "of bulk", "writing",
+        "sink", "rows", "seconds", "CPU-s", "store's", "Kafka's", "MiB", "bulk: s", "CPU-s",
+        "of bulk", "alone: s", "of bulk",
     ];
     let line = |cells: [String; 12]| {
         let [name, rest @ ..] = cells;
@@ -262,7 +258,6 @@ fn print(stores: &[Store]) {
             one.name.to_owned(),
             one.rows.to_string(),
             number(one.seconds),
-            number(one.writing_seconds),
             number(one.cpu),
             number(one.store_cpu),
             number(one.kafka_cpu),
@@ -270,7 +265,8 @@ fn print(stores: &[Store]) {
             number(one.own_seconds),
             number(one.own_cpu),
             number(one.of_own),
-            number(one.writing_of_own),
+            number(one.alone_seconds),
+            number(one.alone_of_own),
         ]);
     }
 }

@@ -43,8 +43,15 @@ impl<'a> Block<'a> {
             projection,
             rows,
             filled,
-            data: Vec::with_capacity(rows.size_bytes()),
+            data: Vec::new(),
         }
+    }
+
+    /// With memory for the data that was used before.
+    #[must_use]
+    pub(super) fn writing_into(mut self, memory: Vec<u8>) -> Self {
+        self.data = memory;
+        self
     }
 
     /// All rows of a net change.

@@ -60,6 +60,8 @@ pub struct ClickHouseSink {
     transaction: Option<Transaction>,
     /// Inserts of this worker so far.
     inserts: u64,
+    /// Memory for the data of the next one.
+    memory: Vec<u8>,
     /// How often it has written notes.
     noted: u64,
     /// The table that cannot go on without a copy, and why.
@@ -123,6 +125,7 @@ impl ClickHouseSink {
             session: None,
             transaction: None,
             inserts: 0,
+            memory: Vec::new(),
             noted: 0,
             needs_copy: None,
             has_orders: false,

@@ -22,6 +22,9 @@ use crate::model::{Op, Position, TableChanges, TableName, TablePlan, TableSchema
 /// How often an insert is sent again over a new connection, with the same token.
 const SENT_AGAIN_MAX: usize = 3;
 
+/// An insert has each key once: the server need not look for rows that others of it replace.
+const NOTHING_TO_REPLACE: (&str, &str) = ("optimize_on_insert", "0");
+
 impl ClickHouseSink {
     /// How rows of a schema version are written. Sees, once a session and version, that they can be.
     ///
@@ -67,7 +70,7 @@ impl ClickHouseSink {
             let query = Query {
                 sql: &table.insert,
                 data: Some(data.clone()),
-                settings: &[("insert_deduplication_token", &token)],
+                settings: &[("insert_deduplication_token", &token), NOTHING_TO_REPLACE],
             };
             match session.http.ask(query).await {
                 Ok(_nothing) => break,
@@ -82,6 +85,11 @@ impl ClickHouseSink {
             }
         }
         killpoint::pass(Point::RowsInserted);
+        // What a batch was written into the next one is, too: taking as much anew costs a third of writing it.
+        if let Ok(mut memory) = data.try_into_mut() {
+            memory.clear();
+            self.memory = memory.into();
+        }
         Ok(())
     }
 
@@ -106,7 +114,8 @@ impl ClickHouseSink {
                         Ok(filled) => filled,
                         Err(missing) => return Err(self.lacks(&plan.schema.table, missing)),
                     };
-                    let mut block = Block::new(&projection, &plan.rows, filled.as_ref());
+                    let block = Block::new(&projection, &plan.rows, filled.as_ref());
+                    let mut block = block.writing_into(std::mem::take(&mut self.memory));
                     block.net(net, plan.last)?;
                     let data = block.data;
                     self.insert(&projection, data).await?;
@@ -185,7 +194,8 @@ impl ClickHouseSink {
     /// Writes rows of a copy.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
         let projection = self.projection(&rows.schema).await?;
-        let mut block = Block::new(&projection, &rows.rows, None);
+        let memory = std::mem::take(&mut self.memory);
+        let mut block = Block::new(&projection, &rows.rows, None).writing_into(memory);
         for (number, change) in (before..).zip(&rows.changes) {
             assert_eq!(change.op, Op::Read, "rows of a copy are reads");
             let row = change.after;
@@ -204,7 +214,8 @@ impl ClickHouseSink {
     /// Writes changes as they were.
     pub(super) async fn keep_changes(&mut self, changes: &TableChanges) -> Result<()> {
         let projection = self.projection(&changes.schema).await?;
-        let mut block = Block::new(&projection, &changes.rows, None);
+        let memory = std::mem::take(&mut self.memory);
+        let mut block = Block::new(&projection, &changes.rows, None).writing_into(memory);
         for (n, change) in changes.changes.iter().enumerate() {
             let time_ms = changes.times_ms.get(n).copied().flatten();
             block.change(change, version(change.position), time_ms)?;
