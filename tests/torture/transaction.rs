@@ -133,11 +133,12 @@ fn move_documents(random: &mut SmallRng) -> String {
     }
 }
 
-/// A row moves to a key that no row had, sometimes in two steps, sometimes deleted and inserted anew.
+/// A row moves to a key that no row had, sometimes in two steps, sometimes deleted and inserted anew. Its lock is not the
+/// row's: a statement that waits for a row which is then deleted finds none, not the one inserted instead.
 fn wander(random: &mut SmallRng) -> String {
     let w = random.random_range(0..WANDERERS);
     let row = format!("id % 1000 = {w} + 1");
-    match random.random_range(0..3) {
+    let moves = match random.random_range(0..3) {
         0 => format!("UPDATE wanderers SET id = id + 1000, hops = hops + 1 WHERE {row}"),
         1 => format!(
             "UPDATE wanderers SET id = id + 1000 WHERE {row}; UPDATE wanderers SET id = id + 1000, hops = hops + 2 WHERE {row};
@@ -147,7 +148,8 @@ fn wander(random: &mut SmallRng) -> String {
             "UPDATE wanderers SET hops = hops + 1 WHERE {row};
              WITH old AS (DELETE FROM wanderers WHERE {row} RETURNING *) INSERT INTO wanderers SELECT id + 1000, hops, body FROM old"
         ),
-    }
+    };
+    format!("SELECT pg_advisory_xact_lock({w}); {moves}")
 }
 
 /// Work that is undone, with work around it that is not.
