@@ -10,8 +10,7 @@ const ARENAS: libc::c_int = 2;
 /// value to begin with; set, it does not grow.
 const MAPPED_BYTES: libc::c_int = 128 << 10;
 /// So much may lie free at an arena's end. With glibc's own value, 128 KiB, what librdkafka allocates for the records of
-/// one answer was given back and mapped anew with nearly each of them: a quarter of a sink's CPU-seconds
-/// (bench/README.md, "What was learned").
+/// one answer was given back and mapped anew with nearly each of them (bench/README.md, "What was learned").
 const KEPT_BYTES: libc::c_int = 8 << 20;
 
 /// What of it is already set from outside, where that is so.

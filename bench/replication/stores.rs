@@ -81,21 +81,19 @@ impl Server {
     }
 
     /// Waits until the server does no more with the rows than keep them.
-    async fn is_quiet(&self) -> anyhow::Result<()> {
+    async fn is_quiet(&self) {
         let Server::ClickHouse(server) = self else {
-            return Ok(());
+            return;
         };
-        let begin = Instant::now();
-        while server
-            .query("SELECT count() FROM system.merges")
-            .await
-            .trim()
-            != "0"
-        {
-            ensure!(begin.elapsed() < support::DEADLINE, "merges do not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+        support::until("merges have ended", || async {
+            let told = server.query("SELECT count() FROM system.merges").await;
+            if told.trim() == "0" {
+                Ok(())
+            } else {
+                Err(told)
+            }
+        })
+        .await;
     }
 
     /// Writes the rows into a file, and has the server insert them into a table like the first: seconds and
@@ -131,7 +129,7 @@ impl Server {
         for statement in before {
             self.run(&statement).await;
         }
-        self.is_quiet().await?;
+        self.is_quiet().await;
         let (begin, cpu) = (Instant::now(), self.cpu_seconds());
         self.run(&insert).await;
         Ok((begin.elapsed().as_secs_f64(), self.cpu_seconds() - cpu))
@@ -204,7 +202,7 @@ async fn one(plan: &Plan, name: &'static str, server: &Server) -> anyhow::Result
     ensure!(rows == plan.rows, "{rows} rows are there");
     let (own_seconds, own_cpu) = server.inserts_itself().await?;
     pipeline.write("connectors/alone.toml", &server.connector("alone"));
-    server.is_quiet().await?;
+    server.is_quiet().await;
     let alone = writing::settings(&pipeline, "alone")?;
     let alone_seconds = writing::seconds(&pipeline, &alone, &on_leader).await?;
     Ok(Store {

@@ -10,9 +10,9 @@ use tokio_postgres::Client;
 use walferry::config::SinkSettings;
 use walferry::log::schemas::SchemaStore;
 use walferry::log::topics::Topics;
-use walferry::model::{Cell, Op, Rows, TableChanges, TableName, TableSchema};
+use walferry::model::{Op, Rows, TableChanges, TableName, TableSchema};
 
-use crate::support::plans::{change, checkpoint};
+use crate::support::plans::{N, V, add, change, checkpoint};
 use crate::support::{Pipeline, kafka_settings};
 
 /// The pipeline's sink of this name.
@@ -75,12 +75,8 @@ async fn batches(
     };
     let (mut batches, mut batch) = (Vec::new(), new());
     while let Some(told) = found.try_next().await? {
-        let row = batch.rows.add_row();
-        for n in 0..schema.columns.len() {
-            let text: Option<&str> = told.get(n);
-            let cell = text.map_or(Cell::Null, |text| batch.rows.push_text(text.as_bytes()));
-            batch.rows.row_mut(row)[n] = cell;
-        }
+        let cells = (0..told.len()).map(|n| told.get::<_, Option<&str>>(n).map_or(N, V));
+        let row = add(&mut batch.rows, &cells.collect::<Vec<_>>());
         batch.changes.push(change(Op::Read, None, Some(row)));
         if batch.rows.size_bytes() + size_of_val(&*batch.changes) >= max_bytes {
             batches.push(std::mem::replace(&mut batch, new()));

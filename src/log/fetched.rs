@@ -83,12 +83,12 @@ impl Queue {
     }
 
     fn take(&mut self, count: usize, wait: Duration) {
-        let mut found = [ptr::null_mut(); TAKEN_MAX];
+        let found = &mut [ptr::null_mut(); TAKEN_MAX][..count];
         let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the queue is alive, and `found` has room for `count` pointers.
+        let queue = self.native.as_ptr();
+        // SAFETY: the queue is alive, and the pointer and length are those of `found`.
         let taken = unsafe {
-            let count = count.min(found.len());
-            sys::rd_kafka_consume_batch_queue(self.native.as_ptr(), wait, found.as_mut_ptr(), count)
+            sys::rd_kafka_consume_batch_queue(queue, wait, found.as_mut_ptr(), found.len())
         };
         let taken = found.iter().take(usize::try_from(taken).unwrap_or(0));
         // SAFETY (of `Fetched`): these pointers are messages that are ours.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::process;
+
 /// One broker; stopped when dropped.
 pub struct Kafka {
     pub dir: PathBuf,
@@ -38,9 +40,8 @@ impl Kafka {
 
     /// Stops it where it is (SIGSTOP), or lets it go on (SIGCONT).
     pub fn signal(&self, name: &str) {
-        let note = std::fs::read_to_string(self.dir.join("node-1/pid")).expect("its pid");
-        let pid = note.split_whitespace().next().expect("its pid");
-        super::process::signal(pid, name);
+        let pid = process::started_in(&self.dir.join("node-1"));
+        process::signal(&pid.to_string(), name);
     }
 
     /// Starts it again on its old data and port.

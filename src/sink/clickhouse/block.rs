@@ -47,13 +47,6 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// With memory for the data that was used before.
-    #[must_use]
-    pub(super) fn writing_into(mut self, memory: Vec<u8>) -> Self {
-        self.data = memory;
-        self
-    }
-
     /// All rows of a net change.
     ///
     /// # Errors

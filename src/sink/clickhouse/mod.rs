@@ -365,12 +365,11 @@ impl Sink for ClickHouseSink {
         }
         // All other tables stay prepared: nobody prepares them again in this session.
         let names = moves.renamed.iter().flat_map(|(old, new)| [old, new]);
-        let names: BTreeSet<&TableName> = names.chain(&moves.dropped).collect();
         let session = self.session()?;
-        session.tables.retain(|name, _| !names.contains(name));
-        session
-            .projections
-            .retain(|_, (of, _)| !names.contains(&of.table));
+        for name in names.chain(&moves.dropped) {
+            session.tables.remove(name);
+            session.forget_projections(name);
+        }
         Ok(moved)
     }
 

@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 
 use super::block::{Block, copied, version};
 use super::failure::{Doing, Failure};
-use super::fill::fill;
+use super::fill::{Filled, fill};
 use super::http::Query;
 use super::notes::Notes;
 use super::projection::Projection;
@@ -17,7 +17,7 @@ use crate::config::ClickHouseMode;
 use crate::error::{Class, Error, Result};
 use crate::killpoint::{self, Point};
 use crate::model::batch::Step;
-use crate::model::{Op, Position, TableChanges, TableName, TablePlan, TableSchema};
+use crate::model::{Op, Position, Rows, TableChanges, TableName, TablePlan, TableSchema};
 
 /// How often an insert is sent again over a new connection, with the same token.
 const SENT_AGAIN_MAX: usize = 3;
@@ -85,12 +85,23 @@ impl ClickHouseSink {
             }
         }
         killpoint::pass(Point::RowsInserted);
-        // What a batch was written into the next one is, too: taking as much anew costs a third of writing it.
         if let Ok(mut memory) = data.try_into_mut() {
             memory.clear();
             self.memory = memory.into();
         }
         Ok(())
+    }
+
+    /// For rows of a batch, in the memory of the one before: the kernel need not hand out pages for each anew.
+    fn block<'a>(
+        &mut self,
+        projection: &'a Projection,
+        rows: &'a Rows,
+        filled: Option<&'a Filled>,
+    ) -> Block<'a> {
+        let mut block = Block::new(projection, rows, filled);
+        block.data = std::mem::take(&mut self.memory);
+        block
     }
 
     /// Applies the net change of one table.
@@ -114,11 +125,9 @@ impl ClickHouseSink {
                         Ok(filled) => filled,
                         Err(missing) => return Err(self.lacks(&plan.schema.table, missing)),
                     };
-                    let block = Block::new(&projection, &plan.rows, filled.as_ref());
-                    let mut block = block.writing_into(std::mem::take(&mut self.memory));
+                    let mut block = self.block(&projection, &plan.rows, filled.as_ref());
                     block.net(net, plan.last)?;
-                    let data = block.data;
-                    self.insert(&projection, data).await?;
+                    self.insert(&projection, block.data).await?;
                 }
             }
         }
@@ -194,8 +203,7 @@ impl ClickHouseSink {
     /// Writes rows of a copy.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
         let projection = self.projection(&rows.schema).await?;
-        let memory = std::mem::take(&mut self.memory);
-        let mut block = Block::new(&projection, &rows.rows, None).writing_into(memory);
+        let mut block = self.block(&projection, &rows.rows, None);
         for (number, change) in (before..).zip(&rows.changes) {
             assert_eq!(change.op, Op::Read, "rows of a copy are reads");
             let row = change.after;
@@ -207,20 +215,17 @@ impl ClickHouseSink {
                 ClickHouseMode::History => block.change(change, version, None)?,
             }
         }
-        let data = block.data;
-        self.insert(&projection, data).await
+        self.insert(&projection, block.data).await
     }
 
     /// Writes changes as they were.
     pub(super) async fn keep_changes(&mut self, changes: &TableChanges) -> Result<()> {
         let projection = self.projection(&changes.schema).await?;
-        let memory = std::mem::take(&mut self.memory);
-        let mut block = Block::new(&projection, &changes.rows, None).writing_into(memory);
+        let mut block = self.block(&projection, &changes.rows, None);
         for (n, change) in changes.changes.iter().enumerate() {
             let time_ms = changes.times_ms.get(n).copied().flatten();
             block.change(change, version(change.position), time_ms)?;
         }
-        let data = block.data;
-        self.insert(&projection, data).await
+        self.insert(&projection, block.data).await
     }
 }
