@@ -134,6 +134,14 @@ impl Store for ClickHouse {
         self.0.crash_and_restart();
     }
 
+    fn stop(&mut self) {
+        self.0.stop();
+    }
+
+    fn start_again(&mut self) {
+        self.0.start_again();
+    }
+
     async fn sql(&self, statement: &str) {
         self.0.sql(statement).await;
     }

@@ -215,6 +215,14 @@ impl Store for MariaDb {
         self.0.crash_and_restart();
     }
 
+    fn stop(&mut self) {
+        self.0.stop();
+    }
+
+    fn start_again(&mut self) {
+        self.0.start_again();
+    }
+
     async fn sql(&self, statement: &str) {
         let done = self.connect().await.query_drop(statement).await;
         done.unwrap_or_else(|error| panic!("{statement}: {error}"));

@@ -49,6 +49,14 @@ impl Store for Postgres {
         self.0.crash_and_restart();
     }
 
+    fn stop(&mut self) {
+        self.0.stop();
+    }
+
+    fn start_again(&mut self) {
+        self.0.start_again();
+    }
+
     async fn sql(&self, statement: &str) {
         let client = self.0.client_on("follower").await;
         let done = client.batch_execute(statement).await;

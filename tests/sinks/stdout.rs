@@ -43,6 +43,14 @@ impl Store for Stdout {
         unreachable!("standard output has no server")
     }
 
+    fn stop(&mut self) {
+        unreachable!("standard output has no server")
+    }
+
+    fn start_again(&mut self) {
+        unreachable!("standard output has no server")
+    }
+
     async fn sql(&self, _statement: &str) {
         unreachable!("standard output takes no statements")
     }

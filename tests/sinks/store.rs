@@ -78,6 +78,12 @@ pub trait Store: Sized + Send + Sync {
     /// Kills the server and starts it again.
     fn crash_and_restart(&mut self);
 
+    /// Stops the server in order.
+    fn stop(&mut self);
+
+    /// Starts it again on its old data and port.
+    fn start_again(&mut self);
+
     /// Runs a statement as somebody else than walferry.
     async fn sql(&self, statement: &str);
 

@@ -58,8 +58,6 @@ pub struct ClickHouseSink {
     me: Identity,
     session: Option<Session>,
     transaction: Option<Transaction>,
-    /// Inserts of this worker so far.
-    inserts: u64,
     /// Memory for the data of the next one.
     memory: Vec<u8>,
     /// How often it has written notes.
@@ -124,7 +122,6 @@ impl ClickHouseSink {
             settings,
             session: None,
             transaction: None,
-            inserts: 0,
             memory: Vec::new(),
             noted: 0,
             needs_copy: None,

@@ -54,17 +54,15 @@ impl ClickHouseSink {
     }
 
     /// One insert, unless there is nothing to insert. What is sent again has the same token, so that the server takes
-    /// it once; no other insert ever has it, or the server would take a batch that is begun anew, with other rows or
-    /// behind a truncate, for one that it has.
+    /// it once. No other insert ever has it, of whatever session, or the server would take other rows for those that
+    /// it has, and drop them.
     pub(super) async fn insert(&mut self, projection: &Projection, data: Vec<u8>) -> Result<()> {
         if data.is_empty() {
             return Ok(());
         }
         let table = &projection.table;
-        self.inserts += 1;
         let session = self.session.as_ref().ok_or_else(lost)?;
-        let (of, number) = (&self.me, self.inserts);
-        let token = format!("{}/{}/{}/{number}", of.pipeline, of.sink, of.instance);
+        let token = format!("{:032x}", rand::random::<u128>());
         let data = Bytes::from(data);
         for again in 0.. {
             let query = Query {

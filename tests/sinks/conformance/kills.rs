@@ -7,6 +7,7 @@ use super::changes::{Dice, RANDOM, random};
 use super::world::{SINK, World};
 use crate::store::Store;
 use crate::support::DEADLINE;
+use crate::support::http::comes_into;
 
 /// SIGABRT: how a process ends that kills itself.
 const ABORTED: i32 = 6;
@@ -91,6 +92,25 @@ pub async fn a_process_killed_at_any_step_leaves_equal_tables<S: Store>() {
     // Of a copy, with rows there.
     world.pipeline.do_it(&["resync", SINK, "ledger"]);
     world.follows(TABLES).await;
+    world.stop();
+}
+
+/// Sessions of one process, one after the other, each with the same few steps.
+pub async fn a_server_that_is_away_now_and_then_leaves_equal_tables<S: Store>() {
+    let mut world = World::<S>::begin("CREATE TABLE steps (id bigserial PRIMARY KEY, n int)").await;
+    let step = |n| format!("INSERT INTO steps (n) VALUES ({n})");
+    for n in 0..3 {
+        for _ in 0..8 {
+            world.sql(&step(n)).await;
+            world.caught_up().await;
+        }
+        world.store.stop();
+        world.sql(&step(n)).await;
+        comes_into(&world.pipeline, SINK, "retrying").await;
+        world.store.start_again();
+        world.caught_up().await;
+        world.equal(&["steps"]).await;
+    }
     world.stop();
 }
 

@@ -41,6 +41,7 @@ macro_rules! cases {
             shapes rows_rewritten_while_a_copy_is_loaded_are_copied_anew
             shapes tables_follow_the_leader
             kills a_process_killed_at_any_step_leaves_equal_tables
+            kills a_server_that_is_away_now_and_then_leaves_equal_tables
             kills a_server_killed_under_load_leaves_equal_tables
             large a_transaction_larger_than_a_batch_arrives_and_what_is_rolled_back_does_not
             operators a_second_worker_is_fenced_and_the_tables_are_equal
