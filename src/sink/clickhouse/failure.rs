@@ -112,11 +112,17 @@ fn classified(code: u32, what: String) -> Error {
             "the follower's table has a column of its own that has the name of a new one of the leader's: rename or \
              drop it",
         ),
+        // VIOLATED_CONSTRAINT
+        469 => Error::halt(
+            what,
+            "the follower's table has a constraint of its own that a row of the leader's does not meet: drop the \
+             constraint there",
+        ),
         // TIMEOUT_EXCEEDED
         159 => Error::transient(what).taking_too_long().advising(
             "raise statement_timeout in the sink's settings, should it be exceeded again and again",
         ),
-        // TOO_MANY_PARTS
+        // TOO_MANY_PARTS (of too many partitions, which has that code too: `write::OF_ANY_PARTITIONS`)
         252 => Error::transient(what).advising(
             "raise batch_max_age in the sink's settings: fewer, larger inserts leave merges time",
         ),

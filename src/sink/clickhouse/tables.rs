@@ -163,10 +163,12 @@ impl Preparing<'_> {
         let partition = layout.and_then(|layout| layout.partition_by.as_deref());
         let partition = partition.map_or_else(String::new, |by| format!(" PARTITION BY {by}"));
         let order: Vec<String> = order.iter().map(|name| sql::name(name)).collect();
+        // Whoever chose keys may have chosen columns that are NULL for some rows.
+        let nullable = layout.map_or("", |_| ", allow_nullable_key = 1");
         Ok(format!(
             "CREATE TABLE IF NOT EXISTS {quoted} ({}) ENGINE = {engine}{partition} ORDER BY ({}) \
              SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, fsync_after_insert = 1, \
-             fsync_part_directory = 1",
+             fsync_part_directory = 1{nullable}",
             clauses.join(", "),
             order.join(", ")
         ))

@@ -25,6 +25,9 @@ const SENT_AGAIN_MAX: usize = 3;
 /// An insert has each key once: the server need not look for rows that others of it replace.
 const NOTHING_TO_REPLACE: (&str, &str) = ("optimize_on_insert", "0");
 
+/// A copy has rows of all times, and so of many partitions.
+const OF_ANY_PARTITIONS: (&str, &str) = ("max_partitions_per_insert_block", "0");
+
 impl ClickHouseSink {
     /// How rows of a schema version are written. Sees, once a session and version, that they can be.
     ///
@@ -68,7 +71,11 @@ impl ClickHouseSink {
             let query = Query {
                 sql: &table.insert,
                 data: Some(data.clone()),
-                settings: &[("insert_deduplication_token", &token), NOTHING_TO_REPLACE],
+                settings: &[
+                    ("insert_deduplication_token", &token),
+                    NOTHING_TO_REPLACE,
+                    OF_ANY_PARTITIONS,
+                ],
             };
             match session.http.ask(query).await {
                 Ok(_nothing) => break,

@@ -51,3 +51,35 @@ pub async fn columns_that_somebody_made_follow_the_leader<S: Store>() {
     assert_eq!(world.store.numbers(columns).await, Ok(vec![0, 1]));
     world.stop();
 }
+
+pub async fn rows_that_a_constraint_of_the_followers_refuses_halt_with_a_remedy_that_helps<
+    S: Store,
+>() {
+    let mut world = World::<S>::begin("CREATE TABLE held (id int PRIMARY KEY, n int)").await;
+    let place = world.store.place("public", "held");
+    let alter = async |world: &World<S>, how: &str| {
+        let statement = format!("ALTER TABLE {place} {how}");
+        world.store.sql(&statement).await;
+    };
+    alter(&world, "ADD CONSTRAINT few CHECK n < 4711").await;
+    world
+        .sql("INSERT INTO held VALUES (1, 1), (2, 4711), (3, 3)")
+        .await;
+    let error = world.halted().await;
+    let (what, remedy) = (error["what"].as_str(), error["remedy"].as_str());
+    assert!(
+        what.is_some_and(|what| what.contains("table public.held")),
+        "{error}"
+    );
+    assert!(
+        remedy.is_some_and(|remedy| remedy.contains("drop the constraint")),
+        "{error}"
+    );
+    assert!(!world.walferry().output().contains("4711"));
+    alter(&world, "DROP CONSTRAINT few").await;
+    let walferry = world.walferry.take().expect("walferry runs");
+    assert_eq!(walferry.terminate(), 3);
+    world.run();
+    world.follows(&["held"]).await;
+    world.stop();
+}

@@ -7,6 +7,7 @@ mod following;
 mod history;
 mod kills;
 mod large;
+mod layout;
 mod names;
 mod nested;
 mod operators;
@@ -63,7 +64,9 @@ macro_rules! cases {
             history a_table_without_a_key_is_kept_here_and_refused_there
             nested arrays_of_one_dotted_name_are_refused_with_a_remedy_that_helps
             by_age changes_are_collected_until_a_batch_is_full_or_old
-            by_hand columns_that_somebody_made_follow_the_leader);
+            layout keys_that_somebody_chose_are_taken_and_the_tables_are_equal
+            by_hand columns_that_somebody_made_follow_the_leader
+            by_hand rows_that_a_constraint_of_the_followers_refuses_halt_with_a_remedy_that_helps);
     };
     (@ stream $store:ty) => {
         cases!(@@ $store: stream lines_taken_one_after_the_other_make_the_leaders_rows
