@@ -151,13 +151,38 @@ impl Store<'_> {
         Ok(found.into_iter().next())
     }
 
+    /// The claim of whoever takes over.
+    ///
+    /// # Errors
+    /// As a query.
+    pub(super) async fn next_claim(&self, newest: Option<&Newest>) -> Result<u64> {
+        if let Some(newest) = newest {
+            return Ok(newest.claim + 1);
+        }
+        // What is noted of tables outlives a checkpoint that somebody has removed.
+        let ask = format!(
+            "SELECT max(step) FROM {}.walferry_columns WHERE {}",
+            sql::name(self.database),
+            self.mine()
+        );
+        let doing = "reading walferry_columns";
+        let answer = self.http.ask(Query::new(&ask)).await.doing(doing)?;
+        let step = str::from_utf8(answer.trim_ascii()).map(str::parse::<u128>);
+        match step {
+            Ok(Ok(step)) => Ok(claim_of(step) + 1),
+            _no_number => Err(Error::transient(format!(
+                "{doing}: the greatest step is no number"
+            ))),
+        }
+    }
+
     /// Writes a row; on return it is durable.
     ///
     /// # Errors
     /// As a statement.
     pub(super) async fn write(&self, claim: u64, to: &Checkpoint) -> Result<(), Failure> {
         let state = owned::written(to)?;
-        let step = u128::from(claim) << 64 | u128::from(to.version.max(0).unsigned_abs());
+        let step = step(claim, to.version.max(0).unsigned_abs());
         let row = Row {
             pipeline: &self.me.pipeline,
             sink: &self.me.sink,
@@ -242,6 +267,16 @@ impl Store<'_> {
             sql::text(&self.me.sink)
         )
     }
+}
+
+/// Orders what is written: by the claim, and by its number among what was written under it.
+pub(super) fn step(claim: u64, number: u64) -> u128 {
+    u128::from(claim) << 64 | u128::from(number)
+}
+
+/// The claim of a step.
+fn claim_of(step: u128) -> u64 {
+    u64::try_from(step >> 64).expect("64 bits are left")
 }
 
 /// Seconds since 1970 with their fraction, from microseconds since 2000.

@@ -71,7 +71,7 @@ pub struct ClickHouseSink {
 /// What is known of the follower in one session.
 struct Session {
     http: Http,
-    /// This worker's claim; none before the first checkpoint of all.
+    /// This worker's claim; nobody knows it before the first checkpoint of all.
     claim: u64,
     /// Tables in effect by the newest checkpoint.
     in_effect: BTreeSet<TableName>,
@@ -279,7 +279,7 @@ impl Sink for ClickHouseSink {
             .as_ref()
             .map(|newest| newest.checkpoint())
             .transpose()?;
-        let claim = newest.map_or(1, |newest| newest.claim + 1);
+        let claim = store.next_claim(newest.as_ref()).await?;
         if let Some(checkpoint) = &checkpoint {
             let claimed = store.write(claim, checkpoint).await;
             claimed.doing("claiming the checkpoint")?;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::Store;
+use super::checkpoint::{Store, step};
 use super::failure::Doing;
 use super::{ClickHouseSink, lost, sql, tables};
 use crate::config::ClickHouseMode;
@@ -93,7 +93,7 @@ impl ClickHouseSink {
     pub(super) async fn note(&mut self, table: &TableName, notes: Notes) -> Result<()> {
         self.noted += 1;
         let session = self.session.as_ref().ok_or_else(lost)?;
-        let step = u128::from(session.claim) << 64 | u128::from(self.noted);
+        let step = step(session.claim, self.noted);
         let store = self.store(&session.http);
         store.write_notes(table, &notes, step).await?;
         self.session()?.notes.insert(table.clone(), notes);

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 
 use super::Identity;
-use super::checkpoint::Store;
+use super::checkpoint::{Newest, Store};
 use super::failure::Doing;
 use super::http::Http;
 use crate::config::ClickHouseSinkSettings;
@@ -44,9 +44,10 @@ impl Orders {
         }
     }
 
-    async fn put(&self, claim: Option<u64>, next: &Checkpoint) -> Result<()> {
-        let claim = claim.map_or(1, |claim| claim + 1);
-        self.store()
+    async fn put(&self, newest: Option<&Newest>, next: &Checkpoint) -> Result<()> {
+        let store = self.store();
+        let claim = store.next_claim(newest).await?;
+        store
             .write(claim, next)
             .await
             .doing("writing the checkpoint")
@@ -69,7 +70,7 @@ impl StoredCheckpoint for Orders {
             .map(|newest| newest.checkpoint())
             .transpose()?;
         let next = revise(known.as_ref())?;
-        self.put(newest.map(|newest| newest.claim), &next).await?;
+        self.put(newest.as_ref(), &next).await?;
         Ok(next)
     }
 
@@ -77,7 +78,7 @@ impl StoredCheckpoint for Orders {
         self.store().lay_out().await?;
         let newest = self.store().newest().await?;
         let next = make(newest.as_ref().map(|newest| newest.version));
-        self.put(newest.map(|newest| newest.claim), &next).await?;
+        self.put(newest.as_ref(), &next).await?;
         Ok(next)
     }
 }

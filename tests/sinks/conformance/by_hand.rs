@@ -1,6 +1,6 @@
 //! A table that somebody made on the follower.
 
-use super::world::World;
+use super::world::{SINK, World};
 use crate::store::Store;
 
 pub async fn columns_that_somebody_made_follow_the_leader<S: Store>() {
@@ -81,5 +81,37 @@ pub async fn rows_that_a_constraint_of_the_followers_refuses_halt_with_a_remedy_
     assert_eq!(walferry.terminate(), 3);
     world.run();
     world.follows(&["held"]).await;
+    world.stop();
+}
+
+pub async fn a_follower_whose_checkpoint_somebody_removed_begins_anew<S: Store>() {
+    let mut world = World::<S>::begin(
+        "CREATE TABLE forms (id int PRIMARY KEY, form json NOT NULL);
+         INSERT INTO forms VALUES (1, '{\"b\":1,  \"a\":2}'), (2, '[1,2]')",
+    )
+    .await;
+    for _ in 0..5 {
+        world.restart();
+        world.caught_up().await;
+    }
+    world.pipeline.do_it(&["resync", SINK, "forms"]);
+    world.comes_to(&["forms"]).await;
+    world.stop();
+    let statement =
+        "ALTER TABLE follower.walferry_checkpoint DELETE WHERE 1 SETTINGS mutations_sync = 2";
+    world.store.sql(statement).await;
+    // Both are the same type there, with their texts in other forms.
+    world
+        .sql("ALTER TABLE forms ALTER COLUMN form TYPE jsonb")
+        .await;
+    world.sql("INSERT INTO forms VALUES (4, '[4]')").await;
+    world.run();
+    world.comes_to(&["forms"]).await;
+    world.restart();
+    world
+        .sql("ALTER TABLE forms ALTER COLUMN form TYPE json USING '[1,  2,  3]'")
+        .await;
+    world.sql("INSERT INTO forms VALUES (3, '[]')").await;
+    world.comes_to(&["forms"]).await;
     world.stop();
 }

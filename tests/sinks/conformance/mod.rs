@@ -66,6 +66,7 @@ macro_rules! cases {
             by_age changes_are_collected_until_a_batch_is_full_or_old
             layout keys_that_somebody_chose_are_taken_and_the_tables_are_equal
             by_hand columns_that_somebody_made_follow_the_leader
+            by_hand a_follower_whose_checkpoint_somebody_removed_begins_anew
             by_hand rows_that_a_constraint_of_the_followers_refuses_halt_with_a_remedy_that_helps);
     };
     (@ stream $store:ty) => {
