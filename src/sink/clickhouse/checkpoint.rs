@@ -249,6 +249,20 @@ impl Store<'_> {
         noted.doing("writing walferry_tables")
     }
 
+    /// Forgets it: whoever makes a table of that name from now on has filled it himself.
+    ///
+    /// # Errors
+    /// As a statement.
+    pub(super) async fn forget_filled(&self, table: &TableName) -> Result<()> {
+        let forget = format!(
+            "ALTER TABLE {}.walferry_tables DELETE WHERE {}",
+            sql::name(self.database),
+            self.of(table)
+        );
+        let forgotten = self.http.run(&forget).await;
+        forgotten.doing("writing walferry_tables")
+    }
+
     /// Rows about a table of the leader's.
     fn of(&self, table: &TableName) -> String {
         format!(

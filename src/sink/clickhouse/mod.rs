@@ -188,34 +188,36 @@ impl ClickHouseSink {
         Ok(())
     }
 
-    /// Renames, or drops where the new name is taken by a table that is not to be there.
+    /// Renames what walferry has filled, if the new name is free. Whether the follower has it by that name.
     async fn rename(&self, http: &Http, (old, new): (&TableName, &TableName)) -> Result<bool> {
         let (from, to) = (self.databases.of(old)?, self.databases.of(new)?);
         let is_there = |place: (&str, &str)| {
             let (database, name) = (place.0.to_owned(), place.1.to_owned());
             async move { Ok::<_, Error>(!tables::columns(http, &database, &name).await?.is_empty()) }
         };
-        // Done before, and the checkpoint behind it was not written.
+        let store = self.store(http);
         if !is_there(from).await? {
-            return is_there(to).await;
+            // Done before, and the checkpoint behind it was not written.
+            let is_done = is_there(to).await? && store.has_filled(new).await?;
+            if is_done {
+                store.forget_filled(old).await?;
+            }
+            return Ok(is_done);
         }
-        if is_there(to).await? {
+        if is_there(to).await? || !store.has_filled(old).await? {
             return Ok(false);
         }
+        let doing = format!("renaming table {old} to {new}");
         let statement = format!(
             "RENAME TABLE {} TO {}",
             sql::table(from.0, from.1),
             sql::table(to.0, to.1)
         );
-        let doing = format!("renaming table {old} to {new}");
-        let store = self.store(http);
-        if store.has_filled(old).await? {
-            tables::make_database(http, to.0, &doing).await?;
-            http.run(&statement).await.doing(doing)?;
-            store.note_filled(new).await?;
-            return Ok(true);
-        }
-        Ok(false)
+        tables::make_database(http, to.0, &doing).await?;
+        store.note_filled(new).await?;
+        http.run(&statement).await.doing(doing)?;
+        store.forget_filled(old).await?;
+        Ok(true)
     }
 }
 
@@ -352,13 +354,15 @@ impl Sink for ClickHouseSink {
         }
         let session = self.session.as_ref().ok_or_else(lost)?;
         for gone in &moves.dropped {
-            if !self.store(&session.http).has_filled(gone).await? {
+            let store = self.store(&session.http);
+            if !store.has_filled(gone).await? {
                 continue;
             }
             let (database, name) = self.databases.of(gone)?;
             let statement = format!("DROP TABLE IF EXISTS {} SYNC", sql::table(database, name));
             let dropped = session.http.remove(&statement).await;
             dropped.doing(format!("dropping table {gone}"))?;
+            store.forget_filled(gone).await?;
         }
         // All other tables stay prepared: nobody prepares them again in this session.
         let names = moves.renamed.iter().flat_map(|(old, new)| [old, new]);

@@ -48,7 +48,8 @@ macro_rules! cases {
             operators a_second_worker_is_fenced_and_the_tables_are_equal
             operators a_follower_is_rebuilt_and_a_table_copied_anew
             operators a_follower_rebuilt_to_before_a_rewrite_and_resumed_is_equal
-            operators rows_of_somebody_else_are_not_touched);
+            operators rows_of_somebody_else_are_not_touched
+            operators a_name_that_is_free_again_may_be_somebody_elses);
     };
     (@ boundaries $store:ty) => {
         cases!(@@ $store: readers a_reader_never_sees_half_a_transaction);

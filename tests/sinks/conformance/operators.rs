@@ -122,3 +122,36 @@ pub async fn rows_of_somebody_else_are_not_touched<S: Store>() {
     assert_eq!(world.store.numbers(&count).await, Ok(vec![1]));
     world.stop();
 }
+
+pub async fn a_name_that_is_free_again_may_be_somebody_elses<S: Store>() {
+    for gone in ["DROP TABLE strange", "ALTER TABLE strange RENAME TO other"] {
+        let table = "CREATE TABLE strange (id int PRIMARY KEY, note text); INSERT INTO strange VALUES (7, 'ours')";
+        let mut world = World::<S>::begin(table).await;
+        let place = world.store.place("public", "strange");
+        let theirs = format!("SELECT count(*) FROM {place} WHERE id = 1");
+        world.sql(gone).await;
+        world.pipeline.do_it(&["reload"]);
+        crate::support::until("the name is free", || async {
+            match world.store.numbers(&theirs).await {
+                Ok(_) => Err("it is there".to_owned()),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
+        world.caught_up().await;
+        for statement in world.store.strangers() {
+            world.store.sql(&statement).await;
+        }
+        world.sql(table).await;
+        world.pipeline.do_it(&["reload"]);
+        let error = world.halted().await;
+        let what = error["what"].as_str().unwrap_or_default();
+        assert!(
+            what.contains("strange") && what.contains("rows that walferry"),
+            "{gone}: {error}"
+        );
+        assert_eq!(world.store.numbers(&theirs).await, Ok(vec![1]), "{gone}");
+        let walferry = world.walferry.take().expect("walferry runs");
+        assert_eq!(walferry.terminate(), 3);
+    }
+}
