@@ -12,6 +12,8 @@
 //! | row, deleted | an entity of this chunk | update of all columns (a replace) |
 //! | any | an entity that was elsewhere before | move (and delete of a deleted row) |
 //! | none, or moved away | an entity of this chunk | insert |
+//! | none | nobody | none; the key has vanished again |
+//! | row | the same entity, nothing to set | none; it is the same |
 //!
 //! Columns that are absent in a later change keep what an earlier one said, so what stays absent is
 //! what the follower has already. A truncate forgets everything before it. Tables without a key get
@@ -360,6 +362,8 @@ impl<'a> Planner<'a> {
             let Some(now) = slot.now.map(entity) else {
                 if deleted {
                     net.deletes.push(slot.key);
+                } else if slot.before.is_none() {
+                    net.vanished.push(slot.key);
                 }
                 continue;
             };
@@ -378,7 +382,7 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        net.updates = groups.groups;
+        (net.updates, net.same) = (groups.groups, groups.same);
         net
     }
 }
@@ -388,6 +392,8 @@ struct UpdateGroups {
     /// Columns outside of the key, ascending.
     columns: Vec<usize>,
     groups: Vec<UpdateGroup>,
+    /// Those with nothing to set.
+    same: Vec<RowRef>,
     by_columns: HashTable<u32>,
     hash_builder: DefaultHashBuilder,
     /// The group of the update before: most often that of the next, too.
@@ -402,18 +408,20 @@ impl UpdateGroups {
                 .filter(|index| !schema.key.contains(index))
                 .collect(),
             groups: Vec::new(),
+            same: Vec::new(),
             by_columns: HashTable::new(),
             hash_builder: DefaultHashBuilder::default(),
             latest: 0,
         }
     }
 
-    /// Adds an update, unless there is nothing to set.
+    /// Adds an update.
     fn add(&mut self, rows: &Rows, image: RowRef) {
         let cells = rows.row(image);
         let is_set = |column: &usize| cells[*column] != Cell::Absent;
         let count = self.columns.iter().filter(|column| is_set(column)).count();
         if count == 0 {
+            self.same.push(image);
             return;
         }
         let fits =

@@ -90,6 +90,8 @@ fn rows_of(plan: &TablePlan) -> RowCounts {
                 updates,
                 moves,
                 inserts,
+                vanished: _,
+                same: _,
             }) => {
                 let updated = updates.iter().map(|group| group.rows.len()).sum::<usize>();
                 rows += RowCounts {

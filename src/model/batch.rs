@@ -69,6 +69,9 @@ pub struct UpdateGroup {
 
 /// The net change of a table's keys between two barriers; no order is needed inside a list, but
 /// lists are applied as: deletes, updates, moves, inserts.
+///
+/// `vanished` and `same` are nothing to do for a store whose batches are transactions. One without writes them too:
+/// a former attempt at fewer of these changes may have left other rows there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetChange {
     /// Rows (key cells set) that existed before and must go.
@@ -81,6 +84,11 @@ pub struct NetChange {
     pub moves: Vec<(RowRef, RowRef)>,
     /// Whole rows that did not exist before.
     pub inserts: Vec<RowRef>,
+    /// Keys (key cells set) that rows had in between only: no row was there before, and none is now.
+    pub vanished: Vec<RowRef>,
+    /// Rows that were there before and have nothing to be set (all columns outside of the key absent, if there are
+    /// any).
+    pub same: Vec<RowRef>,
 }
 
 /// One step of a table's plan, in order.

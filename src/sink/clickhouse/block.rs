@@ -1,7 +1,8 @@
 //! The rows that one plan puts into a table, as RowBinary. Pure.
 //!
-//! A row's version is the position of the last change of its plan; whoever applies the same changes again, in
-//! whatever batches, ends with the same newest versions. A row that is gone is a row of its key with `_deleted`.
+//! A row's version is the position of the last change of its plan, and every key that the plan touches has a row:
+//! whoever applies the same changes again, in whatever batches, ends with the same newest versions. A row that is gone,
+//! or was there in between only, is a row of its key with `_deleted`.
 
 use std::collections::HashSet;
 
@@ -64,14 +65,14 @@ impl<'a> Block<'a> {
             }
         };
         let left = net.moves.iter().map(|(old, _)| old);
-        for gone in net.deletes.iter().chain(left) {
+        for gone in net.deletes.iter().chain(&net.vanished).chain(left) {
             if taken.is_empty() || !taken.contains(&self.key(*gone, at)?) {
                 self.gone(*gone, version, at)?;
             }
         }
         let updates = net.updates.iter().flat_map(|group| &group.rows);
         let moved = net.moves.iter().map(|(_, row)| row);
-        for row in updates.chain(moved).chain(&net.inserts) {
+        for row in updates.chain(&net.same).chain(moved).chain(&net.inserts) {
             if self.filled.is_none_or(|filled| !filled.is_later(*row)) {
                 self.row(*row, version, at)?;
             }

@@ -64,6 +64,7 @@ impl Filled {
 fn lacking(net: &NetChange, rows: &Rows) -> Vec<Lacking> {
     let lacks = |row: &RowRef| rows.row(*row).contains(&Cell::Absent);
     let updates = net.updates.iter().flat_map(|group| &group.rows);
+    let updates = updates.chain(&net.same);
     let updates = updates.filter(|row| lacks(row)).map(|row| (*row, *row));
     let moves = net.moves.iter().filter(|(_, row)| lacks(row)).copied();
     updates.chain(moves).collect()

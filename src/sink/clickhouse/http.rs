@@ -62,6 +62,8 @@ pub(super) struct Query<'a> {
     pub data: Option<Bytes>,
     /// Settings beside [`SETTINGS`].
     pub settings: &'a [(&'a str, &'a str)],
+    /// With none of those: any server knows it.
+    pub is_plain: bool,
 }
 
 impl<'a> Query<'a> {
@@ -71,6 +73,15 @@ impl<'a> Query<'a> {
             sql,
             data: None,
             settings: &[],
+            is_plain: false,
+        }
+    }
+
+    /// A statement for a server that may be too old to know the settings.
+    pub(super) fn plain(sql: &'a str) -> Self {
+        Query {
+            is_plain: true,
+            ..Query::new(sql)
         }
     }
 }
@@ -175,7 +186,8 @@ impl Http {
         let mut add = |name: &str, value: &str| {
             path.push_str(&format!("&{name}={}", encode(value)));
         };
-        for (name, value) in SETTINGS.iter().chain(query.settings) {
+        let settings = if query.is_plain { &[] } else { SETTINGS };
+        for (name, value) in settings.iter().chain(query.settings) {
             add(name, value);
         }
         let body = match query.data {

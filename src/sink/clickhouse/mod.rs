@@ -48,8 +48,8 @@ use notes::Notes;
 use projection::{Projection, Table};
 use tables::{Prepared, Preparing};
 
-/// Oldest server whose `ReplacingMergeTree` knows deleted rows and whose DDL is waited for.
-const OLDEST: (u32, u32) = (23, 3);
+/// Oldest server that knows all of `http`'s settings; its `ReplacingMergeTree` knows deleted rows.
+const OLDEST: (u32, u32) = (24, 10);
 
 /// A ClickHouse follower.
 pub struct ClickHouseSink {
@@ -313,7 +313,11 @@ impl Sink for ClickHouseSink {
                 let why = "which of its columns older changes mean cannot be told: their version has no numbers";
                 Prepared::NeedsCopy(preparing.may_be_made_anew(newest, why.to_owned())?)
             }
-            false => preparing.prepare(newest).await?,
+            false => {
+                let store = self.store(&session.http);
+                let shape = shape::also_holding(newest, schema);
+                preparing.prepare(&shape, &store).await?
+            }
         };
         let table = &schema.table;
         let session = self.session()?;
@@ -442,7 +446,7 @@ impl Sink for ClickHouseSink {
 
 async fn refuse_old(http: &Http) -> Result<()> {
     let answer = http
-        .ask(Query::new("SELECT version()"))
+        .ask(Query::plain("SELECT version()"))
         .await
         .doing("asking for the version")?;
     let text = String::from_utf8_lossy(&answer).trim().to_owned();

@@ -1,5 +1,6 @@
 //! How rows of a schema version are written into a table of the follower. Pure.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::row_binary;
@@ -31,6 +32,8 @@ pub(super) struct Table {
     pub columns: Vec<Target>,
     /// `INSERT INTO … FORMAT RowBinary`.
     pub insert: String,
+    /// The columns by which its rows replace one another.
+    pub sorted_by: BTreeSet<String>,
 }
 
 /// Where the values of a table's columns come from in rows of one schema version.
@@ -100,23 +103,40 @@ impl Projection {
             key,
         })
     }
+
+    /// Whether rows of the table replace one another by the version's key: else what is deleted by that key, which is
+    /// all that is known of such a row, is not found.
+    pub(super) fn is_sorted_by_key(&self) -> bool {
+        let names = self.key.iter().map(|&n| &self.table.columns[n].name);
+        let key: BTreeSet<&String> = names.collect();
+        key == self.table.sorted_by.iter().collect()
+    }
 }
 
 fn constant(table: &TableName, target: &Target) -> Result<Vec<u8>> {
+    bytes_of_fill(table, &target.name, &target.of, target.fill.as_ref())
+}
+
+/// The bytes of what rows have in a column that are older than it.
+///
+/// # Errors
+/// Halt when the column cannot hold it.
+pub(super) fn bytes_of_fill(
+    table: &TableName,
+    column: &str,
+    of: &Type,
+    fill: Option<&String>,
+) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    match &target.fill {
-        None => row_binary::nothing(&target.of, &mut bytes),
+    match fill {
+        None => row_binary::nothing(of, &mut bytes),
         Some(value) => {
-            let written = row_binary::value(&target.of, Some(value.as_bytes()), &mut bytes);
+            let written = row_binary::value(of, Some(value.as_bytes()), &mut bytes);
             written.map_err(|why| {
                 Error::halt(
+                    format!("table {table} column {column}: what older rows have in it {why}"),
                     format!(
-                        "table {table} column {}: what older rows have in it {why}",
-                        target.name
-                    ),
-                    format!(
-                        "give the column another type: [columns] \"{table}.{}\" = \"String\"",
-                        target.name
+                        "give the column another type: [columns] \"{table}.{column}\" = \"String\""
                     ),
                 )
             })?;

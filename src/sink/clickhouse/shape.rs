@@ -9,6 +9,7 @@
 
 use serde::Deserialize;
 
+use super::projection;
 use super::sql;
 use super::types::{self, Kind, Type};
 use crate::config::{ClickHouseMode, ClickHouseSinkSettings, SchemaChanges};
@@ -275,6 +276,28 @@ fn home<'a>(schema: &TableSchema, column: &Column, found: &'a [Found]) -> Option
         .or_else(|| found.iter().find(named))
 }
 
+/// The name of the follower's column for one of the leader's, or the leader's own.
+pub(super) fn home_name<'a>(
+    schema: &TableSchema,
+    column: &'a Column,
+    found: &'a [Found],
+) -> &'a str {
+    home(schema, column, found).map_or(&column.name, |home| &home.name)
+}
+
+/// The newest version, with columns that may be NULL in rows of the older one too.
+pub(super) fn also_holding(newest: &TableSchema, older: &TableSchema) -> TableSchema {
+    let mut both = newest.clone();
+    for column in &mut both.columns {
+        let was = older.columns.iter().find(|was| match column.number {
+            Some(number) => was.number == Some(number),
+            None => was.name == column.name,
+        });
+        column.not_null &= was.is_none_or(|was| was.not_null);
+    }
+    both
+}
+
 fn is_key(schema: &TableSchema, column: &Column) -> bool {
     let mut key = schema.key.iter();
     key.any(|index| schema.columns[*index].name == column.name)
@@ -350,6 +373,18 @@ fn allowed(
         SchemaChanges::Follow => Ok(steps),
         // What the leader drops stays.
         SchemaChanges::Compatible => {
+            let is_dropped = |name: &String| steps.contains(&Alteration::Drop(name.clone()));
+            // A new one of its name would be taken for it.
+            let remade = |step: &&Alteration| match step {
+                Alteration::Add(name) => is_dropped(name),
+                Alteration::Rename(..)
+                | Alteration::Modify(..)
+                | Alteration::Drop(_)
+                | Alteration::Note(..) => false,
+            };
+            if let Some(step) = steps.iter().find(remade) {
+                return Err(refused(step));
+            }
             let steps = steps
                 .into_iter()
                 .filter(|step| !matches!(step, Alteration::Drop(_)));
@@ -369,17 +404,27 @@ fn allowed(
 }
 
 /// The clause that declares a column; `None` where rows that are there would need a value that cannot be told.
-fn declared(schema: &TableSchema, column: &Column, of: &Type) -> Option<String> {
+///
+/// # Errors
+/// Halt when the column cannot hold what they have.
+fn declared(schema: &TableSchema, column: &Column, of: &Type) -> Result<Option<String>> {
     let default = match &column.fill {
         None => String::new(),
-        Some(Fill::Unknown) => return None,
-        Some(Fill::Value(value)) => format!(" DEFAULT {}", sql::literal(&of.kind, value)?),
+        Some(Fill::Unknown) => return Ok(None),
+        Some(Fill::Value(value)) => {
+            // ClickHouse would take the nearest value that the type has.
+            projection::bytes_of_fill(&schema.table, &column.name, of, Some(value))?;
+            match sql::literal(&of.kind, value) {
+                Some(literal) => format!(" DEFAULT {literal}"),
+                None => return Ok(None),
+            }
+        }
     };
-    Some(format!(
+    Ok(Some(format!(
         "{} {of}{default}{}",
         sql::name(&column.name),
         comment(schema, column)
-    ))
+    )))
 }
 
 /// The comment that names the leader's column, where its number is known.
@@ -392,7 +437,7 @@ pub(super) fn comment(schema: &TableSchema, column: &Column) -> String {
 /// The statement of a step; `None` as for [`declared`].
 ///
 /// # Errors
-/// As [`wanted`].
+/// As [`wanted`] and [`declared`].
 pub(super) fn statement(
     settings: &ClickHouseSinkSettings,
     schema: &TableSchema,
@@ -403,7 +448,7 @@ pub(super) fn statement(
             let mut columns = schema.columns.iter();
             let column = columns.find(|column| column.name == *name);
             let column = column.expect("a column that is added is the schema's");
-            match declared(schema, column, &wanted(settings, schema, column)?) {
+            match declared(schema, column, &wanted(settings, schema, column)?)? {
                 Some(clause) => format!("ADD COLUMN IF NOT EXISTS {clause}"),
                 None => return Ok(None),
             }

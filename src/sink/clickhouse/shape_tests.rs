@@ -286,7 +286,9 @@ fn what_older_rows_have_in_a_column_is_its_default() {
         kind: Kind::Int32,
         nullable: true,
     };
-    let declared = |schema: &TableSchema| declared(schema, &schema.columns[1], &of);
+    let declared = |schema: &TableSchema| {
+        declared(schema, &schema.columns[1], &of).expect("the column can hold it")
+    };
     let plain = "`n` Nullable(Int32) COMMENT 'walferry 7.2'";
     assert_eq!(declared(&schema).as_deref(), Some(plain));
     schema.columns[1].fill = Some(Fill::Value("5".to_owned()));
@@ -294,6 +296,33 @@ fn what_older_rows_have_in_a_column_is_its_default() {
     assert_eq!(declared(&schema).as_deref(), Some(filled));
     schema.columns[1].fill = Some(Fill::Unknown);
     assert_eq!(declared(&schema), None);
+    let of = Type {
+        kind: Kind::Date32,
+        nullable: true,
+    };
+    schema.columns[1].fill = Some(Fill::Value("9999-12-31".to_owned()));
+    let error = super::declared(&schema, &schema.columns[1], &of).expect_err("no such date there");
+    assert!(error.to_string().contains("column n"), "{error}");
+}
+
+#[test]
+fn a_column_made_again_is_not_taken_for_the_dropped_one_that_stays() {
+    let mut new = schema(&[("id", "integer", 1), ("n", "integer", 3)]);
+    new.dropped = vec![2];
+    let error =
+        plan(&settings(SchemaChanges::Compatible), &new, &there()).expect_err("its name is taken");
+    assert!(error.what().contains("column n is missing"), "{error}");
+}
+
+#[test]
+fn a_column_that_may_be_null_in_an_older_version_may_be_null() {
+    let (older, mut newest) = (
+        schema(&[("id", "integer", 1), ("was", "integer", 2)]),
+        schema(&[("id", "integer", 1), ("n", "integer", 2)]),
+    );
+    newest.columns[1].not_null = true;
+    assert!(!also_holding(&newest, &older).columns[1].not_null);
+    assert!(also_holding(&newest, &newest).columns[1].not_null);
 }
 
 #[test]

@@ -69,13 +69,13 @@ impl ClickHouseSink {
         let data = Bytes::from(data);
         for again in 0.. {
             let query = Query {
-                sql: &table.insert,
                 data: Some(data.clone()),
                 settings: &[
                     ("insert_deduplication_token", &token),
                     NOTHING_TO_REPLACE,
                     OF_ANY_PARTITIONS,
                 ],
+                ..Query::new(&table.insert)
             };
             match session.http.ask(query).await {
                 Ok(_nothing) => break,
@@ -112,6 +112,10 @@ impl ClickHouseSink {
     /// Applies the net change of one table.
     pub(super) async fn apply_plan(&mut self, plan: &TablePlan) -> Result<()> {
         let projection = self.projection(&plan.schema).await?;
+        if !projection.is_sorted_by_key() {
+            let why = "its rows are sorted by another key than the leader had then";
+            return Err(self.ask_for_copy(&plan.schema.table, why.to_owned()));
+        }
         for step in &plan.steps {
             match step {
                 Step::Truncate => self.truncate(&projection, plan.last).await?,

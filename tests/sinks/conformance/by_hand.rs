@@ -115,3 +115,27 @@ pub async fn a_follower_whose_checkpoint_somebody_removed_begins_anew<S: Store>(
     world.comes_to(&["forms"]).await;
     world.stop();
 }
+
+pub async fn a_table_with_another_sorting_key_is_not_taken<S: Store>() {
+    let mut world =
+        World::<S>::new("CREATE TABLE sorted (id int PRIMARY KEY, n int NOT NULL)").await;
+    let place = world.store.place("public", "sorted");
+    let make = format!(
+        "CREATE TABLE {place} (id Int32, n Int32, _version UInt128, _deleted UInt8)
+         ENGINE = ReplacingMergeTree(_version, _deleted) ORDER BY (n, id)"
+    );
+    world.store.sql(&make).await;
+    world.run();
+    let error = world.halted().await;
+    let what = error["what"].as_str().unwrap_or_default();
+    assert!(
+        what.contains("sorting key is (id, n)") && what.contains("key is (id)"),
+        "{error}"
+    );
+    world.store.sql(&format!("DROP TABLE {place}")).await;
+    let walferry = world.walferry.take().expect("walferry runs");
+    assert_eq!(walferry.terminate(), 3);
+    world.run();
+    world.follows(&["sorted"]).await;
+    world.stop();
+}

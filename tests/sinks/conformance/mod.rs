@@ -1,5 +1,6 @@
 //! The cases that any store must pass, and which store takes which of them.
 
+mod begun_anew;
 mod by_age;
 mod by_hand;
 mod changes;
@@ -42,6 +43,7 @@ macro_rules! cases {
             shapes rows_rewritten_while_a_copy_is_loaded_are_copied_anew
             shapes tables_follow_the_leader
             kills a_process_killed_at_any_step_leaves_equal_tables
+            shapes another_key_is_followed
             kills a_server_that_is_away_now_and_then_leaves_equal_tables
             kills a_server_killed_under_load_leaves_equal_tables
             large a_transaction_larger_than_a_batch_arrives_and_what_is_rolled_back_does_not
@@ -64,9 +66,11 @@ macro_rules! cases {
         cases!(@@ $store: history every_change_is_a_row
             history a_table_without_a_key_is_kept_here_and_refused_there
             nested arrays_of_one_dotted_name_are_refused_with_a_remedy_that_helps
+            begun_anew a_batch_that_is_begun_anew_with_more_changes_leaves_equal_tables
             by_age changes_are_collected_until_a_batch_is_full_or_old
             layout keys_that_somebody_chose_are_taken_and_the_tables_are_equal
             by_hand columns_that_somebody_made_follow_the_leader
+            by_hand a_table_with_another_sorting_key_is_not_taken
             by_hand a_follower_whose_checkpoint_somebody_removed_begins_anew
             by_hand rows_that_a_constraint_of_the_followers_refuses_halt_with_a_remedy_that_helps);
     };

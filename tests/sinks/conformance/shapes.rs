@@ -178,3 +178,46 @@ pub async fn tables_follow_the_leader<S: Store>() {
     world.follows(&["renamed", "moved/added", "t"]).await;
     world.stop();
 }
+
+pub async fn another_key_is_followed<S: Store>() {
+    let mut world = World::<S>::begin(
+        "CREATE TABLE keyed (id int PRIMARY KEY, tenant int NOT NULL, v text);
+         INSERT INTO keyed SELECT i, i % 3, 'v' || i FROM generate_series(1, 20) i",
+    )
+    .await;
+    for (key, write) in [
+        (
+            "tenant, id",
+            "INSERT INTO keyed VALUES (1, 7, 'other'); DELETE FROM keyed WHERE id = 2;
+             UPDATE keyed SET tenant = 8 WHERE id = 3",
+        ),
+        (
+            "id",
+            "INSERT INTO keyed VALUES (2, 7, 'again'); DELETE FROM keyed WHERE id = 5;
+             UPDATE keyed SET tenant = 8 WHERE id = 4",
+        ),
+    ] {
+        world
+            .transaction(&format!(
+                "DELETE FROM keyed WHERE id = 1 AND tenant = 7;
+                 ALTER TABLE keyed DROP CONSTRAINT keyed_pkey, ADD PRIMARY KEY ({key})"
+            ))
+            .await;
+        world.sql(write).await;
+        world.comes_to(&["keyed"]).await;
+    }
+    // As a backlog, read by a follower that begins.
+    world.stop();
+    world
+        .sql("UPDATE keyed SET v = 'old key'; DELETE FROM keyed WHERE id = 6")
+        .await;
+    world
+        .sql("ALTER TABLE keyed DROP CONSTRAINT keyed_pkey, ADD PRIMARY KEY (tenant, id)")
+        .await;
+    world
+        .sql("UPDATE keyed SET v = 'new key' WHERE id < 9; DELETE FROM keyed WHERE id = 7")
+        .await;
+    world.run();
+    world.comes_to(&["keyed"]).await;
+    world.stop();
+}

@@ -96,6 +96,21 @@ async fn tables_are_renamed_and_dropped_as_the_leaders() {
             "it was done"
         );
         assert_eq!(f.rows(there).await, all);
+        // Left behind by a session that was cut off, it says nothing of the next moves.
+        f.sql(&format!("CREATE TABLE walferry_moved_{token} (n INT)"))
+            .await;
+        f.sink.open().await.unwrap();
+        f.sql(
+            "INSERT INTO walferry_moves VALUES ('shop', 'copy', 0, 'public', 'a', 'public', 'b'), \
+               ('shop', 'copy', 1, 'public', 'b', 'public', 'a')",
+        )
+        .await;
+        f.sink.open().await.unwrap();
+        assert_eq!(
+            f.rows("SELECT v FROM a UNION ALL SELECT v FROM b").await,
+            ["a", "b"]
+        );
+        f.sql("RENAME TABLE a TO aside, b TO a, aside TO b").await;
         // Rows go on under the new names.
         let mut t = schema("c", &[("id", "bigint"), ("v", "text")], &[0]);
         t.table = far;

@@ -1,5 +1,7 @@
 //! Random histories of a leader against a store that applies their plan.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -161,6 +163,37 @@ proptest! {
         let plan = plan(leader.log.table(&KEY)).unwrap();
         prop_assert_eq!(plan.changes, count);
         prop_assert_eq!(apply(&plan, before), Ok(leader.table));
+    }
+
+    /// A store without transactions gives each of them a version, and so ends with the same rows whatever a former
+    /// attempt, at fewer of these changes, has left.
+    #[test]
+    fn every_key_that_changes_touch_is_somewhere_in_the_plan(
+        start in prop::collection::btree_set(0..6u32, 0..6),
+        doings in prop::collection::vec(doing(), 0..30),
+    ) {
+        let start: Vec<Key> = start.into_iter().collect();
+        let (_, leader) = play(&start, &doings);
+        let (rows, changes) = (leader.log.rows.clone(), leader.log.changes.clone());
+        let truncate = changes.iter().rposition(|change| change.op == Op::Truncate);
+        let rest = &changes[truncate.map_or(0, |index| index + 1)..];
+        let touched: BTreeSet<Key> = rest
+            .iter()
+            .filter_map(|change| change.after.or(change.before))
+            .map(|row| key_of(&rows, row))
+            .collect();
+        let plan = plan(leader.log.table(&KEY)).unwrap();
+        let mut planned = BTreeSet::new();
+        for step in &plan.steps {
+            let Step::Net(net) = step else { continue };
+            let updates = net.updates.iter().flat_map(|group| &group.rows);
+            let moves = net.moves.iter().flat_map(|(old, row)| [old, row]);
+            let rows = net.deletes.iter().chain(&net.vanished).chain(&net.inserts);
+            for row in rows.chain(&net.same).chain(updates).chain(moves) {
+                planned.insert(key_of(&plan.rows, *row));
+            }
+        }
+        prop_assert_eq!(planned, touched);
     }
 
     #[test]
