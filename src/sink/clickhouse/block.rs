@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::fill::Filled;
+use super::fill::{Filled, Lacking};
 use super::projection::{Projection, Source};
 use super::row_binary::{self, Unheld};
 use crate::error::{Error, Result};
@@ -48,7 +48,20 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// All rows of a net change.
+    /// Rows that lacked values.
+    ///
+    /// # Errors
+    /// Halt when a column cannot hold a value.
+    pub(super) fn filled(&mut self, rows: &[Lacking], at: Position) -> Result<()> {
+        for (_, row) in rows {
+            if self.filled.is_none_or(|filled| !filled.is_later(*row)) {
+                self.row(*row, version(at), at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All rows of a net change that lack nothing, or whose values were asked for.
     ///
     /// # Errors
     /// Halt when a column cannot hold a value.
@@ -73,7 +86,9 @@ impl<'a> Block<'a> {
         let updates = net.updates.iter().flat_map(|group| &group.rows);
         let moved = net.moves.iter().map(|(_, row)| row);
         for row in updates.chain(&net.same).chain(moved).chain(&net.inserts) {
-            if self.filled.is_none_or(|filled| !filled.is_later(*row)) {
+            let is_whole = !self.rows.row(*row).contains(&Cell::Absent);
+            let known = |filled: &Filled| filled.is_of(*row) && !filled.is_later(*row);
+            if is_whole || self.filled.is_some_and(known) {
                 self.row(*row, version, at)?;
             }
         }

@@ -26,8 +26,14 @@ const KEYS_MAX: usize = 5_000;
 /// Keys with the places of their columns in an answer; none where the row is gone.
 type Places = Vec<(Vec<u8>, Option<Vec<Range<usize>>>)>;
 
+/// How many rows the first answer is of.
+const FIRST_ROWS: usize = 256;
+
+/// About how many bytes an answer may have: values of rows that are updated are read and written answer by answer.
+const ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
 /// A row that lacks values: the row with the key that the follower has it under, and the row to be written.
-type Lacking = (RowRef, RowRef);
+pub(super) type Lacking = (RowRef, RowRef);
 
 /// Values read from the follower.
 #[derive(Default)]
@@ -49,6 +55,11 @@ impl Filled {
         matches!(self.rows.get(&row), Some(Entry::Later))
     }
 
+    /// Whether the row's values were asked for.
+    pub(super) fn is_of(&self, row: RowRef) -> bool {
+        self.rows.contains_key(&row)
+    }
+
     /// The bytes of column `n` of the table.
     pub(super) fn bytes(&self, row: RowRef, n: usize) -> &[u8] {
         let Some(Entry::Known(answer, columns)) = self.rows.get(&row) else {
@@ -60,31 +71,46 @@ impl Filled {
     }
 }
 
-/// Rows of a net change that lack values.
-fn lacking(net: &NetChange, rows: &Rows) -> Vec<Lacking> {
-    let lacks = |row: &RowRef| rows.row(*row).contains(&Cell::Absent);
-    let updates = net.updates.iter().flat_map(|group| &group.rows);
-    let updates = updates.chain(&net.same);
-    let updates = updates.filter(|row| lacks(row)).map(|row| (*row, *row));
-    let moves = net.moves.iter().filter(|(_, row)| lacks(row)).copied();
-    updates.chain(moves).collect()
+fn lacks(rows: &Rows, row: RowRef) -> bool {
+    rows.row(row).contains(&Cell::Absent)
 }
 
-/// Reads what is lacking of a net change whose changes stand from `first` to `last`. `None`: nothing is.
+/// Rows that lack values and stay under their key.
+pub(super) fn lacking(net: &NetChange, rows: &Rows) -> Vec<Lacking> {
+    let updates = net.updates.iter().flat_map(|group| &group.rows);
+    let updates = updates.chain(&net.same);
+    let updates = updates.filter(|row| lacks(rows, **row));
+    updates.map(|row| (*row, *row)).collect()
+}
+
+/// Rows that lack values and come from another key. The row that was there is read before any is written: merges may
+/// remove it from then on.
+pub(super) fn lacking_moved(net: &NetChange, rows: &Rows) -> Vec<Lacking> {
+    let moves = net.moves.iter().filter(|(_, row)| lacks(rows, *row));
+    moves.copied().collect()
+}
+
+/// How many rows of those left are to be asked for next.
+pub(super) fn next_rows(before: Option<(&Filled, usize)>) -> usize {
+    let Some((filled, rows)) = before else {
+        return FIRST_ROWS;
+    };
+    let bytes: usize = filled.answers.iter().map(Bytes::len).sum();
+    let mean_bytes = bytes.checked_div(rows).unwrap_or(0).max(1);
+    (ANSWER_BYTES / mean_bytes).clamp(1, KEYS_MAX)
+}
+
+/// Reads what rows lack that changes from `first` to `last` leave.
 ///
 /// # Errors
 /// As a query; `Ok(Err(…))`: how many values are not to be had.
 pub(super) async fn fill(
     http: &Http,
     projection: &Projection,
-    (net, rows): (&NetChange, &Rows),
+    (lacking, rows): (&[Lacking], &Rows),
     (first, last): (Position, Position),
-) -> Result<Result<Option<Filled>, usize>> {
-    let lacking = lacking(net, rows);
-    if lacking.is_empty() {
-        return Ok(Ok(None));
-    }
-    let wanted = wanted(projection, rows, &lacking);
+) -> Result<Result<Filled, usize>> {
+    let wanted = wanted(projection, rows, lacking);
     let mut filled = Filled::default();
     let mut missing = 0;
     for some in lacking.chunks(KEYS_MAX) {
@@ -113,10 +139,9 @@ pub(super) async fn fill(
             }
         }
     }
-    Ok(if missing > 0 {
-        Err(missing)
-    } else {
-        Ok(Some(filled))
+    Ok(match missing {
+        0 => Ok(filled),
+        some => Err(some),
     })
 }
 

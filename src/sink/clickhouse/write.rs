@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 
 use super::block::{Block, copied, version};
 use super::failure::{Doing, Failure};
-use super::fill::{Filled, fill};
+use super::fill::{Filled, Lacking, fill, lacking, lacking_moved, next_rows};
 use super::http::Query;
 use super::notes::Notes;
 use super::projection::Projection;
@@ -17,7 +17,9 @@ use crate::config::ClickHouseMode;
 use crate::error::{Class, Error, Result};
 use crate::killpoint::{self, Point};
 use crate::model::batch::Step;
-use crate::model::{Op, Position, Rows, TableChanges, TableName, TablePlan, TableSchema};
+use crate::model::{
+    NetChange, Op, Position, Rows, TableChanges, TableName, TablePlan, TableSchema,
+};
 
 /// How often an insert is sent again over a new connection, with the same token.
 const SENT_AGAIN_MAX: usize = 3;
@@ -125,22 +127,50 @@ impl ClickHouseSink {
                         plan.schema.table
                     )
                 }
-                Step::Net(net) => {
-                    let session = self.session.as_ref().ok_or_else(lost)?;
-                    let between = (plan.first, plan.last);
-                    let filled =
-                        fill(&session.http, &projection, (net, &plan.rows), between).await?;
-                    let filled = match filled {
-                        Ok(filled) => filled,
-                        Err(missing) => return Err(self.lacks(&plan.schema.table, missing)),
-                    };
-                    let mut block = self.block(&projection, &plan.rows, filled.as_ref());
-                    block.net(net, plan.last)?;
-                    self.insert(&projection, block.data).await?;
-                }
+                Step::Net(net) => self.apply_net(&projection, plan, net).await?,
             }
         }
         Ok(())
+    }
+
+    /// Rows that lack values go by themselves, as many at a time as fit into memory with those: nobody else writes
+    /// their keys. All others are one insert.
+    async fn apply_net(
+        &mut self,
+        projection: &Projection,
+        plan: &TablePlan,
+        net: &NetChange,
+    ) -> Result<()> {
+        let lacking = lacking(net, &plan.rows);
+        let (mut left, mut count) = (lacking.as_slice(), next_rows(None));
+        while !left.is_empty() {
+            let (some, rest) = left.split_at(count.min(left.len()));
+            let filled = self.fill(projection, plan, some).await?;
+            let mut block = self.block(projection, &plan.rows, Some(&filled));
+            block.filled(some, plan.last)?;
+            self.insert(projection, block.data).await?;
+            (left, count) = (rest, next_rows(Some((&filled, some.len()))));
+        }
+        let moved = lacking_moved(net, &plan.rows);
+        let filled = match moved.is_empty() {
+            true => None,
+            false => Some(self.fill(projection, plan, &moved).await?),
+        };
+        let mut block = self.block(projection, &plan.rows, filled.as_ref());
+        block.net(net, plan.last)?;
+        self.insert(projection, block.data).await
+    }
+
+    async fn fill(
+        &mut self,
+        projection: &Projection,
+        plan: &TablePlan,
+        lacking: &[Lacking],
+    ) -> Result<Filled> {
+        let session = self.session.as_ref().ok_or_else(lost)?;
+        let (what, between) = ((lacking, &plan.rows), (plan.first, plan.last));
+        let filled = fill(&session.http, projection, what, between).await?;
+        filled.map_err(|missing| self.lacks(&plan.schema.table, missing))
     }
 
     /// Rows whose unchanged values are not on the follower.

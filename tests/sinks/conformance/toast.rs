@@ -57,7 +57,24 @@ pub async fn unchanged_large_values_stay<S: Store>() {
     for step in STEPS {
         world.transaction(step).await;
     }
+    // More rows than are read at a time, with one of another key and one that is gone among them.
+    world
+        .sql(
+            "INSERT INTO docs SELECT i, 't' || i, repeat(chr(65 + i % 26), 10000), repeat(chr(97 + i % 26), 9000)
+               FROM generate_series(1001, 2000) i",
+        )
+        .await;
+    world
+        .transaction(
+            "UPDATE docs SET title = title || '?' WHERE id > 1000; UPDATE docs SET id = 3001 WHERE id = 1300;
+             DELETE FROM docs WHERE id = 1301; UPDATE docs SET title = title WHERE id > 1900",
+        )
+        .await;
     world.run();
+    world.follows(&["docs"]).await;
+    world
+        .sql("UPDATE docs SET title = title || '!' WHERE id > 1000")
+        .await;
     world.follows(&["docs"]).await;
     world.stop();
 }
