@@ -161,6 +161,8 @@ struct Entity {
     /// What is known of its columns; `None` while nothing is.
     image: Option<RowRef>,
     alive: bool,
+    /// It has been under another key than its first one.
+    has_moved: bool,
 }
 
 struct Planner<'a> {
@@ -254,6 +256,7 @@ impl<'a> Planner<'a> {
         self.slot_mut(from).now = None;
         let to = self.vacant(insert, after)?;
         self.slot_mut(to).now = Some(entity);
+        self.entity_mut(entity).has_moved = true;
         self.merge(entity, after);
         Ok(())
     }
@@ -336,6 +339,7 @@ impl<'a> Planner<'a> {
             origin,
             image,
             alive: true,
+            has_moved: false,
         });
         id
     }
@@ -373,7 +377,12 @@ impl<'a> Planner<'a> {
             match now.origin {
                 None if deleted => groups.add(self.rows, image),
                 None => net.inserts.push(image),
-                Some(origin) if origin.0 as usize == index => groups.add(self.rows, image),
+                Some(origin) if origin.0 as usize == index => {
+                    groups.add(self.rows, image);
+                    if now.has_moved {
+                        net.returned.push(image);
+                    }
+                }
                 Some(origin) => {
                     if deleted {
                         net.deletes.push(slot.key);

@@ -92,6 +92,7 @@ fn rows_of(plan: &TablePlan) -> RowCounts {
                 inserts,
                 vanished: _,
                 same: _,
+                returned: _,
             }) => {
                 let updated = updates.iter().map(|group| group.rows.len()).sum::<usize>();
                 rows += RowCounts {

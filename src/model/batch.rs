@@ -70,7 +70,7 @@ pub struct UpdateGroup {
 /// The net change of a table's keys between two barriers; no order is needed inside a list, but
 /// lists are applied as: deletes, updates, moves, inserts.
 ///
-/// `vanished` and `same` are nothing to do for a store whose batches are transactions. One without writes them too:
+/// `vanished`, `returned` and `same` are nothing to do for a store whose batches are transactions. One without writes those rows too:
 /// a former attempt at fewer of these changes may have left other rows there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetChange {
@@ -86,6 +86,9 @@ pub struct NetChange {
     pub inserts: Vec<RowRef>,
     /// Keys (key cells set) that rows had in between only: no row was there before, and none is now.
     pub vanished: Vec<RowRef>,
+    /// Rows of `updates` and `same` that were under another key in between: what a former attempt has left under their
+    /// key may be another row's.
+    pub returned: Vec<RowRef>,
     /// Rows that were there before and have nothing to be set (all columns outside of the key absent, if there are
     /// any).
     pub same: Vec<RowRef>,

@@ -27,6 +27,7 @@ pub use offer::{Offer, OfferKind, TableOffers};
 pub use position::{Epoch, Position, SchemaVersion};
 pub use relation::{
     Column, ColumnKind, Fill, Oid, ReplicaIdentity, TableName, TableSchema, UserType,
+    array_delimiter,
 };
 pub use selection::Selection;
 pub use skip::{Skipped, Skips};

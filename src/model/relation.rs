@@ -174,6 +174,36 @@ pub enum UserType {
     },
 }
 
+/// What Postgres prints between the elements of an array (`pg_type.typdelim`): a comma, but for boxes, for types of
+/// PostGIS, and for domains over them. `element` is its type as SQL.
+pub fn array_delimiter(element: &str, types: &[UserType]) -> u8 {
+    let mut of = element;
+    // A domain may be over another one.
+    for _depth in 0..types.len() {
+        let base = types.iter().find_map(|one| match one {
+            UserType::Domain { name, base, .. }
+                if name.quoted() == of || name.to_string() == of =>
+            {
+                Some(base)
+            }
+            UserType::Domain { .. }
+            | UserType::Enum { .. }
+            | UserType::Composite { .. }
+            | UserType::Extension { .. }
+            | UserType::Range { .. } => None,
+        });
+        let Some(base) = base else { break };
+        of = base;
+    }
+    let plain = of.split_once('(').map_or(of, |(plain, _)| plain);
+    let name = plain.rsplit_once('.').map_or(plain, |(_, name)| name);
+    match name.trim_matches('"') {
+        "box" => b';',
+        "geometry" | "geography" => b':',
+        _any_other => b',',
+    }
+}
+
 /// One schema version of one table: all that is needed to read its records and to create it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {

@@ -315,6 +315,26 @@ fn updates_merge_into_what_an_earlier_change_said() {
 }
 
 #[test]
+fn what_is_no_step_is_named() {
+    let mut log = Log::new();
+    log.insert(10, &set("1", "1"));
+    log.delete(10);
+    log.update(11, &[Part::Absent, Part::Absent]);
+    log.rekey(12, 13, &set_a("1"));
+    log.rekey(13, 12, &set_a("2"));
+    log.update(14, &set_a("1"));
+    let (net, rows) = net(log);
+    let keys = |all: &[RowRef]| {
+        all.iter()
+            .map(|row| key_of(&rows, *row))
+            .collect::<Vec<Key>>()
+    };
+    assert_eq!(keys(&net.vanished), [10, 13]);
+    assert_eq!(keys(&net.same), [11]);
+    assert_eq!(keys(&net.returned), [12]);
+}
+
+#[test]
 fn key_changes_resolve_to_first_and_last_key() {
     let mut chain = Log::new();
     chain.rekey(10, 11, &set_a("1"));

@@ -1,11 +1,12 @@
 //! What the follower has in columns that a change says nothing about (unchanged TOAST values).
 //!
-//! A ReplacingMergeTree replaces whole rows, so such values are read before the row is written. Only rows older than
-//! the plan's first change are asked: one that a crashed attempt wrote may be of a later moment. Where the older row is
-//! gone (merged away) and the row's key has the plan's version or a later one, that row is right and stays; else the
-//! value is not to be had.
+//! A ReplacingMergeTree replaces whole rows, so such values are read before the row is written. Of a row that has stayed
+//! under its key, any version before the plan's last change has them: no change of the plan says anything of these
+//! columns. Of another one only rows older than the plan's first change are asked: what a crashed attempt has left under
+//! that key may be another row. Where the older row is gone (merged away) and the row's key has the plan's version or a
+//! later one, that row is right and stays; else the value is not to be had.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use hyper::body::Bytes;
@@ -75,19 +76,21 @@ fn lacks(rows: &Rows, row: RowRef) -> bool {
     rows.row(row).contains(&Cell::Absent)
 }
 
-/// Rows that lack values and stay under their key.
+/// Rows that lack values and have stayed under their key.
 pub(super) fn lacking(net: &NetChange, rows: &Rows) -> Vec<Lacking> {
+    let returned: HashSet<&RowRef> = net.returned.iter().collect();
     let updates = net.updates.iter().flat_map(|group| &group.rows);
     let updates = updates.chain(&net.same);
-    let updates = updates.filter(|row| lacks(rows, **row));
+    let updates = updates.filter(|row| lacks(rows, **row) && !returned.contains(row));
     updates.map(|row| (*row, *row)).collect()
 }
 
-/// Rows that lack values and come from another key. The row that was there is read before any is written: merges may
+/// Rows that lack values and have been under another key. What was there is read before any is written: merges may
 /// remove it from then on.
 pub(super) fn lacking_moved(net: &NetChange, rows: &Rows) -> Vec<Lacking> {
-    let moves = net.moves.iter().filter(|(_, row)| lacks(rows, *row));
-    moves.copied().collect()
+    let returned = net.returned.iter().map(|row| (*row, *row));
+    let all = returned.chain(net.moves.iter().copied());
+    all.filter(|(_, row)| lacks(rows, *row)).collect()
 }
 
 /// How many rows of those left are to be asked for next.
@@ -100,7 +103,7 @@ pub(super) fn next_rows(before: Option<(&Filled, usize)>) -> usize {
     (ANSWER_BYTES / mean_bytes).clamp(1, KEYS_MAX)
 }
 
-/// Reads what rows lack that changes from `first` to `last` leave.
+/// Reads what rows lack that changes up to `last` leave, from versions before `before`.
 ///
 /// # Errors
 /// As a query; `Ok(Err(…))`: how many values are not to be had.
@@ -108,7 +111,7 @@ pub(super) async fn fill(
     http: &Http,
     projection: &Projection,
     (lacking, rows): (&[Lacking], &Rows),
-    (first, last): (Position, Position),
+    (before, last): (Position, Position),
 ) -> Result<Result<Filled, usize>> {
     let wanted = wanted(projection, rows, lacking);
     let mut filled = Filled::default();
@@ -120,7 +123,7 @@ pub(super) async fn fill(
             rows,
             at: last,
         };
-        let older = format!("{VERSION} < toUInt128('{}')", version(first));
+        let older = format!("{VERSION} < toUInt128('{}')", version(before));
         asking.known(some, &wanted, &older, &mut filled).await?;
         let unknown = some
             .iter()

@@ -21,7 +21,7 @@
 
 use std::fmt;
 
-use crate::model::{Column, TableSchema, UserType};
+use crate::model::{Column, TableSchema, UserType, array_delimiter};
 
 /// Most digits of a Decimal.
 const DECIMAL_MAX: u32 = 76;
@@ -176,10 +176,9 @@ fn nullable(schema: &TableSchema, column: &Column, kind: Kind) -> Type {
 /// By the name that `format_type` prints.
 fn kind_of(name: &str, types: &[UserType]) -> Kind {
     if let Some(element) = name.strip_suffix("[]") {
-        // The only built-in type whose arrays are not delimited by commas.
-        return match element {
-            "box" => Kind::Text,
-            _ => Kind::Array(Box::new(kind_of(element, types))),
+        return match array_delimiter(element, types) {
+            b',' => Kind::Array(Box::new(kind_of(element, types))),
+            _another => Kind::Text,
         };
     }
     let (base, arguments) = split_arguments(name);

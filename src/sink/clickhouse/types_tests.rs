@@ -69,6 +69,7 @@ fn every_row_of_the_mapping() {
             "Array(Nullable(DateTime64(6, 'UTC')))",
         ),
         ("box[]", "String"),
+        ("public.geometry(Point,4326)[]", "String"),
         ("\"shop\".\"unknown\"", "String"),
     ] {
         assert_eq!(of(postgres, vec![]), clickhouse, "{postgres}");
@@ -87,7 +88,13 @@ fn enums_and_domains_are_what_they_are_made_of() {
         not_null: false,
         checks: vec![],
     };
-    let types = || vec![mood(), money()];
+    let place = || UserType::Domain {
+        name: TableName::new("shop", "place"),
+        base: "box".to_owned(),
+        not_null: false,
+        checks: vec![],
+    };
+    let types = || vec![mood(), money(), place()];
     for (postgres, clickhouse) in [
         ("\"shop\".\"mood\"", "LowCardinality(String)"),
         ("shop.mood", "LowCardinality(String)"),
@@ -96,6 +103,7 @@ fn enums_and_domains_are_what_they_are_made_of() {
             "\"shop\".\"mood\"[]",
             "Array(LowCardinality(Nullable(String)))",
         ),
+        ("shop.place[]", "String"),
     ] {
         assert_eq!(of(postgres, types()), clickhouse, "{postgres}");
     }

@@ -133,8 +133,8 @@ impl ClickHouseSink {
         Ok(())
     }
 
-    /// Rows that lack values go by themselves, as many at a time as fit into memory with those: nobody else writes
-    /// their keys. All others are one insert.
+    /// Rows that lack values and have stayed under their key go by themselves, as many at a time as fit into memory with
+    /// those: no other row of the plan has that key. All others are one insert.
     async fn apply_net(
         &mut self,
         projection: &Projection,
@@ -145,7 +145,7 @@ impl ClickHouseSink {
         let (mut left, mut count) = (lacking.as_slice(), next_rows(None));
         while !left.is_empty() {
             let (some, rest) = left.split_at(count.min(left.len()));
-            let filled = self.fill(projection, plan, some).await?;
+            let filled = self.fill(projection, plan, (some, plan.last)).await?;
             let mut block = self.block(projection, &plan.rows, Some(&filled));
             block.filled(some, plan.last)?;
             self.insert(projection, block.data).await?;
@@ -154,7 +154,7 @@ impl ClickHouseSink {
         let moved = lacking_moved(net, &plan.rows);
         let filled = match moved.is_empty() {
             true => None,
-            false => Some(self.fill(projection, plan, &moved).await?),
+            false => Some(self.fill(projection, plan, (&moved, plan.first)).await?),
         };
         let mut block = self.block(projection, &plan.rows, filled.as_ref());
         block.net(net, plan.last)?;
@@ -165,11 +165,11 @@ impl ClickHouseSink {
         &mut self,
         projection: &Projection,
         plan: &TablePlan,
-        lacking: &[Lacking],
+        (lacking, before): (&[Lacking], Position),
     ) -> Result<Filled> {
         let session = self.session.as_ref().ok_or_else(lost)?;
-        let (what, between) = ((lacking, &plan.rows), (plan.first, plan.last));
-        let filled = fill(&session.http, projection, what, between).await?;
+        let (what, positions) = ((lacking, &plan.rows), (before, plan.last));
+        let filled = fill(&session.http, projection, what, positions).await?;
         filled.map_err(|missing| self.lacks(&plan.schema.table, missing))
     }
 

@@ -25,7 +25,7 @@
 //! two keys of the leader are one here. `[columns]` in the sink's file names another type for a column: `text`
 //! takes every value, `decimal(p,s)` and `varchar(n)` those that fit.
 
-use crate::model::{Column, TableSchema, UserType};
+use crate::model::{Column, TableSchema, UserType, array_delimiter};
 
 /// Most bytes of an index in InnoDB's DYNAMIC row format.
 pub(super) const INDEX_BYTES: u32 = 3072;
@@ -342,7 +342,7 @@ pub(super) fn of_type(type_name: &str, types: &[UserType], server: Server) -> He
         }
     }
     if let Some(of) = name.strip_suffix("[]") {
-        let delimiter = if of == "box" { b';' } else { b',' };
+        let delimiter = array_delimiter(of, types);
         return Held::Json(Shape::Array(delimiter), element(of), LONG);
     }
     built_in(name, server)

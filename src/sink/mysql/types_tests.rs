@@ -60,6 +60,10 @@ fn every_built_in_type_has_its_own() {
             Held::Json(Shape::Array(b','), Element::Number, LONG),
         ),
         ("box[]", Held::Json(Shape::Array(b';'), Element::Text, LONG)),
+        (
+            "geography[]",
+            Held::Json(Shape::Array(b':'), Element::Text, LONG),
+        ),
         ("int4range", Held::Json(Shape::Range, Element::Number, LONG)),
         (
             "tstzmultirange",

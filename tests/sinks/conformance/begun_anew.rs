@@ -7,7 +7,7 @@ use crate::support::http::part;
 /// Another sink of the same pipeline, which shows that all stands in the log.
 const OTHER: &str = "other";
 
-const TABLES: &[&str] = &["kv", "pure", "docs", "enough"];
+const TABLES: &[&str] = &["kv", "pure", "docs", "notes", "enough"];
 
 const SCHEMA: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text);
     INSERT INTO kv SELECT i, 'v' FROM generate_series(1, 20) i;
@@ -16,6 +16,9 @@ const SCHEMA: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text);
     CREATE TABLE docs (id int PRIMARY KEY, body text NOT NULL);
     ALTER TABLE docs ALTER COLUMN body SET STORAGE EXTERNAL;
     INSERT INTO docs SELECT i, repeat(chr(64 + i), 3000) FROM generate_series(1, 20) i;
+    CREATE TABLE notes (id int PRIMARY KEY, title text, body text NOT NULL);
+    ALTER TABLE notes ALTER COLUMN body SET STORAGE EXTERNAL;
+    INSERT INTO notes SELECT i, 'first', repeat(chr(64 + i), 3000) FROM generate_series(1, 20) i;
     CREATE TABLE enough (id int PRIMARY KEY, v text)";
 
 /// What the attempt has written that is cut off, and what comes meanwhile.
@@ -56,6 +59,10 @@ const CASES: &[(&str, &str)] = &[
         "UPDATE docs SET id = 102 WHERE id = 2",
         "UPDATE docs SET id = 103 WHERE id = 102",
     ),
+    (
+        "UPDATE notes SET title = 'cut off' WHERE id < 10",
+        "UPDATE notes SET title = 'meanwhile' WHERE id % 3 = 0",
+    ),
 ];
 
 /// Rows of a kilobyte that fill a batch.
@@ -74,6 +81,8 @@ pub async fn a_batch_that_is_begun_anew_with_more_changes_leaves_equal_tables<S:
     world.has_caught_up(OTHER).await;
     world.stop();
     let (before, meanwhile): (Vec<&str>, Vec<&str>) = CASES.iter().copied().unzip();
+    let rest = format!("SYSTEM STOP MERGES {}", world.store.place("public", "docs"));
+    world.store.sql(&rest).await;
     // All of it stands in the log before the sink sees any, and no two of them in one entry.
     world.walferry = Some(world.pipeline.run_only(&["leader", OTHER]));
     for transaction in [
@@ -92,10 +101,18 @@ pub async fn a_batch_that_is_begun_anew_with_more_changes_leaves_equal_tables<S:
     let file = format!("connectors/{SINK}.toml");
     world.pipeline.write(&file, &batches_of("64KiB"));
     world.pipeline.run_until("BeforeCommit:1").dies().await;
+    // Rows that the attempt has replaced are gone.
+    let merge = format!(
+        "OPTIMIZE TABLE {} FINAL",
+        world.store.place("public", "notes")
+    );
+    world.store.sql(&merge).await;
     world.pipeline.write(&file, &batches_of("2MiB"));
     world.run();
     world.follows(TABLES).await;
     let sink = part(&world.pipeline, SINK).await.expect("it runs");
     assert_eq!(sink["batches"], 1, "{sink}");
+    // What was merged away is in the rows that the attempt has left.
+    assert!(!sink["copies"].to_string().contains("notes"), "{sink}");
     world.stop();
 }
