@@ -308,14 +308,14 @@ impl Sink for ClickHouseSink {
         let session = self.session.as_ref().ok_or_else(lost)?;
         let preparing = self.preparing(&session.http);
         let newest = newest.unwrap_or(schema);
+        let shape = shape::also_holding(newest, schema);
         let prepared = match shape::is_doubtful(schema, newest) {
             true => {
                 let why = "which of its columns older changes mean cannot be told: their version has no numbers";
-                Prepared::NeedsCopy(preparing.may_be_made_anew(newest, why.to_owned())?)
+                Prepared::NeedsCopy(preparing.may_be_made_anew(&shape, why.to_owned())?)
             }
             false => {
                 let store = self.store(&session.http);
-                let shape = shape::also_holding(newest, schema);
                 preparing.prepare(&shape, &store).await?
             }
         };
@@ -330,7 +330,7 @@ impl Sink for ClickHouseSink {
             Prepared::NeedsCopy(why) => {
                 session.tables.remove(table);
                 session.forget_projections(table);
-                session.awaited.insert(table.clone(), (newest.clone(), why));
+                session.awaited.insert(table.clone(), (shape, why));
             }
         }
         Ok(())
