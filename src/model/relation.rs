@@ -174,25 +174,47 @@ pub enum UserType {
     },
 }
 
+impl UserType {
+    /// The one of this name, which `format_type` quotes only where it must.
+    pub fn named<'a>(name: &str, types: &'a [UserType]) -> Option<&'a UserType> {
+        types.iter().find(|one| match one {
+            UserType::Enum { name: of, .. }
+            | UserType::Domain { name: of, .. }
+            | UserType::Composite { name: of, .. }
+            | UserType::Range { name: of, .. } => {
+                name == of.quoted() || unquoted(name) == of.to_string()
+            }
+            UserType::Extension { .. } => false,
+        })
+    }
+}
+
+fn unquoted(name: &str) -> String {
+    let mut plain = String::with_capacity(name.len());
+    let mut rest = name.chars().peekable();
+    let mut inside = false;
+    while let Some(next) = rest.next() {
+        match next {
+            '"' if inside && rest.peek() == Some(&'"') => {
+                rest.next();
+                plain.push('"');
+            }
+            '"' => inside = !inside,
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
 /// What Postgres prints between the elements of an array (`pg_type.typdelim`): a comma, but for boxes, for types of
 /// PostGIS, and for domains over them. `element` is its type as SQL.
 pub fn array_delimiter(element: &str, types: &[UserType]) -> u8 {
     let mut of = element;
     // A domain may be over another one.
     for _depth in 0..types.len() {
-        let base = types.iter().find_map(|one| match one {
-            UserType::Domain { name, base, .. }
-                if name.quoted() == of || name.to_string() == of =>
-            {
-                Some(base)
-            }
-            UserType::Domain { .. }
-            | UserType::Enum { .. }
-            | UserType::Composite { .. }
-            | UserType::Extension { .. }
-            | UserType::Range { .. } => None,
-        });
-        let Some(base) = base else { break };
+        let Some(UserType::Domain { base, .. }) = UserType::named(of, types) else {
+            break;
+        };
         of = base;
     }
     let plain = of.split_once('(').map_or(of, |(plain, _)| plain);

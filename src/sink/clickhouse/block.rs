@@ -54,7 +54,7 @@ impl<'a> Block<'a> {
     /// Halt when a column cannot hold a value.
     pub(super) fn filled(&mut self, rows: &[Lacking], at: Position) -> Result<()> {
         for (_, row) in rows {
-            if self.filled.is_none_or(|filled| !filled.is_later(*row)) {
+            if self.filled.is_some_and(|filled| filled.has(*row)) {
                 self.row(*row, version(at), at)?;
             }
         }
@@ -87,8 +87,7 @@ impl<'a> Block<'a> {
         let moved = net.moves.iter().map(|(_, row)| row);
         for row in updates.chain(&net.same).chain(moved).chain(&net.inserts) {
             let is_whole = !self.rows.row(*row).contains(&Cell::Absent);
-            let known = |filled: &Filled| filled.is_of(*row) && !filled.is_later(*row);
-            if is_whole || self.filled.is_some_and(known) {
+            if is_whole || self.filled.is_some_and(|filled| filled.has(*row)) {
                 self.row(*row, version, at)?;
             }
         }

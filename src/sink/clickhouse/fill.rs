@@ -28,7 +28,7 @@ const KEYS_MAX: usize = 5_000;
 type Places = Vec<(Vec<u8>, Option<Vec<Range<usize>>>)>;
 
 /// How many rows the first answer is of.
-const FIRST_ROWS: usize = 256;
+pub(super) const FIRST_ROWS: usize = 256;
 
 /// About how many bytes an answer may have: values of rows that are updated are read and written answer by answer.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
@@ -51,14 +51,16 @@ enum Entry {
 }
 
 impl Filled {
-    /// Whether the follower has the row in a later version.
-    pub(super) fn is_later(&self, row: RowRef) -> bool {
-        matches!(self.rows.get(&row), Some(Entry::Later))
+    /// Whether the row is to be written: its values were asked for, and the follower does not have it in a later version.
+    pub(super) fn has(&self, row: RowRef) -> bool {
+        matches!(self.rows.get(&row), Some(Entry::Known(..)))
     }
 
-    /// Whether the row's values were asked for.
-    pub(super) fn is_of(&self, row: RowRef) -> bool {
-        self.rows.contains_key(&row)
+    /// How many rows are to be asked for next, by the size of these.
+    pub(super) fn next_rows(&self) -> usize {
+        let bytes: usize = self.answers.iter().map(Bytes::len).sum();
+        let mean_bytes = bytes.checked_div(self.rows.len()).unwrap_or(0).max(1);
+        (ANSWER_BYTES / mean_bytes).clamp(1, KEYS_MAX)
     }
 
     /// The bytes of column `n` of the table.
@@ -91,16 +93,6 @@ pub(super) fn lacking_moved(net: &NetChange, rows: &Rows) -> Vec<Lacking> {
     let returned = net.returned.iter().map(|row| (*row, *row));
     let all = returned.chain(net.moves.iter().copied());
     all.filter(|(_, row)| lacks(rows, *row)).collect()
-}
-
-/// How many rows of those left are to be asked for next.
-pub(super) fn next_rows(before: Option<(&Filled, usize)>) -> usize {
-    let Some((filled, rows)) = before else {
-        return FIRST_ROWS;
-    };
-    let bytes: usize = filled.answers.iter().map(Bytes::len).sum();
-    let mean_bytes = bytes.checked_div(rows).unwrap_or(0).max(1);
-    (ANSWER_BYTES / mean_bytes).clamp(1, KEYS_MAX)
 }
 
 /// Reads what rows lack that changes up to `last` leave, from versions before `before`.

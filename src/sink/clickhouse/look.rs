@@ -103,12 +103,7 @@ async fn of_table(
         };
     }
     preparing.is_fit(schema, (database, name)).await?;
-    let sorted_by = preparing.sorting_key((database, name)).await?;
-    let is_anew = match shape::plan(settings, schema, &found)? {
-        Plan::Anew(why) => Some(why),
-        Plan::Alter(_) => preparing.is_sorted_otherwise(schema, &found, &sorted_by),
-    };
-    if let Some(why) = is_anew {
+    if let Plan::Anew(why) = shape::plan(settings, schema, &found)? {
         let may = preparing.has_to_be_made_anew(schema, &found, why);
         return may.map(drop);
     }

@@ -45,6 +45,9 @@ pub(super) struct Projection {
     pub sources: Vec<Source>,
     /// Indexes into the table's columns of the version's key, in the key's order.
     pub key: Vec<usize>,
+    /// Whether rows of the table replace one another by the version's key: else what is deleted by that key, which is
+    /// all that is known of such a row, is not found.
+    pub is_sorted_by_key: bool,
 }
 
 /// The origin of a column's values.
@@ -96,20 +99,14 @@ impl Projection {
                 )
             })
         });
-        let key = key.collect::<Result<_>>()?;
+        let key = key.collect::<Result<Vec<usize>>>()?;
+        let names: BTreeSet<&String> = key.iter().map(|&n| &table.columns[n].name).collect();
         Ok(Projection {
+            is_sorted_by_key: names == table.sorted_by.iter().collect(),
             table,
             sources,
             key,
         })
-    }
-
-    /// Whether rows of the table replace one another by the version's key: else what is deleted by that key, which is
-    /// all that is known of such a row, is not found.
-    pub(super) fn is_sorted_by_key(&self) -> bool {
-        let names = self.key.iter().map(|&n| &self.table.columns[n].name);
-        let key: BTreeSet<&String> = names.collect();
-        key == self.table.sorted_by.iter().collect()
     }
 }
 

@@ -7,6 +7,8 @@
 //! ClickHouse has no transactions, so a table gets the newest shape that the log knows before the first row of any
 //! version is written; rows of older versions are written into that shape (`Projection`). Every step can be repeated.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use super::projection;
@@ -57,6 +59,8 @@ pub(super) struct Found {
     pub comment: String,
     /// `ALIAS`, `MATERIALIZED`, …
     pub default_kind: String,
+    /// Whether rows replace one another by it.
+    pub is_sorted_by: bool,
 }
 
 impl Found {
@@ -154,6 +158,9 @@ pub(super) fn plan(
             "the source learned of a change of its columns only when more of them had followed"
                 .to_owned(),
         ));
+    }
+    if let Some(why) = is_sorted_otherwise(settings.mode, schema, found) {
+        return Ok(Plan::Anew(why));
     }
     // A column may have the name of one that is gone.
     let gone = found.iter().filter(|found| {
@@ -276,13 +283,30 @@ fn home<'a>(schema: &TableSchema, column: &Column, found: &'a [Found]) -> Option
         .or_else(|| found.iter().find(named))
 }
 
-/// The name of the follower's column for one of the leader's, or the leader's own.
-pub(super) fn home_name<'a>(
+/// Why rows would not replace one another as they should: those of a table of current rows by the leader's key, and
+/// changes by nothing that they share.
+fn is_sorted_otherwise(
+    mode: ClickHouseMode,
     schema: &TableSchema,
-    column: &'a Column,
-    found: &'a [Found],
-) -> &'a str {
-    home(schema, column, found).map_or(&column.name, |home| &home.name)
+    found: &[Found],
+) -> Option<String> {
+    let sorted_by = sorted_by(found);
+    let listed = sorted_by.iter().copied().collect::<Vec<_>>().join(", ");
+    let is = format!("its sorting key is ({listed})");
+    if mode == ClickHouseMode::History {
+        return (!sorted_by.contains(VERSION)).then(|| format!("{is}, without {VERSION}"));
+    }
+    let columns = schema.key.iter().map(|&n| &schema.columns[n]);
+    let name = |column| home(schema, column, found).map_or(column.name.as_str(), |home| &home.name);
+    let key: Vec<&str> = columns.map(name).collect();
+    let is_same = key.iter().copied().collect::<BTreeSet<_>>() == sorted_by;
+    (!is_same).then(|| format!("{is}, and the leader's key is ({})", key.join(", ")))
+}
+
+/// The columns by which rows of a table replace one another.
+pub(super) fn sorted_by(found: &[Found]) -> BTreeSet<&str> {
+    let sorted = found.iter().filter(|found| found.is_sorted_by);
+    sorted.map(|found| found.name.as_str()).collect()
 }
 
 /// The newest version, with columns that may be NULL in rows of the older one too.

@@ -69,6 +69,7 @@ fn found(name: &str, type_name: &str, comment: &str) -> Found {
         type_name: type_name.to_owned(),
         comment: comment.to_owned(),
         default_kind: String::new(),
+        is_sorted_by: name == "id",
     }
 }
 

@@ -1,7 +1,5 @@
 //! The follower's tables: made and brought into shape.
 
-use std::collections::BTreeSet;
-
 use serde::de::DeserializeOwned;
 
 use super::checkpoint::Store;
@@ -61,11 +59,6 @@ impl Preparing<'_> {
             self.create(schema, (database, &quoted)).await?;
         } else {
             self.is_fit(schema, (database, name)).await?;
-            let sorted_by = self.sorting_key((database, name)).await?;
-            if let Some(why) = self.is_sorted_otherwise(schema, &found, &sorted_by) {
-                let why = self.has_to_be_made_anew(schema, &found, why)?;
-                return Ok(Prepared::NeedsCopy(why));
-            }
             if let Some(why) = self.alter(schema, &quoted, &found).await? {
                 return Ok(Prepared::NeedsCopy(why));
             }
@@ -76,59 +69,11 @@ impl Preparing<'_> {
 
     async fn there(&self, schema: &TableSchema, (database, name): (&str, &str)) -> Result<Table> {
         let found = columns(self.http, database, name).await?;
-        let sorted_by = self.sorting_key((database, name)).await?;
-        self.table(schema, (sql::table(database, name), sorted_by), &found)
-    }
-
-    /// The columns by which rows of a table replace one another.
-    pub(super) async fn sorting_key(
-        &self,
-        (database, name): (&str, &str),
-    ) -> Result<BTreeSet<String>> {
-        #[derive(serde::Deserialize)]
-        struct Column {
-            name: String,
-        }
-        let ask = format!(
-            "SELECT name FROM system.columns WHERE database = {} AND table = {} AND is_in_sorting_key \
-             FORMAT JSONEachRow",
-            sql::text(database),
-            sql::text(name)
-        );
-        let found: Vec<Column> = rows(self.http, &ask, "reading a table's sorting key").await?;
-        Ok(found.into_iter().map(|column| column.name).collect())
-    }
-
-    /// Why rows of `schema` would not replace one another as they should: those of a table of current rows by the
-    /// leader's key, and changes by nothing that they share.
-    pub(super) fn is_sorted_otherwise(
-        &self,
-        schema: &TableSchema,
-        found: &[Found],
-        sorted_by: &BTreeSet<String>,
-    ) -> Option<String> {
-        let listed = sorted_by.iter().map(String::as_str).collect::<Vec<_>>();
-        let is = format!("its sorting key is ({})", listed.join(", "));
-        if self.settings.mode == ClickHouseMode::History {
-            return (!sorted_by.contains(VERSION)).then(|| format!("{is}, without {VERSION}"));
-        }
-        let key: Vec<&str> = schema
-            .key
-            .iter()
-            .map(|&n| shape::home_name(schema, &schema.columns[n], found))
-            .collect();
-        let is_same =
-            key.len() == sorted_by.len() && key.iter().all(|name| sorted_by.contains(*name));
-        (!is_same).then(|| format!("{is}, and the leader's key is ({})", key.join(", ")))
+        self.table(schema, sql::table(database, name), &found)
     }
 
     /// The table as it is, for rows of any version.
-    fn table(
-        &self,
-        schema: &TableSchema,
-        (quoted, sorted_by): (String, BTreeSet<String>),
-        found: &[Found],
-    ) -> Result<Table> {
+    fn table(&self, schema: &TableSchema, quoted: String, found: &[Found]) -> Result<Table> {
         let mut columns = Vec::new();
         for column in &schema.columns {
             let Some(found) = found.iter().find(|found| found.name == column.name) else {
@@ -160,7 +105,10 @@ impl Preparing<'_> {
             ),
             quoted,
             columns,
-            sorted_by,
+            sorted_by: shape::sorted_by(found)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
         })
     }
 
@@ -415,7 +363,7 @@ fn order_by(
 /// The columns of a table; none when it is not there.
 pub(super) async fn columns(http: &Http, database: &str, name: &str) -> Result<Vec<Found>> {
     let ask = format!(
-        "SELECT name, type, comment, default_kind FROM system.columns WHERE database = {} AND table = {} \
+        "SELECT name, type, comment, default_kind, toBool(is_in_sorting_key) AS is_sorted_by FROM system.columns WHERE database = {} AND table = {} \
          ORDER BY position FORMAT JSONEachRow",
         sql::text(database),
         sql::text(name)

@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 
 use super::block::{Block, copied, version};
 use super::failure::{Doing, Failure};
-use super::fill::{Filled, Lacking, fill, lacking, lacking_moved, next_rows};
+use super::fill::{FIRST_ROWS, Filled, Lacking, fill, lacking, lacking_moved};
 use super::http::Query;
 use super::notes::Notes;
 use super::projection::Projection;
@@ -114,7 +114,7 @@ impl ClickHouseSink {
     /// Applies the net change of one table.
     pub(super) async fn apply_plan(&mut self, plan: &TablePlan) -> Result<()> {
         let projection = self.projection(&plan.schema).await?;
-        if !projection.is_sorted_by_key() {
+        if !projection.is_sorted_by_key {
             let why = "its rows are sorted by another key than the leader had then";
             return Err(self.ask_for_copy(&plan.schema.table, why.to_owned()));
         }
@@ -142,14 +142,14 @@ impl ClickHouseSink {
         net: &NetChange,
     ) -> Result<()> {
         let lacking = lacking(net, &plan.rows);
-        let (mut left, mut count) = (lacking.as_slice(), next_rows(None));
+        let (mut left, mut count) = (lacking.as_slice(), FIRST_ROWS);
         while !left.is_empty() {
             let (some, rest) = left.split_at(count.min(left.len()));
             let filled = self.fill(projection, plan, (some, plan.last)).await?;
             let mut block = self.block(projection, &plan.rows, Some(&filled));
             block.filled(some, plan.last)?;
             self.insert(projection, block.data).await?;
-            (left, count) = (rest, next_rows(Some((&filled, some.len()))));
+            (left, count) = (rest, filled.next_rows());
         }
         let moved = lacking_moved(net, &plan.rows);
         let filled = match moved.is_empty() {

@@ -329,7 +329,7 @@ pub(super) fn of_type(type_name: &str, types: &[UserType], server: Server) -> He
     // A domain may be over another one.
     let mut name = type_name;
     for _depth in 0..types.len() + 1 {
-        match user_type(name, types) {
+        match UserType::named(name, types) {
             Some(UserType::Domain { base, .. }) => name = base,
             Some(UserType::Enum { .. }) => return Held::Varchar(63),
             Some(UserType::Range { subtype, .. }) => {
@@ -406,36 +406,6 @@ fn element(of: &str) -> Element {
         }
         _as_text => Element::Text,
     }
-}
-
-/// The user-made type of this name, which `format_type` quotes only where it must.
-fn user_type<'a>(name: &str, types: &'a [UserType]) -> Option<&'a UserType> {
-    types.iter().find(|one| match one {
-        UserType::Enum { name: of, .. }
-        | UserType::Domain { name: of, .. }
-        | UserType::Composite { name: of, .. }
-        | UserType::Range { name: of, .. } => {
-            name == of.quoted() || unquoted(name) == of.to_string()
-        }
-        UserType::Extension { .. } => false,
-    })
-}
-
-fn unquoted(name: &str) -> String {
-    let mut plain = String::with_capacity(name.len());
-    let mut rest = name.chars().peekable();
-    let mut inside = false;
-    while let Some(next) = rest.next() {
-        match next {
-            '"' if inside && rest.peek() == Some(&'"') => {
-                rest.next();
-                plain.push('"');
-            }
-            '"' => inside = !inside,
-            other => plain.push(other),
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

@@ -77,8 +77,7 @@ pub async fn rows_that_a_constraint_of_the_followers_refuses_halt_with_a_remedy_
     );
     assert!(!world.walferry().output().contains("4711"));
     alter(&world, "DROP CONSTRAINT few").await;
-    let walferry = world.walferry.take().expect("walferry runs");
-    assert_eq!(walferry.terminate(), 3);
+    world.stop_halted();
     world.run();
     world.follows(&["held"]).await;
     world.stop();
@@ -133,8 +132,7 @@ pub async fn a_table_with_another_sorting_key_is_not_taken<S: Store>() {
         "{error}"
     );
     world.store.sql(&format!("DROP TABLE {place}")).await;
-    let walferry = world.walferry.take().expect("walferry runs");
-    assert_eq!(walferry.terminate(), 3);
+    world.stop_halted();
     world.run();
     world.follows(&["sorted"]).await;
     world.stop();

@@ -21,8 +21,7 @@ pub async fn arrays_of_one_dotted_name_are_refused_with_a_remedy_that_helps<S: S
     assert!(remedy.contains(&format!("[columns] {column}")), "{error}");
 
     world.configure(&format!("[columns]\n{column}\n"));
-    let walferry = world.walferry.take().expect("walferry runs");
-    assert_eq!(walferry.terminate(), 3);
+    world.stop_halted();
     world.run();
     world.caught_up().await;
     world.sql("INSERT INTO t VALUES (2, '{}', '{two,NULL}', NULL, NULL), (3, NULL, NULL, 0, '{7,8,9}')").await;

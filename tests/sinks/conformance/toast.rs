@@ -4,9 +4,15 @@ use super::world::World;
 use crate::store::Store;
 
 const SCHEMA: &str = "CREATE TABLE docs (id int PRIMARY KEY, title text, body text, more text NOT NULL);
-    ALTER TABLE docs ALTER COLUMN body SET STORAGE EXTERNAL, ALTER COLUMN more SET STORAGE EXTERNAL;
-    INSERT INTO docs SELECT i, 't' || i, repeat(chr(65 + i % 26), 10000), repeat(chr(97 + i % 26), 9000)
-      FROM generate_series(1, 40) i";
+    ALTER TABLE docs ALTER COLUMN body SET STORAGE EXTERNAL, ALTER COLUMN more SET STORAGE EXTERNAL";
+
+/// The statement that makes rows of these keys.
+fn rows(from: u32, to: u32) -> String {
+    format!(
+        "INSERT INTO docs SELECT i, 't' || i, repeat(chr(65 + i % 26), 10000), repeat(chr(97 + i % 26), 9000)
+           FROM generate_series({from}, {to}) i"
+    )
+}
 
 const STEPS: &[&str] = &[
     "UPDATE docs SET title = 'changed' WHERE id <= 3",
@@ -33,7 +39,7 @@ const STEPS: &[&str] = &[
 ];
 
 pub async fn unchanged_large_values_stay<S: Store>() {
-    let mut world = World::<S>::begin(SCHEMA).await;
+    let mut world = World::<S>::begin(&format!("{SCHEMA}; {}", rows(1, 40))).await;
     for step in STEPS {
         world.transaction(step).await;
         world.caught_up().await;
@@ -48,22 +54,12 @@ pub async fn unchanged_large_values_stay<S: Store>() {
     world.follows(&["docs"]).await;
     // All at once, of keys that no step has met.
     world.stop();
-    world
-        .sql(
-            "TRUNCATE docs; INSERT INTO docs SELECT i, 't' || i, repeat(chr(65 + i % 26), 10000), repeat(chr(97 + i % 26), 9000)
-               FROM generate_series(1, 40) i",
-        )
-        .await;
+    world.sql(&format!("TRUNCATE docs; {}", rows(1, 40))).await;
     for step in STEPS {
         world.transaction(step).await;
     }
     // More rows than are read at a time, with one of another key and one that is gone among them.
-    world
-        .sql(
-            "INSERT INTO docs SELECT i, 't' || i, repeat(chr(65 + i % 26), 10000), repeat(chr(97 + i % 26), 9000)
-               FROM generate_series(1001, 2000) i",
-        )
-        .await;
+    world.sql(&rows(1001, 2000)).await;
     world
         .transaction(
             "UPDATE docs SET title = title || '?' WHERE id > 1000; UPDATE docs SET id = 3001 WHERE id = 1300;

@@ -69,12 +69,7 @@ pub async fn what_cannot_be_held_halts_with_a_remedy_that_helps<S: Store>() {
 
         columns += &format!("\"{table}.v\" = \"{}\"\n", unheld.instead);
         world.configure(&columns);
-        let walferry = world.walferry.take().expect("walferry runs");
-        assert_eq!(
-            walferry.terminate(),
-            3,
-            "a halted part is said in the exit code"
-        );
+        world.stop_halted();
         world.run();
         world.caught_up().await;
         if let Err(difference) = world.same(&name, &["v"]).await {

@@ -89,10 +89,29 @@ impl<S: Store> World<S> {
         assert_eq!(walferry.terminate(), 0);
     }
 
+    /// The same where a part of it has halted, which the exit code says.
+    pub fn stop_halted(&mut self) {
+        let walferry = self.walferry.take().expect("walferry runs");
+        assert_eq!(walferry.terminate(), 3);
+    }
+
     /// Ends it in order and starts it again.
     pub fn restart(&mut self) {
         self.stop();
         self.run();
+    }
+
+    /// Waits until the follower has no such table.
+    pub async fn has_no(&self, table: &str) {
+        let place = self.store.place("public", table);
+        let count = format!("SELECT count(*) FROM {place}");
+        until(&format!("there is no {table}"), || async {
+            match self.store.numbers(&count).await {
+                Ok(_) => Err("it is there".to_owned()),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
     }
 
     /// Runs statements on the leader.

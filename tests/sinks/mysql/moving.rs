@@ -67,10 +67,10 @@ async fn tables_are_renamed_and_dropped_as_the_leaders() {
         );
         assert_eq!(f.rows("SELECT * FROM walferry_moves").await, [""; 0]);
         // What is noted is done by the next session, once.
+        let swap = "INSERT INTO walferry_moves VALUES ('shop', 'copy', 0, 'public', 'a', 'public', 'b'), \
+                    ('shop', 'copy', 1, 'public', 'b', 'public', 'a')";
         for _twice in 0..2 {
-            f.sql("INSERT INTO walferry_moves VALUES ('shop', 'copy', 0, 'public', 'a', 'public', 'b'), \
-                   ('shop', 'copy', 1, 'public', 'b', 'public', 'a')")
-                .await;
+            f.sql(swap).await;
             f.sink.open().await.unwrap();
         }
         assert_eq!(
@@ -82,13 +82,9 @@ async fn tables_are_renamed_and_dropped_as_the_leaders() {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        f.sql(&format!("CREATE TABLE walferry_moved_{token} (n INT)"))
-            .await;
-        f.sql(
-            "INSERT INTO walferry_moves VALUES ('shop', 'copy', 0, 'public', 'a', 'public', 'b'), \
-               ('shop', 'copy', 1, 'public', 'b', 'public', 'a')",
-        )
-        .await;
+        let marker = format!("CREATE TABLE walferry_moved_{token} (n INT)");
+        f.sql(&marker).await;
+        f.sql(swap).await;
         f.sink.open().await.unwrap();
         assert_eq!(
             f.rows("SELECT v FROM a UNION ALL SELECT v FROM b").await,
@@ -97,14 +93,9 @@ async fn tables_are_renamed_and_dropped_as_the_leaders() {
         );
         assert_eq!(f.rows(there).await, all);
         // Left behind by a session that was cut off, it says nothing of the next moves.
-        f.sql(&format!("CREATE TABLE walferry_moved_{token} (n INT)"))
-            .await;
+        f.sql(&marker).await;
         f.sink.open().await.unwrap();
-        f.sql(
-            "INSERT INTO walferry_moves VALUES ('shop', 'copy', 0, 'public', 'a', 'public', 'b'), \
-               ('shop', 'copy', 1, 'public', 'b', 'public', 'a')",
-        )
-        .await;
+        f.sql(swap).await;
         f.sink.open().await.unwrap();
         assert_eq!(
             f.rows("SELECT v FROM a UNION ALL SELECT v FROM b").await,
