@@ -21,8 +21,8 @@ use anyhow::Context;
 
 use load::Load;
 
-/// What can be measured of a backlog, as `--only` names it.
-const DRAINS: [&str; 8] = [
+/// What can be measured, as `--only` names it: of a backlog, and with `sinks` the stores.
+const DRAINS: [&str; 10] = [
     "native",
     "walferry",
     "recvlogical",
@@ -31,6 +31,8 @@ const DRAINS: [&str; 8] = [
     "copy",
     debezium::SETTINGS[0],
     debezium::SETTINGS[1],
+    stores::NAMES[0],
+    stores::NAMES[1],
 ];
 
 /// What to measure, from the command line.

@@ -16,6 +16,9 @@ use super::load::{Load, TABLES};
 use super::{Plan, process, writing};
 use crate::support::{self, ClickHouse, MariaDb, Pipeline, Postgres, http};
 
+/// The stores, as `--only` names them.
+pub const NAMES: [&str; 2] = ["clickhouse", "mariadb"];
+
 /// One store.
 #[derive(Serialize)]
 pub struct Store {
@@ -147,7 +150,7 @@ impl Server {
 pub async fn measure(plan: &Plan) -> anyhow::Result<Vec<Store>> {
     let mut stores = Vec::new();
     for run in 0..plan.runs {
-        for name in ["ClickHouse", "MariaDB"] {
+        for name in NAMES.into_iter().filter(|name| plan.measures(name)) {
             eprintln!(
                 "{name}, run {} of {}: {} rows",
                 run + 1,
@@ -155,7 +158,7 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Vec<Store>> {
                 plan.rows
             );
             let server = match name {
-                "ClickHouse" => Server::ClickHouse(ClickHouse::start("bench-clickhouse")),
+                "clickhouse" => Server::ClickHouse(ClickHouse::start("bench-clickhouse")),
                 _mariadb => Server::MariaDb(MariaDb::start_with(
                     "bench-mariadb",
                     &[

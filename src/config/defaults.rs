@@ -29,7 +29,7 @@ pub const QUEUE: usize = 32 << 20;
 /// `batch_max_bytes` of a sink.
 pub const SINK_BATCH: usize = 8 << 20;
 /// `batch_max_bytes` of a ClickHouse sink.
-pub const CLICKHOUSE_BATCH: usize = 32 << 20;
+pub const CLICKHOUSE_BATCH: usize = 64 << 20;
 /// `batch_max_age` of a ClickHouse sink.
 pub const CLICKHOUSE_BATCH_AGE: Duration = Duration::from_secs(1);
 /// `fetch_max_bytes` of a sink.

@@ -1,6 +1,6 @@
 //! The servers that the tests of stores run on are what those tests take them for.
 
-use crate::support::{ClickHouse, MariaDb};
+use crate::support::{self, ClickHouse, MariaDb};
 
 const TABLE: &str = "CREATE TABLE shop.orders (id UInt64, note String, _version UInt128, _deleted UInt8) \
      ENGINE = ReplacingMergeTree(_version, _deleted) ORDER BY id";
@@ -40,6 +40,39 @@ async fn clickhouse_replaces_and_deletes_rows_by_version_and_keeps_them_when_kil
         server.start_again();
         assert_eq!(server.query(rows).await, expected);
     }
+}
+
+#[tokio::test]
+async fn clickhouse_writes_nothing_of_an_insert_that_is_cut_off() {
+    let server = ClickHouse::start("clickhouse-cut-off");
+    server.sql("CREATE DATABASE IF NOT EXISTS shop").await;
+    server.sql("DROP TABLE IF EXISTS shop.cut").await;
+    server
+        .sql("CREATE TABLE shop.cut (id UInt64) ENGINE = MergeTree ORDER BY id")
+        .await;
+    let data: Vec<u8> = (0..50_000_u64).flat_map(u64::to_le_bytes).collect();
+    let insert = "INSERT INTO shop.cut FORMAT RowBinary";
+    let connection = server.begin_insert(insert, &data).await;
+    let running = async || {
+        server
+            .query("SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO shop.cut%'")
+            .await
+    };
+    support::until("the insert has begun", async || match running().await {
+        count if count == "1\n" => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    drop(connection);
+    support::until("the insert has ended", async || match running().await {
+        count if count == "0\n" => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    let count = "SELECT count() FROM shop.cut";
+    assert_eq!(server.query(count).await, "0\n");
+    server.insert(insert, &data).await;
+    assert_eq!(server.query(count).await, "50000\n");
 }
 
 #[tokio::test]

@@ -3,6 +3,9 @@
 
 use std::path::PathBuf;
 
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
 use super::http;
 use super::kafka::named;
 
@@ -166,12 +169,33 @@ impl ClickHouse {
         assert_eq!(answer.status, 200, "{statement}: {}", answer.text);
     }
 
+    /// Begins an INSERT with the first of its data, and does not end it.
+    pub async fn begin_insert(&self, statement: &str, data: &[u8]) -> TcpStream {
+        let (user, password) = self.who();
+        let request = format!(
+            "POST /?query={} HTTP/1.1\r\nHost: {}\r\nX-ClickHouse-User: {user}\r\nX-ClickHouse-Key: {password}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            encoded(statement),
+            self.address,
+            data.len()
+        );
+        let connected = TcpStream::connect(&self.address).await;
+        let mut connection = connected.expect("the server takes connections");
+        for part in [request.as_bytes(), data, b"\r\n"] {
+            let written = connection.write_all(part).await;
+            written.expect("the server reads on");
+        }
+        connection
+    }
+
+    fn who(&self) -> (&str, &str) {
+        let user = self.user.as_ref();
+        user.map_or(("default", ""), |(user, password)| (user, password))
+    }
+
     /// A POST with parameters in the URL, whatever its answer.
     pub async fn ask(&self, parameters: &[(&str, &str)], body: &[u8]) -> Answer {
-        let (user, password) = match &self.user {
-            Some((user, password)) => (user.as_str(), password.as_str()),
-            None => ("default", ""),
-        };
+        let (user, password) = self.who();
         self.ask_as(user, password, parameters, body).await
     }
 

@@ -8,14 +8,17 @@ Done as a server does it: `query`, `database`, `default_format`, `query_id` and 
 other parameter as a setting, users by header, basic authentication or parameters, an INSERT's data in the body,
 X-ClickHouse-Exception-Code, -Summary, -Query-Id and -Format, HTTP codes by error, `/ping`, keep-alive, GET as read-only.
 
+An INSERT takes its data while they come; one whose client is gone before their end writes nothing.
+
 Not done: sessions, compression (refused, not ignored), roles and quotas, the native protocol, Replicated* engines; an answer
-is sent when it is whole, and an INSERT begins when its data is.
+is sent when it is whole.
 """
 
 import argparse
 import base64
 import email.parser
 import email.policy
+import fcntl
 import json
 import os
 import re
@@ -33,6 +36,7 @@ from chdb.state.sqlitelike import Connection
 
 HEAD_BYTES = 64 * 1024  # an INSERT's words before its data are found in the first of a request's text
 CHUNK_BYTES = 1024 * 1024
+KILL_SECONDS = 0.01  # until a statement that does not run yet is looked for again
 STOP_SECONDS = 5  # how long requests in hand may take when the server is told to end
 
 # exceptionCodeToHTTPStatus.cpp of ClickHouse, by name; every other error is 500.
@@ -78,6 +82,10 @@ class Cut(Exception):
     """The client ended before its request did."""
 
 
+class Unread(Exception):
+    """The engine wants no more of an INSERT's data."""
+
+
 def words(text):
     """The words of a statement outside of brackets, quotes and comments: (upper case, start, end)."""
     depth = 0
@@ -109,12 +117,12 @@ def split_insert(text):
     return None
 
 
-def from_file(statement, file):
-    """An INSERT's words before its format, with where the data is: an open file, by its number."""
+def from_file(statement, path):
+    """An INSERT's words before its format, with where the data is."""
     text = statement.encode()
     settings = [start for word, start, _ in words(text) if word == b"SETTINGS"]
     before = settings[-1] if settings else len(text)
-    place = f" FROM INFILE '/proc/self/fd/{file}' COMPRESSION 'none' ".encode()
+    place = f" FROM INFILE {quoted(path)} COMPRESSION 'none' ".encode()
     return (text[:before] + place + text[before:]).decode()
 
 
@@ -145,14 +153,68 @@ class Engine:
         try:
             if database:
                 connection.query(f"USE {quoted(database, '`')}")
-            for name, value in {**self.settings, **settings}.items():
+            all_settings = {**self.settings, **settings}
+            for name in all_settings:
                 if not re.fullmatch(r"\w+", name):
                     raise Failure(115, "UNKNOWN_SETTING", f"Unknown setting '{name}'")
-                connection.query(f"SET {name} = {quoted(value)}")
+            if all_settings:
+                connection.query("SET " + ", ".join(f"{name} = {quoted(value)}" for name, value in all_settings.items()))
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+class Insert:
+    """An INSERT under way, in a thread of its own; its data go through a pipe."""
+
+    def __init__(self, engine, connection, statement, format_):
+        self.engine, self.connection = engine, connection
+        self.out, self.into = os.pipe()
+        fcntl.fcntl(self.into, fcntl.F_SETPIPE_SZ, CHUNK_BYTES)
+        self.path = f"/proc/self/fd/{self.out}"
+        self.text = f"{from_file(statement, self.path)} FORMAT {format_}"
+        self.result, self.error, self.has_ended = None, None, threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        try:
+            # Not by the library's own way to send rows: that says of an insert which the table refuses that it is done.
+            self.result = self.connection._conn.query(self.text, "Null", params={})
+        except Exception as error:  # of the engine, whose errors have no type of their own
+            self.error = error
+        finally:
+            self.has_ended.set()
+            os.close(self.out)  # whoever writes into it need not wait any more
+
+    def feed(self, data):
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self.into, left):]
+        except BrokenPipeError:
+            raise Unread from None
+
+    def end(self):
+        """What came of it, once there are no more data."""
+        os.close(self.into)
+        self.thread.join()
+        if self.error:
+            raise self.error
+        return self.result
+
+    def kill(self):
+        """Has it write nothing: the end of its data would pass for the end of the whole."""
+        kill = f"KILL QUERY WHERE startsWith(query, 'INSERT') AND position(query, {quoted(quoted(self.path))}) > 0 ASYNC"
+        connection = Connection(self.engine.directory)
+        try:
+            while not self.has_ended.is_set() and not connection._conn.query(kill, "TSV", params={}).bytes():
+                self.has_ended.wait(KILL_SECONDS)
+        finally:
+            connection.close()
+            os.close(self.into)
+            self.thread.join()
 
 
 class Body:
@@ -317,17 +379,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def insert(self, connection, insert, head, body):
         statement, format_, begins = insert
-        data = os.memfd_create("rows")
+        under_way = Insert(self.server.engine, connection, statement, format_)
+        started = time.monotonic()
         try:
-            with open(data, "wb", closefd=False) as file:
-                file.write(head[begins:])
-                while part := body.read(CHUNK_BYTES):
-                    file.write(part)
-            started = time.monotonic()
-            # Not by the library's own way to send rows: that says of an insert which the table refuses that it is done.
-            result = connection._conn.query(f"{from_file(statement, data)} FORMAT {format_}", "Null", params={})
-        finally:
-            os.close(data)
+            under_way.feed(head[begins:])
+            while part := body.read(CHUNK_BYTES):
+                under_way.feed(part)
+        except Unread:
+            pass
+        except BaseException:
+            under_way.kill()
+            raise
+        result = under_way.end()
+        body.rest()
         self.summarize(written_rows=result.rows_written(), written_bytes=result.bytes_written(), started=started)
         return b""
 

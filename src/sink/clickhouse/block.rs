@@ -1,4 +1,4 @@
-//! The rows that one plan puts into a table, as RowBinary. Pure.
+//! The rows that one plan puts into a table. Pure.
 //!
 //! A row's version is the position of the last change of its plan, and every key that the plan touches has a row:
 //! whoever applies the same changes again, in whatever batches, ends with the same newest versions. A row that is gone,
@@ -6,11 +6,13 @@
 
 use std::collections::HashSet;
 
-use super::fill::{Filled, Lacking};
+use super::fill::Filled;
+use super::history;
+use super::native::{self, Column};
 use super::projection::{Projection, Source};
 use super::row_binary::{self, Unheld};
 use crate::error::{Error, Result};
-use crate::model::{Cell, Lsn, NetChange, Position, RowRef, Rows, TableName};
+use crate::model::{Cell, Lsn, NetChange, Op, Position, RowRef, Rows, TableName};
 
 /// The version of a change: its commit LSN, one bit, its ordinal. Rows of a copy, which stand before every change at
 /// their point, do not have the bit, and have their number in the copy.
@@ -23,14 +25,72 @@ pub(super) fn copied(point: Lsn, number: u64) -> u128 {
     u128::from(point.0) << 64 | u128::from(number)
 }
 
-/// Writes rows of one table and schema version.
+/// A row of a net change.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Written {
+    /// As it is.
+    Row(RowRef),
+    /// That it is gone.
+    Gone(RowRef),
+}
+
+/// What is written as a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// What the leader's columns have; none: nothing.
+    pub row: Option<RowRef>,
+    /// Its version.
+    pub version: u128,
+    /// Up to which change its values are.
+    pub at: Position,
+    /// What walferry's own columns say.
+    pub says: Says,
+}
+
+/// What a row says by walferry's own columns.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Says {
+    /// There is this row.
+    There,
+    /// The row of this key is gone; its other columns have nothing.
+    Gone,
+    /// What was done, and when it was committed, in ms since 1970.
+    Done(Op, Option<i64>),
+}
+
+impl Entry {
+    /// A row of a table that holds current rows.
+    pub(super) fn row(row: RowRef, version: u128, at: Position) -> Self {
+        Entry {
+            row: Some(row),
+            version,
+            at,
+            says: Says::There,
+        }
+    }
+
+    /// A row of a net change whose last change is at `at`.
+    pub(super) fn net(written: Written, at: Position) -> Self {
+        match written {
+            Written::Row(row) => Entry::row(row, version(at), at),
+            Written::Gone(row) => Entry {
+                says: Says::Gone,
+                ..Entry::row(row, version(at), at)
+            },
+        }
+    }
+}
+
+/// Rows of one table and schema version, column by column.
 pub(super) struct Block<'a> {
-    projection: &'a Projection,
+    /// How they are written.
+    pub projection: &'a Projection,
     /// Memory of the rows.
-    pub(super) rows: &'a Rows,
+    rows: &'a Rows,
     filled: Option<&'a Filled>,
-    /// The data.
-    pub data: Vec<u8>,
+    /// The table's columns, and walferry's own behind them.
+    columns: Vec<Column>,
+    count: usize,
 }
 
 impl<'a> Block<'a> {
@@ -40,33 +100,103 @@ impl<'a> Block<'a> {
         rows: &'a Rows,
         filled: Option<&'a Filled>,
     ) -> Self {
+        let columns = projection.table.heads.iter();
         Block {
             projection,
             rows,
             filled,
-            data: Vec::new(),
+            columns: columns.map(|_| Column::default()).collect(),
+            count: 0,
         }
     }
 
-    /// Rows that lacked values.
+    /// Has no rows any more.
+    pub(super) fn clear(&mut self) {
+        *self = Block::new(self.projection, self.rows, self.filled);
+    }
+
+    /// Of how many rows such a block has about so many bytes.
+    pub(super) fn rows_in(&self, bytes: usize) -> usize {
+        let size: usize = self.columns.iter().map(Column::size_bytes).sum();
+        let mean_bytes = size.checked_div(self.count).unwrap_or(0).max(1);
+        (bytes / mean_bytes).max(1)
+    }
+
+    /// Moves the rows behind what is there, as Native has them.
+    pub(super) fn take(&mut self, out: &mut Vec<u8>) {
+        native::begin(self.columns.len(), self.count, out);
+        let heads = &self.projection.table.heads;
+        for (head, column) in heads.iter().zip(&mut self.columns) {
+            out.extend_from_slice(head);
+            column.take(out);
+        }
+        self.count = 0;
+    }
+
+    /// Writes rows.
     ///
     /// # Errors
     /// Halt when a column cannot hold a value.
-    pub(super) fn filled(&mut self, rows: &[Lacking], at: Position) -> Result<()> {
-        for (_, row) in rows {
-            if self.filled.is_some_and(|filled| filled.has(*row)) {
-                self.row(*row, version(at), at)?;
+    pub(super) fn write(&mut self, entries: &[Entry]) -> Result<()> {
+        let table = &self.projection.table;
+        let (of_leader, own) = self.columns.split_at_mut(table.columns.len());
+        let targets = table.columns.iter().zip(&self.projection.sources);
+        for ((n, (target, source)), out) in targets.enumerate().zip(of_leader) {
+            let is_of_key = self.projection.key.contains(&n);
+            for entry in entries {
+                let row = match (entry.row, entry.says) {
+                    (Some(_), Says::Gone) if !is_of_key => None,
+                    (row, _) => row,
+                };
+                let cell = match (row, source) {
+                    (None, _) => {
+                        out.nothing(&target.of);
+                        continue;
+                    }
+                    (Some(_), Source::Constant(bytes)) => {
+                        out.value(&target.of, bytes);
+                        continue;
+                    }
+                    (Some(row), Source::Column(column)) => self.rows.row(row)[*column],
+                };
+                match (cell, self.filled) {
+                    // What a row says nothing about is what the follower has, or nothing.
+                    (Cell::Absent, Some(filled)) => {
+                        let row = row.expect("a cell is of a row");
+                        out.value(&target.of, filled.bytes(row, n));
+                    }
+                    (Cell::Absent, None) => out.nothing(&target.of),
+                    (cell, _) => out
+                        .text(&target.of, self.rows.text(cell))
+                        .map_err(|why| unheld(&table.name, &target.name, entry.at, why))?,
+                }
             }
         }
+        for entry in entries {
+            match entry.says {
+                Says::There => says(own, entry.version, false),
+                Says::Gone => says(own, entry.version, true),
+                Says::Done(op, time_ms) => {
+                    let absent = history::absent(self.projection, self.rows, entry.row);
+                    history::says(own, (op, entry.version, time_ms), &absent);
+                }
+            }
+        }
+        self.count += entries.len();
         Ok(())
     }
 
-    /// All rows of a net change that lack nothing, or whose values were asked for.
+    /// Whether a row has all values, of its own or by what was asked for.
+    fn has_all_of(&self, row: RowRef) -> bool {
+        let is_whole = || !self.rows.row(row).contains(&Cell::Absent);
+        self.filled.is_some_and(|filled| filled.has(row)) || is_whole()
+    }
+
+    /// What is to be written of a net change: all but rows that lack values which were not asked for.
     ///
     /// # Errors
     /// Halt when a column cannot hold a value.
-    pub(super) fn net(&mut self, net: &NetChange, at: Position) -> Result<()> {
-        let version = version(at);
+    pub(super) fn net(&self, net: &NetChange, at: Position) -> Result<Vec<Written>> {
         // A key that is left and taken by another row has that row's version only.
         let taken: HashSet<Vec<u8>> = match net.moves.is_empty() {
             true => HashSet::new(),
@@ -77,21 +207,19 @@ impl<'a> Block<'a> {
                 keys.collect::<Result<_>>()?
             }
         };
+        let mut all = Vec::with_capacity(net.inserts.len());
         let left = net.moves.iter().map(|(old, _)| old);
         for gone in net.deletes.iter().chain(&net.vanished).chain(left) {
             if taken.is_empty() || !taken.contains(&self.key(*gone, at)?) {
-                self.gone(*gone, version, at)?;
+                all.push(Written::Gone(*gone));
             }
         }
         let updates = net.updates.iter().flat_map(|group| &group.rows);
         let moved = net.moves.iter().map(|(_, row)| row);
-        for row in updates.chain(&net.same).chain(moved).chain(&net.inserts) {
-            let is_whole = !self.rows.row(*row).contains(&Cell::Absent);
-            if is_whole || self.filled.is_some_and(|filled| filled.has(*row)) {
-                self.row(*row, version, at)?;
-            }
-        }
-        Ok(())
+        let rows = updates.chain(&net.same).chain(moved).chain(&net.inserts);
+        let rows = rows.filter(|row| self.has_all_of(**row));
+        all.extend(rows.map(|row| Written::Row(*row)));
+        Ok(all)
     }
 
     /// The bytes of a row's key.
@@ -109,68 +237,15 @@ impl<'a> Block<'a> {
         }
         Ok(key)
     }
+}
 
-    /// A row of a table that holds current rows.
-    pub(super) fn row(&mut self, row: RowRef, version: u128, at: Position) -> Result<()> {
-        self.leaders(row, at)?;
-        self.data.extend_from_slice(&version.to_le_bytes());
-        self.data.push(0);
-        Ok(())
-    }
-
-    /// That the row of a key is gone.
-    fn gone(&mut self, row: RowRef, version: u128, at: Position) -> Result<()> {
-        let cells = self.rows.row(row);
-        for (n, (target, source)) in self.columns().enumerate() {
-            let of_key = self.projection.key.contains(&n);
-            match source {
-                Source::Column(column) if of_key => {
-                    let text = self.rows.text(cells[*column]);
-                    row_binary::value(&target.of, text, &mut self.data).map_err(|why| {
-                        unheld(&self.projection.table.name, &target.name, at, why)
-                    })?;
-                }
-                Source::Column(_) | Source::Constant(_) => {
-                    row_binary::nothing(&target.of, &mut self.data);
-                }
-            }
-        }
-        self.data.extend_from_slice(&version.to_le_bytes());
-        self.data.push(1);
-        Ok(())
-    }
-
-    /// The table's columns, with where their values come from.
-    pub(super) fn columns(
-        &self,
-    ) -> impl Iterator<Item = (&'a super::projection::Target, &'a Source)> + use<'a> {
-        let projection = self.projection;
-        projection.table.columns.iter().zip(&projection.sources)
-    }
-
-    /// The leader's columns of a row. What it says nothing about is what the follower has, or nothing.
-    pub(super) fn leaders(&mut self, row: RowRef, at: Position) -> Result<()> {
-        let cells = self.rows.row(row);
-        for (n, (target, source)) in self.columns().enumerate() {
-            let cell = match source {
-                Source::Constant(bytes) => {
-                    self.data.extend_from_slice(bytes);
-                    continue;
-                }
-                Source::Column(column) => cells[*column],
-            };
-            if cell == Cell::Absent {
-                match self.filled {
-                    Some(filled) => self.data.extend_from_slice(filled.bytes(row, n)),
-                    None => row_binary::nothing(&target.of, &mut self.data),
-                }
-                continue;
-            }
-            row_binary::value(&target.of, self.rows.text(cell), &mut self.data)
-                .map_err(|why| unheld(&self.projection.table.name, &target.name, at, why))?;
-        }
-        Ok(())
-    }
+/// Adds to walferry's own columns of a table that holds current rows.
+fn says(own: &mut [Column], version: u128, is_deleted: bool) {
+    let [of_version, of_deleted] = own else {
+        panic!("the table has {} columns of walferry's own", own.len())
+    };
+    of_version.plain(&version.to_le_bytes());
+    of_deleted.plain(&[u8::from(is_deleted)]);
 }
 
 #[cold]

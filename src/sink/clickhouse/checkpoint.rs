@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Doing, Failure};
-use super::http::{Http, Query};
+use super::http::{Http, Query, whole};
 use super::sql;
 use super::tables::{make_database, rows};
 use crate::error::{Error, Result};
@@ -212,7 +212,7 @@ impl Store<'_> {
             sql::name(self.database)
         );
         let query = Query {
-            data: Some(data.into()),
+            data: Some(whole(data)),
             ..Query::new(&sql)
         };
         self.http.ask(query).await.map(drop)

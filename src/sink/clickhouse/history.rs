@@ -4,71 +4,61 @@
 //! nothing about stands in `_absent` by name, and its column holds NULL, or the type's zero. A change of a key is two
 //! rows, a `d` of the old key and a `c` of the new one.
 
-use super::block::Block;
-use super::projection::Source;
-use super::row_binary;
-use crate::error::Result;
-use crate::model::{Cell, Change, Op, RowRef};
+use super::block::{Entry, Says};
+use super::native::Column;
+use super::projection::{Projection, Source};
+use crate::model::{Cell, Change, Op, RowRef, Rows};
 
-impl<'a> Block<'a> {
-    /// One change.
-    ///
-    /// # Errors
-    /// Halt when a column cannot hold a value.
-    pub(super) fn change(
-        &mut self,
-        change: &Change,
-        version: u128,
-        time_ms: Option<i64>,
-    ) -> Result<()> {
-        let letter = match change.op {
-            Op::Insert => b"c",
-            Op::Update => b"u",
-            Op::Delete => b"d",
-            Op::Read => b"r",
-            Op::Truncate => b"t",
-        };
-        let row = change.after.or(change.before);
-        let absent = match row {
-            Some(row) => {
-                self.leaders(row, change.position)?;
-                self.absent_in(row)
-            }
-            None => {
-                self.no_row();
-                Vec::new()
-            }
-        };
-        row_binary::string(letter, &mut self.data);
-        self.data.extend_from_slice(&version.to_le_bytes());
-        match time_ms {
-            Some(time_ms) => {
-                self.data.push(0);
-                self.data.extend_from_slice(&(time_ms * 1000).to_le_bytes());
-            }
-            None => self.data.push(1),
+impl Entry {
+    /// A change, and when it was committed, in ms since 1970.
+    pub(super) fn change(change: &Change, version: u128, time_ms: Option<i64>) -> Self {
+        Entry {
+            row: change.after.or(change.before),
+            version,
+            at: change.position,
+            says: Says::Done(change.op, time_ms),
         }
-        row_binary::varint(absent.len(), &mut self.data);
-        for name in absent {
-            row_binary::string(name.as_bytes(), &mut self.data);
-        }
-        Ok(())
     }
+}
 
-    /// Names of the leader's columns that a row says nothing about.
-    fn absent_in(&self, row: RowRef) -> Vec<&'a str> {
-        let cells = self.rows.row(row);
-        let absent = self.columns().filter(|(_, source)| match source {
-            Source::Column(column) => cells[*column] == Cell::Absent,
-            Source::Constant(_) => false,
-        });
-        absent.map(|(target, _)| target.name.as_str()).collect()
-    }
+/// Names of the leader's columns that a row says nothing about.
+pub(super) fn absent<'a>(
+    projection: &'a Projection,
+    rows: &Rows,
+    row: Option<RowRef>,
+) -> Vec<&'a str> {
+    let Some(row) = row else {
+        return Vec::new();
+    };
+    let cells = rows.row(row);
+    let columns = projection.table.columns.iter().zip(&projection.sources);
+    let absent = columns.filter(|(_, source)| match source {
+        Source::Column(column) => cells[*column] == Cell::Absent,
+        Source::Constant(_) => false,
+    });
+    absent.map(|(target, _)| target.name.as_str()).collect()
+}
 
-    /// The leader's columns where there is no row.
-    fn no_row(&mut self) {
-        for (target, _) in self.columns() {
-            row_binary::nothing(&target.of, &mut self.data);
-        }
+/// Adds to walferry's own columns.
+pub(super) fn says(
+    own: &mut [Column],
+    (op, version, time_ms): (Op, u128, Option<i64>),
+    absent: &[&str],
+) {
+    let [of_op, of_version, of_time, of_absent] = own else {
+        panic!("the table has {} columns of walferry's own", own.len())
+    };
+    of_op.string(match op {
+        Op::Insert => b"c",
+        Op::Update => b"u",
+        Op::Delete => b"d",
+        Op::Read => b"r",
+        Op::Truncate => b"t",
+    });
+    of_version.plain(&version.to_le_bytes());
+    of_time.optional(time_ms.map(|time_ms| time_ms * 1000));
+    let names = of_absent.array(absent.len() as u64);
+    for name in absent {
+        names.string(name.as_bytes());
     }
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};
@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use super::failure::{Failure, refused};
+use super::streamed::Streamed;
 use crate::config::ServerSettings;
 use crate::error::{Error, Result};
 use crate::postgres::tls::{encryption, handshake_failed};
@@ -59,7 +60,7 @@ pub(super) struct Query<'a> {
     /// Its text; of an INSERT without its data.
     pub sql: &'a str,
     /// The data of an INSERT.
-    pub data: Option<Bytes>,
+    pub data: Option<Data>,
     /// Settings beside [`SETTINGS`].
     pub settings: &'a [(&'a str, &'a str)],
     /// With none of those: any server knows it.
@@ -86,12 +87,20 @@ impl<'a> Query<'a> {
     }
 }
 
+/// What is sent with a request: all at once, or while it is written.
+pub(super) type Data = Either<Full<Bytes>, Streamed>;
+
+/// Sent at once.
+pub(super) fn whole(data: Vec<u8>) -> Data {
+    Either::Left(Full::new(data.into()))
+}
+
 /// A connection.
 pub(super) struct Http {
     settings: ServerSettings,
     /// Longest time of a statement.
     limit: Duration,
-    sender: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    sender: Mutex<Option<SendRequest<Data>>>,
 }
 
 impl Http {
@@ -179,7 +188,7 @@ impl Http {
         }
     }
 
-    fn request(&self, query: Query<'_>) -> Result<Request<Full<Bytes>>> {
+    fn request(&self, query: Query<'_>) -> Result<Request<Data>> {
         let url = &self.settings.url;
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let mut path = format!("/?max_execution_time={}", self.limit.as_secs());
@@ -195,7 +204,7 @@ impl Http {
                 add("query", query.sql);
                 data
             }
-            None => Bytes::copy_from_slice(query.sql.as_bytes()),
+            None => whole(query.sql.as_bytes().to_vec()),
         };
         let mut request = Request::post(path).header("Host", self.host());
         if let Some(user) = &url.user {
@@ -204,7 +213,7 @@ impl Http {
         if let Some(password) = &url.password {
             request = request.header("X-ClickHouse-Key", password.reveal());
         }
-        request.body(Full::new(body)).map_err(|_not_a_header| {
+        request.body(body).map_err(|_not_a_header| {
             Error::halt(
                 "user or password has a character that an HTTP header cannot carry",
                 "give the user of the sink's url a name and a password of visible ASCII characters",
@@ -220,7 +229,7 @@ impl Http {
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+    async fn connect(&self) -> Result<SendRequest<Data>> {
         let limit = self.settings.connect_timeout;
         let connected = tokio::time::timeout(limit, self.open()).await;
         connected.map_err(|_elapsed| {
@@ -232,7 +241,7 @@ impl Http {
         })?
     }
 
-    async fn open(&self) -> Result<SendRequest<Full<Bytes>>> {
+    async fn open(&self) -> Result<SendRequest<Data>> {
         let url = &self.settings.url;
         let unreachable = |error: std::io::Error| {
             Error::transient(format!("connecting to {}", self.host())).caused_by(error)
@@ -265,7 +274,7 @@ impl Http {
     }
 }
 
-async fn shake_hands<S>(stream: S) -> Result<SendRequest<Full<Bytes>>>
+async fn shake_hands<S>(stream: S) -> Result<SendRequest<Data>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -17,6 +17,7 @@ mod fill;
 mod history;
 mod http;
 mod look;
+mod native;
 mod notes;
 mod orders;
 mod projection;
@@ -24,6 +25,7 @@ mod refuse;
 mod row_binary;
 mod shape;
 mod sql;
+mod streamed;
 mod tables;
 mod types;
 mod write;
@@ -46,6 +48,7 @@ use http::{Http, Query};
 pub(super) use look::look;
 use notes::Notes;
 use projection::{Projection, Table};
+use streamed::Memory;
 use tables::{Prepared, Preparing};
 
 /// Oldest server that knows all of `http`'s settings; its `ReplacingMergeTree` knows deleted rows.
@@ -58,8 +61,8 @@ pub struct ClickHouseSink {
     me: Identity,
     session: Option<Session>,
     transaction: Option<Transaction>,
-    /// Memory for the data of the next one.
-    memory: Vec<u8>,
+    /// Memory for rows on their way.
+    memory: Memory,
     /// How often it has written notes.
     noted: u64,
     /// The table that cannot go on without a copy, and why.
@@ -122,7 +125,7 @@ impl ClickHouseSink {
             settings,
             session: None,
             transaction: None,
-            memory: Vec::new(),
+            memory: Memory::default(),
             noted: 0,
             needs_copy: None,
             has_orders: false,

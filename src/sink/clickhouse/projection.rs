@@ -30,8 +30,10 @@ pub(super) struct Table {
     pub quoted: String,
     /// The leader's columns that it has.
     pub columns: Vec<Target>,
-    /// `INSERT INTO … FORMAT RowBinary`.
+    /// `INSERT INTO … FORMAT Native`.
     pub insert: String,
+    /// What stands before the values of each column in a block, of walferry's own too.
+    pub heads: Vec<Vec<u8>>,
     /// The columns by which its rows replace one another.
     pub sorted_by: BTreeSet<String>,
 }

@@ -52,10 +52,15 @@ pub(super) fn value(of: &Type, text: Option<&[u8]>, out: &mut Vec<u8>) -> Result
 
 /// Appends what a column has that says nothing: NULL, zero, or nothing at all.
 pub(super) fn nothing(of: &Type, out: &mut Vec<u8>) {
-    if of.nullable {
-        return out.push(1);
+    match of.nullable {
+        true => out.push(1),
+        false => zero(&of.kind, out),
     }
-    let zeros = match &of.kind {
+}
+
+/// Appends zero, or nothing at all.
+pub(super) fn zero(kind: &Kind, out: &mut Vec<u8>) {
+    let zeros = match kind {
         Kind::Bool => 1,
         Kind::Int16 => 2,
         Kind::Int32 | Kind::UInt32 | Kind::Float32 | Kind::Date32 => 4,
@@ -68,7 +73,8 @@ pub(super) fn nothing(of: &Type, out: &mut Vec<u8>) {
     out.resize(out.len() + zeros, 0);
 }
 
-fn plain(kind: &Kind, text: &[u8], out: &mut Vec<u8>) -> Result<(), Unheld> {
+/// Appends a value that is not NULL, without saying so.
+pub(super) fn plain(kind: &Kind, text: &[u8], out: &mut Vec<u8>) -> Result<(), Unheld> {
     match kind {
         Kind::Bool => match text {
             b"t" => out.push(1),
@@ -427,10 +433,7 @@ impl Elements<'_> {
     }
 
     fn element(&mut self, kind: &Kind, out: &mut Vec<u8>) -> Result<(), Unheld> {
-        let of = Type {
-            kind: kind.clone(),
-            nullable: true,
-        };
+        let of = kind.of_element();
         match self.peek()? {
             b'{' => Err(OTHER_DIMENSIONS),
             b'"' => {
@@ -491,10 +494,7 @@ fn plain_length(kind: &Kind, bytes: &[u8]) -> Option<usize> {
         }
         Kind::Array(element) => {
             let (count, mut at) = read_varint(bytes)?;
-            let of = Type {
-                nullable: !matches!(**element, Kind::Array(_)),
-                kind: Kind::clone(element),
-            };
+            let of = element.of_element();
             for _ in 0..count {
                 at += length(&of, bytes.get(at..)?)?;
             }

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use super::checkpoint::Store;
 use super::failure::Doing;
 use super::http::{Http, Query};
+use super::native;
 use super::projection::{Table, Target};
 use super::refuse::refuse_unheld;
 use super::shape::{self, DELETED, Found, Plan, VERSION, own_columns, wanted};
@@ -89,20 +90,19 @@ impl Preparing<'_> {
                 },
             });
         }
-        let own = own_columns(self.settings.mode)
+        let own = own_columns(self.settings.mode).iter();
+        let own = own.map(|&(name, of)| (name, of.to_owned()));
+        let all = columns
             .iter()
-            .map(|(name, _)| sql::name(name));
-        let names = columns
-            .iter()
-            .map(|target| sql::name(&target.name))
+            .map(|target| (target.name.as_str(), target.of.to_string()))
             .chain(own);
-        let names: Vec<String> = names.collect();
+        let (names, heads): (Vec<String>, Vec<_>) = all
+            .map(|(name, of)| (sql::name(name), native::head(name, &of)))
+            .unzip();
         Ok(Table {
             name: schema.table.clone(),
-            insert: format!(
-                "INSERT INTO {quoted} ({}) FORMAT RowBinary",
-                names.join(", ")
-            ),
+            insert: format!("INSERT INTO {quoted} ({}) FORMAT Native", names.join(", ")),
+            heads,
             quoted,
             columns,
             sorted_by: shape::sorted_by(found)

@@ -109,6 +109,14 @@ impl fmt::Display for Type {
 }
 
 impl Kind {
+    /// The type of an array's elements of this kind.
+    pub(super) fn of_element(&self) -> Type {
+        Type {
+            kind: self.clone(),
+            nullable: self.may_be_null(),
+        }
+    }
+
     /// Whether a column of it can be `Nullable`.
     pub(super) fn may_be_null(&self) -> bool {
         !matches!(self, Kind::Array(_))

@@ -1,28 +1,33 @@
 //! What a batch does to the follower's tables.
 
+use std::pin::pin;
 use std::sync::Arc;
 
-use hyper::body::Bytes;
+use http_body_util::Either;
 
-use super::block::{Block, copied, version};
+use super::block::{Block, Entry, Written, copied, version};
 use super::failure::{Doing, Failure};
 use super::fill::{FIRST_ROWS, Filled, Lacking, fill, lacking, lacking_moved};
-use super::http::Query;
+use super::http::{Http, Query};
 use super::notes::Notes;
 use super::projection::Projection;
 use super::shape::VERSION;
 use super::sql;
+use super::streamed::{PIECE_BYTES, Streamed, Writer, streamed};
 use super::{ClickHouseSink, foreign_rows, lost, tables};
 use crate::config::ClickHouseMode;
 use crate::error::{Class, Error, Result};
 use crate::killpoint::{self, Point};
 use crate::model::batch::Step;
 use crate::model::{
-    NetChange, Op, Position, Rows, TableChanges, TableName, TablePlan, TableSchema,
+    NetChange, Op, Position, RowRef, TableChanges, TableName, TablePlan, TableSchema,
 };
 
 /// How often an insert is sent again over a new connection, with the same token.
 const SENT_AGAIN_MAX: usize = 3;
+
+/// Rows of an insert's first piece: from then on it is known how long rows are.
+const FIRST_PIECE_ROWS: usize = 16;
 
 /// An insert has each key once: the server need not look for rows that others of it replace.
 const NOTHING_TO_REPLACE: (&str, &str) = ("optimize_on_insert", "0");
@@ -58,57 +63,46 @@ impl ClickHouseSink {
         Ok(made)
     }
 
-    /// One insert, unless there is nothing to insert. What is sent again has the same token, so that the server takes
-    /// it once. No other insert ever has it, of whatever session, or the server would take other rows for those that
-    /// it has, and drop them.
-    pub(super) async fn insert(&mut self, projection: &Projection, data: Vec<u8>) -> Result<()> {
-        if data.is_empty() {
+    /// One insert of so many rows, which `entry` tells by their number, unless there are none. They are encoded while
+    /// they are sent. What is sent again has the same token, so that the server takes it once. No other insert ever has
+    /// it, of whatever session, or the server would take other rows for those that it has, and drop them.
+    async fn insert(
+        &self,
+        mut block: Block<'_>,
+        rows: usize,
+        entry: impl Fn(usize) -> Entry,
+    ) -> Result<()> {
+        if rows == 0 {
             return Ok(());
         }
-        let table = &projection.table;
         let session = self.session.as_ref().ok_or_else(lost)?;
+        let table = &block.projection.table.name;
         let token = format!("{:032x}", rand::random::<u128>());
-        let data = Bytes::from(data);
         for again in 0.. {
-            let query = Query {
-                data: Some(data.clone()),
-                settings: &[
-                    ("insert_deduplication_token", &token),
-                    NOTHING_TO_REPLACE,
-                    OF_ANY_PARTITIONS,
-                ],
-                ..Query::new(&table.insert)
-            };
-            match session.http.ask(query).await {
-                Ok(_nothing) => break,
+            let (writer, body) = streamed(&self.memory);
+            let sent = send(
+                &session.http,
+                &mut block,
+                (rows, &entry),
+                (writer, body),
+                &token,
+            );
+            match sent.await {
+                Ok(()) => break,
                 Err(Failure::Unasked(error))
                     if again < SENT_AGAIN_MAX && error.class() == Class::Transient =>
                 {
-                    tracing::debug!(table = %table.name, %error, "an insert is sent again");
+                    tracing::debug!(%table, %error, "an insert is sent again");
                 }
+                // It is about a value, or the settings, and says so.
+                Err(Failure::Unasked(error)) if error.class() == Class::Halt => return Err(error),
                 Err(failure) => {
-                    return Err(failure.with_rows(format!("inserting into table {}", table.name)));
+                    return Err(failure.with_rows(format!("inserting into table {table}")));
                 }
             }
         }
         killpoint::pass(Point::RowsInserted);
-        if let Ok(mut memory) = data.try_into_mut() {
-            memory.clear();
-            self.memory = memory.into();
-        }
         Ok(())
-    }
-
-    /// For rows of a batch, in the memory of the one before: the kernel need not hand out pages for each anew.
-    fn block<'a>(
-        &mut self,
-        projection: &'a Projection,
-        rows: &'a Rows,
-        filled: Option<&'a Filled>,
-    ) -> Block<'a> {
-        let mut block = Block::new(projection, rows, filled);
-        block.data = std::mem::take(&mut self.memory);
-        block
     }
 
     /// Applies the net change of one table.
@@ -142,13 +136,16 @@ impl ClickHouseSink {
         net: &NetChange,
     ) -> Result<()> {
         let lacking = lacking(net, &plan.rows);
+        let at = plan.last;
         let (mut left, mut count) = (lacking.as_slice(), FIRST_ROWS);
         while !left.is_empty() {
             let (some, rest) = left.split_at(count.min(left.len()));
-            let filled = self.fill(projection, plan, (some, plan.last)).await?;
-            let mut block = self.block(projection, &plan.rows, Some(&filled));
-            block.filled(some, plan.last)?;
-            self.insert(projection, block.data).await?;
+            let filled = self.fill(projection, plan, (some, at)).await?;
+            let rows = some.iter().map(|(_, row)| *row);
+            let rows: Vec<RowRef> = rows.filter(|row| filled.has(*row)).collect();
+            let block = Block::new(projection, &plan.rows, Some(&filled));
+            let entry = |n: usize| Entry::net(Written::Row(rows[n]), at);
+            self.insert(block, rows.len(), entry).await?;
             (left, count) = (rest, filled.next_rows());
         }
         let moved = lacking_moved(net, &plan.rows);
@@ -156,9 +153,10 @@ impl ClickHouseSink {
             true => None,
             false => Some(self.fill(projection, plan, (&moved, plan.first)).await?),
         };
-        let mut block = self.block(projection, &plan.rows, filled.as_ref());
-        block.net(net, plan.last)?;
-        self.insert(projection, block.data).await
+        let block = Block::new(projection, &plan.rows, filled.as_ref());
+        let rows = block.net(net, at)?;
+        let entry = |n: usize| Entry::net(rows[n], at);
+        self.insert(block, rows.len(), entry).await
     }
 
     async fn fill(
@@ -242,29 +240,86 @@ impl ClickHouseSink {
     /// Writes rows of a copy.
     pub(super) async fn load_rows(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
         let projection = self.projection(&rows.schema).await?;
-        let mut block = self.block(&projection, &rows.rows, None);
-        for (number, change) in (before..).zip(&rows.changes) {
+        let mode = self.settings.mode;
+        let entry = |n: usize| {
+            let change = &rows.changes[n];
             assert_eq!(change.op, Op::Read, "rows of a copy are reads");
             let row = change.after;
             let row =
                 row.unwrap_or_else(|| panic!("a row of a copy has its cells: {}", change.position));
-            let version = copied(change.position.commit, number);
-            match self.settings.mode {
-                ClickHouseMode::Current => block.row(row, version, change.position)?,
-                ClickHouseMode::History => block.change(change, version, None)?,
+            let version = copied(change.position.commit, before + n as u64);
+            match mode {
+                ClickHouseMode::Current => Entry::row(row, version, change.position),
+                ClickHouseMode::History => Entry::change(change, version, None),
             }
-        }
-        self.insert(&projection, block.data).await
+        };
+        let block = Block::new(&projection, &rows.rows, None);
+        self.insert(block, rows.changes.len(), entry).await
     }
 
     /// Writes changes as they were.
     pub(super) async fn keep_changes(&mut self, changes: &TableChanges) -> Result<()> {
         let projection = self.projection(&changes.schema).await?;
-        let mut block = self.block(&projection, &changes.rows, None);
-        for (n, change) in changes.changes.iter().enumerate() {
+        let entry = |n: usize| {
+            let change = &changes.changes[n];
             let time_ms = changes.times_ms.get(n).copied().flatten();
-            block.change(change, version(change.position), time_ms)?;
-        }
-        self.insert(&projection, block.data).await
+            Entry::change(change, version(change.position), time_ms)
+        };
+        let block = Block::new(&projection, &changes.rows, None);
+        self.insert(block, changes.changes.len(), entry).await
     }
+}
+
+/// Sends an insert whose rows are encoded meanwhile.
+async fn send(
+    http: &Http,
+    block: &mut Block<'_>,
+    rows: (usize, &impl Fn(usize) -> Entry),
+    (writer, body): (Writer, Streamed),
+    token: &str,
+) -> Result<(), Failure> {
+    let query = Query {
+        data: Some(Either::Right(body)),
+        settings: &[
+            ("insert_deduplication_token", token),
+            NOTHING_TO_REPLACE,
+            OF_ANY_PARTITIONS,
+        ],
+        ..Query::new(&block.projection.table.insert)
+    };
+    let mut asked = pin!(http.ask(query));
+    tokio::select! {
+        biased;
+        answered = &mut asked => {
+            answered?;
+            let early = "ClickHouse says that rows are inserted which it was not sent yet";
+            return Err(Error::transient(early).into());
+        }
+        written = write_all(block, rows, writer) => written?,
+    }
+    asked.await.map(drop)
+}
+
+/// Encodes rows, piece by piece.
+async fn write_all(
+    block: &mut Block<'_>,
+    (rows, entry): (usize, &impl Fn(usize) -> Entry),
+    to: Writer,
+) -> Result<()> {
+    block.clear();
+    let (mut entries, mut done, mut count) = (Vec::new(), 0, FIRST_PIECE_ROWS);
+    while done < rows {
+        let end = rows.min(done + count);
+        entries.clear();
+        entries.extend((done..end).map(entry));
+        block.write(&entries)?;
+        (done, count) = (end, block.rows_in(PIECE_BYTES));
+        if to.write(|out| block.take(out)).await.is_err() {
+            // Why is what the request ends with.
+            return Ok(());
+        }
+    }
+    // As above.
+    let _unsent = to.end().await;
+    Ok(())
 }

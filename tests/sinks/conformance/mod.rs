@@ -4,6 +4,7 @@ mod begun_anew;
 mod by_age;
 mod by_hand;
 mod changes;
+mod chosen;
 mod following;
 mod history;
 mod kills;
@@ -68,6 +69,7 @@ macro_rules! cases {
             nested arrays_of_one_dotted_name_are_refused_with_a_remedy_that_helps
             begun_anew a_batch_that_is_begun_anew_with_more_changes_leaves_equal_tables
             by_age changes_are_collected_until_a_batch_is_full_or_old
+            chosen types_that_somebody_chose_hold_their_values
             layout keys_that_somebody_chose_are_taken_and_the_tables_are_equal
             by_hand columns_that_somebody_made_follow_the_leader
             by_hand a_table_with_another_sorting_key_is_not_taken
