@@ -64,7 +64,7 @@ pub async fn measure(rows: u64) -> anyhow::Result<Vec<Done>> {
     };
     holds(&on_native, "native").await?;
 
-    let sink = std::env::var("WALFERRY_BENCH_SINK").unwrap_or_default();
+    let sink = process::sink_settings();
     let pipeline = Pipeline::with(&leader, &[&follower], "", &sink);
     let begin = Instant::now();
     let walferry = pipeline.run();

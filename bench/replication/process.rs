@@ -1,4 +1,4 @@
-//! Peak memory and CPU time of processes, from `/proc`.
+//! Peak memory and CPU time of processes, from `/proc`, and what this one was told.
 
 use std::fs;
 
@@ -27,6 +27,11 @@ pub fn mib(bytes: u64) -> f64 {
 pub fn kafka_pids() -> Vec<u32> {
     let said = std::env::var("WALFERRY_BENCH_KAFKA_PIDS").unwrap_or_default();
     said.split(',').filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Lines of the environment for a sink's settings.
+pub fn sink_settings() -> String {
+    std::env::var("WALFERRY_BENCH_SINK").unwrap_or_default()
 }
 
 /// CPU-seconds of several processes.

@@ -55,7 +55,8 @@ impl Server {
         match self {
             Server::ClickHouse(server) => {
                 let url = server.url(database);
-                format!("kind = \"clickhouse\"\nurl = \"{url}\"\nbatch_max_age = \"0s\"\n")
+                let more = process::sink_settings();
+                format!("kind = \"clickhouse\"\nurl = \"{url}\"\nbatch_max_age = \"0s\"\n{more}\n")
             }
             Server::MariaDb(server) => {
                 format!("kind = \"mysql\"\nurl = \"{}\"\n", server.url(database))

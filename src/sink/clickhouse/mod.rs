@@ -6,8 +6,8 @@
 //! versions, and the rows are the same. While a batch is under way, and after a crash until it has been applied again,
 //! readers may see some of its rows before others.
 //!
-//! Inserts are one a table and batch, but for rows whose unchanged values are read first. An insert that is sent again because the connection was lost has the same
-//! deduplication token.
+//! Inserts are one a table and batch, but for rows whose unchanged values are read first; they are encoded while they are
+//! sent. An insert that is sent again because the connection was lost has the same deduplication token.
 
 mod block;
 mod checkpoint;
