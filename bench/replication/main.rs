@@ -21,8 +21,8 @@ use anyhow::Context;
 
 use load::Load;
 
-/// What can be measured, as `--only` names it: of a backlog, and with `sinks` the stores.
-const DRAINS: [&str; 10] = [
+/// What can be measured of a backlog, as `--only` names it.
+const DRAINS: [&str; 8] = [
     "native",
     "walferry",
     "recvlogical",
@@ -31,8 +31,6 @@ const DRAINS: [&str; 10] = [
     "copy",
     debezium::SETTINGS[0],
     debezium::SETTINGS[1],
-    stores::NAMES[0],
-    stores::NAMES[1],
 ];
 
 /// What to measure, from the command line.
@@ -48,7 +46,7 @@ pub struct Plan {
     pub seconds: u64,
     /// What to write.
     pub loads: Vec<Load>,
-    /// Which drains to measure; empty: all of Postgres and walferry.
+    /// Which drains, or stores, to measure; empty: all of Postgres and walferry, and all stores.
     pub only: Vec<String>,
     /// Whether to measure Debezium too without its being named.
     pub peers: bool,
@@ -61,7 +59,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether a drain is measured.
+    /// Whether a drain, or a store, is measured.
     pub fn measures(&self, drain: &str) -> bool {
         let unnamed = if debezium::SETTINGS.contains(&drain) {
             self.peers
@@ -107,13 +105,24 @@ fn plan() -> anyhow::Result<Plan> {
             "--runs" => plan.runs = usize::try_from(number()?)?.max(1),
             "--seconds" => plan.seconds = number()?,
             "--load" => plan.loads = named_loads(&value)?,
-            "--only" => plan.only = named_drains(&value)?,
+            "--only" => plan.only = value.split(',').map(str::to_owned).collect(),
             "--copies" => plan.copies = Some(number()?),
             "--scaling" => plan.scaling = Some(value),
             other => anyhow::bail!(
                 "unknown option {other}; there are sinks, --rows, --transactions, --runs, --seconds, --load, --only, --peers, --copies, --scaling"
             ),
         }
+    }
+    let (kind, known): (_, &[&str]) = match plan.stores {
+        true => ("store", &stores::NAMES),
+        false => ("drain", &DRAINS),
+    };
+    for name in &plan.only {
+        anyhow::ensure!(
+            known.contains(&name.as_str()),
+            "there is no {kind} {name}; there are {}",
+            known.join(", ")
+        );
     }
     Ok(plan)
 }
@@ -127,17 +136,6 @@ fn named_loads(value: &str) -> anyhow::Result<Vec<Load>> {
             .with_context(|| format!("there is no load {name}; there are {known}"))
     };
     value.split(',').map(named).collect()
-}
-
-fn named_drains(value: &str) -> anyhow::Result<Vec<String>> {
-    for name in value.split(',') {
-        anyhow::ensure!(
-            DRAINS.contains(&name),
-            "there is no drain {name}; there are {}",
-            DRAINS.join(", ")
-        );
-    }
-    Ok(value.split(',').map(str::to_owned).collect())
 }
 
 #[tokio::main(flavor = "current_thread")]

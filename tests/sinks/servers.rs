@@ -53,22 +53,20 @@ async fn clickhouse_writes_nothing_of_an_insert_that_is_cut_off() {
     let data: Vec<u8> = (0..50_000_u64).flat_map(u64::to_le_bytes).collect();
     let insert = "INSERT INTO shop.cut FORMAT RowBinary";
     let connection = server.begin_insert(insert, &data).await;
-    let running = async || {
-        server
-            .query("SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO shop.cut%'")
-            .await
+    let run = async |wanted: &str| {
+        let running =
+            "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO shop.cut%'";
+        support::until(&format!("{wanted} inserts run"), async || {
+            match server.query(running).await {
+                count if count.trim() == wanted => Ok(()),
+                count => Err(count),
+            }
+        })
+        .await;
     };
-    support::until("the insert has begun", async || match running().await {
-        count if count == "1\n" => Ok(()),
-        count => Err(count),
-    })
-    .await;
+    run("1").await;
     drop(connection);
-    support::until("the insert has ended", async || match running().await {
-        count if count == "0\n" => Ok(()),
-        count => Err(count),
-    })
-    .await;
+    run("0").await;
     let count = "SELECT count() FROM shop.cut";
     assert_eq!(server.query(count).await, "0\n");
     server.insert(insert, &data).await;

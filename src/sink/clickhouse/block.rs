@@ -34,9 +34,9 @@ pub(super) enum Written {
     Gone(RowRef),
 }
 
-/// What is written as a row.
+/// A row of a block.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
+pub(super) struct BlockRow {
     /// What the leader's columns have; none: nothing.
     pub row: Option<RowRef>,
     /// Its version.
@@ -58,10 +58,10 @@ pub(super) enum Says {
     Done(Op, Option<i64>),
 }
 
-impl Entry {
+impl BlockRow {
     /// A row of a table that holds current rows.
-    pub(super) fn row(row: RowRef, version: u128, at: Position) -> Self {
-        Entry {
+    pub(super) fn there(row: RowRef, version: u128, at: Position) -> Self {
+        BlockRow {
             row: Some(row),
             version,
             at,
@@ -71,119 +71,36 @@ impl Entry {
 
     /// A row of a net change whose last change is at `at`.
     pub(super) fn net(written: Written, at: Position) -> Self {
-        match written {
-            Written::Row(row) => Entry::row(row, version(at), at),
-            Written::Gone(row) => Entry {
-                says: Says::Gone,
-                ..Entry::row(row, version(at), at)
-            },
+        let (row, says) = match written {
+            Written::Row(row) => (row, Says::There),
+            Written::Gone(row) => (row, Says::Gone),
+        };
+        BlockRow {
+            says,
+            ..BlockRow::there(row, version(at), at)
         }
     }
 }
 
-/// Rows of one table and schema version, column by column.
-pub(super) struct Block<'a> {
+/// Rows of one table and schema version, as they are handed to the sink.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
     /// How they are written.
     pub projection: &'a Projection,
-    /// Memory of the rows.
-    rows: &'a Rows,
-    filled: Option<&'a Filled>,
-    /// The table's columns, and walferry's own behind them.
-    columns: Vec<Column>,
-    count: usize,
+    /// Their memory.
+    pub rows: &'a Rows,
+    /// Values of columns that they say nothing about.
+    pub filled: Option<&'a Filled>,
 }
 
-impl<'a> Block<'a> {
-    /// Without a row. `filled`: values of columns that rows say nothing about.
-    pub(super) fn new(
-        projection: &'a Projection,
-        rows: &'a Rows,
-        filled: Option<&'a Filled>,
-    ) -> Self {
-        let columns = projection.table.heads.iter();
-        Block {
+impl<'a> Given<'a> {
+    /// Rows of which no values were asked for.
+    pub(super) fn new(projection: &'a Projection, rows: &'a Rows) -> Self {
+        Given {
             projection,
             rows,
-            filled,
-            columns: columns.map(|_| Column::default()).collect(),
-            count: 0,
+            filled: None,
         }
-    }
-
-    /// Has no rows any more.
-    pub(super) fn clear(&mut self) {
-        *self = Block::new(self.projection, self.rows, self.filled);
-    }
-
-    /// Of how many rows such a block has about so many bytes.
-    pub(super) fn rows_in(&self, bytes: usize) -> usize {
-        let size: usize = self.columns.iter().map(Column::size_bytes).sum();
-        let mean_bytes = size.checked_div(self.count).unwrap_or(0).max(1);
-        (bytes / mean_bytes).max(1)
-    }
-
-    /// Moves the rows behind what is there, as Native has them.
-    pub(super) fn take(&mut self, out: &mut Vec<u8>) {
-        native::begin(self.columns.len(), self.count, out);
-        let heads = &self.projection.table.heads;
-        for (head, column) in heads.iter().zip(&mut self.columns) {
-            out.extend_from_slice(head);
-            column.take(out);
-        }
-        self.count = 0;
-    }
-
-    /// Writes rows.
-    ///
-    /// # Errors
-    /// Halt when a column cannot hold a value.
-    pub(super) fn write(&mut self, entries: &[Entry]) -> Result<()> {
-        let table = &self.projection.table;
-        let (of_leader, own) = self.columns.split_at_mut(table.columns.len());
-        let targets = table.columns.iter().zip(&self.projection.sources);
-        for ((n, (target, source)), out) in targets.enumerate().zip(of_leader) {
-            let is_of_key = self.projection.key.contains(&n);
-            for entry in entries {
-                let row = match (entry.row, entry.says) {
-                    (Some(_), Says::Gone) if !is_of_key => None,
-                    (row, _) => row,
-                };
-                let cell = match (row, source) {
-                    (None, _) => {
-                        out.nothing(&target.of);
-                        continue;
-                    }
-                    (Some(_), Source::Constant(bytes)) => {
-                        out.value(&target.of, bytes);
-                        continue;
-                    }
-                    (Some(row), Source::Column(column)) => self.rows.row(row)[*column],
-                };
-                match (cell, self.filled) {
-                    // What a row says nothing about is what the follower has, or nothing.
-                    (Cell::Absent, Some(filled)) => {
-                        let row = row.expect("a cell is of a row");
-                        out.value(&target.of, filled.bytes(row, n));
-                    }
-                    (Cell::Absent, None) => out.nothing(&target.of),
-                    (cell, _) => out
-                        .text(&target.of, self.rows.text(cell))
-                        .map_err(|why| unheld(&table.name, &target.name, entry.at, why))?,
-                }
-            }
-        }
-        for entry in entries {
-            match entry.says {
-                Says::There => says(own, entry.version, false),
-                Says::Gone => says(own, entry.version, true),
-                Says::Done(op, time_ms) => {
-                    let absent = history::absent(self.projection, self.rows, entry.row);
-                    history::says(own, (op, entry.version, time_ms), &absent);
-                }
-            }
-        }
-        self.count += entries.len();
-        Ok(())
     }
 
     /// Whether a row has all values, of its own or by what was asked for.
@@ -237,6 +154,101 @@ impl<'a> Block<'a> {
         }
         Ok(key)
     }
+}
+
+/// Given rows, column by column.
+pub(super) struct Block<'a> {
+    given: Given<'a>,
+    /// The table's columns, and walferry's own behind them.
+    columns: Vec<Column>,
+    count: usize,
+}
+
+impl<'a> Block<'a> {
+    /// Without a row.
+    pub(super) fn new(given: Given<'a>) -> Self {
+        let columns = given.projection.table.heads.iter();
+        Block {
+            given,
+            columns: columns.map(|_| Column::default()).collect(),
+            count: 0,
+        }
+    }
+
+    /// How many rows such a block has in about so many bytes.
+    pub(super) fn rows_in(&self, bytes: usize) -> usize {
+        let size = self.columns.iter().map(Column::size_bytes).sum();
+        rows_in(bytes, (self.count, size))
+    }
+
+    /// Moves the rows behind what is there, as Native has them.
+    pub(super) fn take(&mut self, out: &mut Vec<u8>) {
+        native::begin(self.columns.len(), self.count, out);
+        let heads = &self.given.projection.table.heads;
+        for (head, column) in heads.iter().zip(&mut self.columns) {
+            out.extend_from_slice(head);
+            column.take(out);
+        }
+        self.count = 0;
+    }
+
+    /// Writes rows.
+    ///
+    /// # Errors
+    /// Halt when a column cannot hold a value.
+    pub(super) fn write(&mut self, written: &[BlockRow]) -> Result<()> {
+        let Given {
+            projection,
+            rows,
+            filled,
+        } = self.given;
+        let table = &projection.table;
+        let (of_leader, own) = self.columns.split_at_mut(table.columns.len());
+        let targets = table.columns.iter().zip(&projection.sources);
+        for ((n, (target, source)), out) in targets.enumerate().zip(of_leader) {
+            let is_of_key = projection.key.contains(&n);
+            for one in written {
+                let has_values = is_of_key || !matches!(one.says, Says::Gone);
+                let Some(row) = one.row.filter(|_| has_values) else {
+                    out.nothing(&target.of);
+                    continue;
+                };
+                let column = match source {
+                    Source::Column(column) => *column,
+                    Source::Constant(bytes) => {
+                        out.value(&target.of, bytes);
+                        continue;
+                    }
+                };
+                match (rows.row(row)[column], filled) {
+                    // What a row says nothing about is what the follower has, or nothing.
+                    (Cell::Absent, Some(filled)) => out.value(&target.of, filled.bytes(row, n)),
+                    (Cell::Absent, None) => out.nothing(&target.of),
+                    (cell, _) => out
+                        .text(&target.of, rows.text(cell))
+                        .map_err(|why| unheld(&table.name, &target.name, one.at, why))?,
+                }
+            }
+        }
+        for one in written {
+            match one.says {
+                Says::There => says(own, one.version, false),
+                Says::Gone => says(own, one.version, true),
+                Says::Done(op, time_ms) => {
+                    let absent = history::absent(projection, rows, one.row);
+                    history::says(own, (op, one.version, time_ms), &absent);
+                }
+            }
+        }
+        self.count += written.len();
+        Ok(())
+    }
+}
+
+/// How many rows have about so many bytes, if as many as these have `size`; one at least.
+pub(super) fn rows_in(bytes: usize, (rows, size): (usize, usize)) -> usize {
+    let mean_bytes = size.checked_div(rows).unwrap_or(0).max(1);
+    (bytes / mean_bytes).max(1)
 }
 
 /// Adds to walferry's own columns of a table that holds current rows.

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use hyper::body::Bytes;
 
-use super::block::{Block, version};
+use super::block::{Given, rows_in, version};
 use super::http::{Http, Query};
 use super::projection::{Projection, Source};
 use super::row_binary;
@@ -58,9 +58,8 @@ impl Filled {
 
     /// How many rows are to be asked for next, by the size of these.
     pub(super) fn next_rows(&self) -> usize {
-        let bytes: usize = self.answers.iter().map(Bytes::len).sum();
-        let mean_bytes = bytes.checked_div(self.rows.len()).unwrap_or(0).max(1);
-        (ANSWER_BYTES / mean_bytes).clamp(1, KEYS_MAX)
+        let size = self.answers.iter().map(Bytes::len).sum();
+        rows_in(ANSWER_BYTES, (self.rows.len(), size)).min(KEYS_MAX)
     }
 
     /// The bytes of column `n` of the table.
@@ -190,10 +189,10 @@ impl Asking<'_> {
 
     /// The keys of rows under which the follower has them, with the rows to be written.
     fn by_key(&self, some: &[Lacking]) -> Result<Vec<(Vec<u8>, RowRef)>> {
-        let block = Block::new(self.projection, self.rows, None);
+        let given = Given::new(self.projection, self.rows);
         let keys = some
             .iter()
-            .map(|(key, row)| Ok((block.key(*key, self.at)?, *row)));
+            .map(|(key, row)| Ok((given.key(*key, self.at)?, *row)));
         keys.collect()
     }
 

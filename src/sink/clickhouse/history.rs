@@ -4,15 +4,15 @@
 //! nothing about stands in `_absent` by name, and its column holds NULL, or the type's zero. A change of a key is two
 //! rows, a `d` of the old key and a `c` of the new one.
 
-use super::block::{Entry, Says};
+use super::block::{BlockRow, Says};
 use super::native::Column;
 use super::projection::{Projection, Source};
 use crate::model::{Cell, Change, Op, RowRef, Rows};
 
-impl Entry {
+impl BlockRow {
     /// A change, and when it was committed, in ms since 1970.
     pub(super) fn change(change: &Change, version: u128, time_ms: Option<i64>) -> Self {
-        Entry {
+        BlockRow {
             row: change.after.or(change.before),
             version,
             at: change.position,

@@ -363,8 +363,8 @@ fn order_by(
 /// The columns of a table; none when it is not there.
 pub(super) async fn columns(http: &Http, database: &str, name: &str) -> Result<Vec<Found>> {
     let ask = format!(
-        "SELECT name, type, comment, default_kind, toBool(is_in_sorting_key) AS is_sorted_by FROM system.columns WHERE database = {} AND table = {} \
-         ORDER BY position FORMAT JSONEachRow",
+        "SELECT name, type, comment, default_kind, toBool(is_in_sorting_key) AS is_sorted_by \
+         FROM system.columns WHERE database = {} AND table = {} ORDER BY position FORMAT JSONEachRow",
         sql::text(database),
         sql::text(name)
     );

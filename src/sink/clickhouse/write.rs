@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http_body_util::Either;
 
-use super::block::{Block, Entry, Written, copied, version};
+use super::block::{Block, BlockRow, Given, copied, version};
 use super::failure::{Doing, Failure};
 use super::fill::{FIRST_ROWS, Filled, Lacking, fill, lacking, lacking_moved};
 use super::http::{Http, Query};
@@ -13,7 +13,7 @@ use super::notes::Notes;
 use super::projection::Projection;
 use super::shape::VERSION;
 use super::sql;
-use super::streamed::{PIECE_BYTES, Streamed, Writer, streamed};
+use super::streamed::{PIECE_BYTES, Writer, streamed};
 use super::{ClickHouseSink, foreign_rows, lost, tables};
 use crate::config::ClickHouseMode;
 use crate::error::{Class, Error, Result};
@@ -63,31 +63,23 @@ impl ClickHouseSink {
         Ok(made)
     }
 
-    /// One insert of so many rows, which `entry` tells by their number, unless there are none. They are encoded while
+    /// One insert of so many rows, which `row` tells by their number, unless there are none. They are encoded while
     /// they are sent. What is sent again has the same token, so that the server takes it once. No other insert ever has
     /// it, of whatever session, or the server would take other rows for those that it has, and drop them.
     async fn insert(
         &self,
-        mut block: Block<'_>,
+        given: Given<'_>,
         rows: usize,
-        entry: impl Fn(usize) -> Entry,
+        row: impl Fn(usize) -> BlockRow,
     ) -> Result<()> {
         if rows == 0 {
             return Ok(());
         }
-        let session = self.session.as_ref().ok_or_else(lost)?;
-        let table = &block.projection.table.name;
+        let http = &self.session.as_ref().ok_or_else(lost)?.http;
+        let table = &given.projection.table.name;
         let token = format!("{:032x}", rand::random::<u128>());
         for again in 0.. {
-            let (writer, body) = streamed(&self.memory);
-            let sent = send(
-                &session.http,
-                &mut block,
-                (rows, &entry),
-                (writer, body),
-                &token,
-            );
-            match sent.await {
+            match self.send(http, given, (rows, &row), &token).await {
                 Ok(()) => break,
                 Err(Failure::Unasked(error))
                     if again < SENT_AGAIN_MAX && error.class() == Class::Transient =>
@@ -103,6 +95,37 @@ impl ClickHouseSink {
         }
         killpoint::pass(Point::RowsInserted);
         Ok(())
+    }
+
+    /// Sends an insert whose rows are encoded meanwhile.
+    async fn send(
+        &self,
+        http: &Http,
+        given: Given<'_>,
+        rows: (usize, &impl Fn(usize) -> BlockRow),
+        token: &str,
+    ) -> Result<(), Failure> {
+        let (writer, body) = streamed(&self.memory);
+        let query = Query {
+            data: Some(Either::Right(body)),
+            settings: &[
+                ("insert_deduplication_token", token),
+                NOTHING_TO_REPLACE,
+                OF_ANY_PARTITIONS,
+            ],
+            ..Query::new(&given.projection.table.insert)
+        };
+        let mut asked = pin!(http.ask(query));
+        tokio::select! {
+            biased;
+            answered = &mut asked => {
+                answered?;
+                let early = "ClickHouse says that rows are inserted which it was not sent yet";
+                return Err(Error::transient(early).into());
+            }
+            written = write_all(given, rows, writer) => written?,
+        }
+        asked.await.map(drop)
     }
 
     /// Applies the net change of one table.
@@ -137,15 +160,19 @@ impl ClickHouseSink {
     ) -> Result<()> {
         let lacking = lacking(net, &plan.rows);
         let at = plan.last;
+        let given = Given::new(projection, &plan.rows);
         let (mut left, mut count) = (lacking.as_slice(), FIRST_ROWS);
         while !left.is_empty() {
             let (some, rest) = left.split_at(count.min(left.len()));
             let filled = self.fill(projection, plan, (some, at)).await?;
             let rows = some.iter().map(|(_, row)| *row);
             let rows: Vec<RowRef> = rows.filter(|row| filled.has(*row)).collect();
-            let block = Block::new(projection, &plan.rows, Some(&filled));
-            let entry = |n: usize| Entry::net(Written::Row(rows[n]), at);
-            self.insert(block, rows.len(), entry).await?;
+            let given = Given {
+                filled: Some(&filled),
+                ..given
+            };
+            let row = |n: usize| BlockRow::there(rows[n], version(at), at);
+            self.insert(given, rows.len(), row).await?;
             (left, count) = (rest, filled.next_rows());
         }
         let moved = lacking_moved(net, &plan.rows);
@@ -153,10 +180,13 @@ impl ClickHouseSink {
             true => None,
             false => Some(self.fill(projection, plan, (&moved, plan.first)).await?),
         };
-        let block = Block::new(projection, &plan.rows, filled.as_ref());
-        let rows = block.net(net, at)?;
-        let entry = |n: usize| Entry::net(rows[n], at);
-        self.insert(block, rows.len(), entry).await
+        let given = Given {
+            filled: filled.as_ref(),
+            ..given
+        };
+        let rows = given.net(net, at)?;
+        let row = |n: usize| BlockRow::net(rows[n], at);
+        self.insert(given, rows.len(), row).await
     }
 
     async fn fill(
@@ -241,7 +271,7 @@ impl ClickHouseSink {
     pub(super) async fn load_rows(&mut self, rows: &TableChanges, before: u64) -> Result<()> {
         let projection = self.projection(&rows.schema).await?;
         let mode = self.settings.mode;
-        let entry = |n: usize| {
+        let row = |n: usize| {
             let change = &rows.changes[n];
             assert_eq!(change.op, Op::Read, "rows of a copy are reads");
             let row = change.after;
@@ -249,70 +279,44 @@ impl ClickHouseSink {
                 row.unwrap_or_else(|| panic!("a row of a copy has its cells: {}", change.position));
             let version = copied(change.position.commit, before + n as u64);
             match mode {
-                ClickHouseMode::Current => Entry::row(row, version, change.position),
-                ClickHouseMode::History => Entry::change(change, version, None),
+                ClickHouseMode::Current => BlockRow::there(row, version, change.position),
+                ClickHouseMode::History => BlockRow::change(change, version, None),
             }
         };
-        let block = Block::new(&projection, &rows.rows, None);
-        self.insert(block, rows.changes.len(), entry).await
+        self.insert(Given::new(&projection, &rows.rows), rows.changes.len(), row)
+            .await
     }
 
     /// Writes changes as they were.
     pub(super) async fn keep_changes(&mut self, changes: &TableChanges) -> Result<()> {
         let projection = self.projection(&changes.schema).await?;
-        let entry = |n: usize| {
+        let row = |n: usize| {
             let change = &changes.changes[n];
             let time_ms = changes.times_ms.get(n).copied().flatten();
-            Entry::change(change, version(change.position), time_ms)
+            BlockRow::change(change, version(change.position), time_ms)
         };
-        let block = Block::new(&projection, &changes.rows, None);
-        self.insert(block, changes.changes.len(), entry).await
+        self.insert(
+            Given::new(&projection, &changes.rows),
+            changes.changes.len(),
+            row,
+        )
+        .await
     }
-}
-
-/// Sends an insert whose rows are encoded meanwhile.
-async fn send(
-    http: &Http,
-    block: &mut Block<'_>,
-    rows: (usize, &impl Fn(usize) -> Entry),
-    (writer, body): (Writer, Streamed),
-    token: &str,
-) -> Result<(), Failure> {
-    let query = Query {
-        data: Some(Either::Right(body)),
-        settings: &[
-            ("insert_deduplication_token", token),
-            NOTHING_TO_REPLACE,
-            OF_ANY_PARTITIONS,
-        ],
-        ..Query::new(&block.projection.table.insert)
-    };
-    let mut asked = pin!(http.ask(query));
-    tokio::select! {
-        biased;
-        answered = &mut asked => {
-            answered?;
-            let early = "ClickHouse says that rows are inserted which it was not sent yet";
-            return Err(Error::transient(early).into());
-        }
-        written = write_all(block, rows, writer) => written?,
-    }
-    asked.await.map(drop)
 }
 
 /// Encodes rows, piece by piece.
 async fn write_all(
-    block: &mut Block<'_>,
-    (rows, entry): (usize, &impl Fn(usize) -> Entry),
+    given: Given<'_>,
+    (rows, row): (usize, &impl Fn(usize) -> BlockRow),
     to: Writer,
 ) -> Result<()> {
-    block.clear();
-    let (mut entries, mut done, mut count) = (Vec::new(), 0, FIRST_PIECE_ROWS);
+    let mut block = Block::new(given);
+    let (mut piece, mut done, mut count) = (Vec::new(), 0, FIRST_PIECE_ROWS);
     while done < rows {
         let end = rows.min(done + count);
-        entries.clear();
-        entries.extend((done..end).map(entry));
-        block.write(&entries)?;
+        piece.clear();
+        piece.extend((done..end).map(row));
+        block.write(&piece)?;
         (done, count) = (end, block.rows_in(PIECE_BYTES));
         if to.write(|out| block.take(out)).await.is_err() {
             // Why is what the request ends with.
