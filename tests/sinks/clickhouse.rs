@@ -89,8 +89,8 @@ impl Store for ClickHouse {
         },
         Unheld {
             of: "int[]",
-            value: "'{{4711,4712},{4713,4714}}'",
-            secret: "4711",
+            value: "'{{1471104711,4712},{4713,4714}}'",
+            secret: "1471104711",
             instead: "String",
         },
     ];

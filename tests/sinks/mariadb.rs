@@ -174,8 +174,8 @@ impl Store for MariaDb {
         },
         Unheld {
             of: "int[]",
-            value: "'[0:1]={4711,4712}'",
-            secret: "4711",
+            value: "'[0:1]={1471104711,4712}'",
+            secret: "1471104711",
             instead: "text",
         },
     ];

@@ -46,7 +46,8 @@ pub struct Unheld {
     pub of: &'static str,
     /// An SQL literal.
     pub value: &'static str,
-    /// A part of the value as it would stand in a log, which it must not.
+    /// A part of the value as it would stand in a log, which it must not; nothing that a clock, a port or a
+    /// position could show as well.
     pub secret: &'static str,
     /// The type that the sink's settings give the column, so that it can be held.
     pub instead: &'static str,

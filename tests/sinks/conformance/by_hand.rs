@@ -61,9 +61,9 @@ pub async fn rows_that_a_constraint_of_the_followers_refuses_halt_with_a_remedy_
         let statement = format!("ALTER TABLE {place} {how}");
         world.store.sql(&statement).await;
     };
-    alter(&world, "ADD CONSTRAINT few CHECK n < 4711").await;
+    alter(&world, "ADD CONSTRAINT few CHECK n < 1471104711").await;
     world
-        .sql("INSERT INTO held VALUES (1, 1), (2, 4711), (3, 3)")
+        .sql("INSERT INTO held VALUES (1, 1), (2, 1471104711), (3, 3)")
         .await;
     let error = world.halted().await;
     let (what, remedy) = (error["what"].as_str(), error["remedy"].as_str());
@@ -75,7 +75,7 @@ pub async fn rows_that_a_constraint_of_the_followers_refuses_halt_with_a_remedy_
         remedy.is_some_and(|remedy| remedy.contains("drop the constraint")),
         "{error}"
     );
-    assert!(!world.walferry().output().contains("4711"));
+    assert!(!world.walferry().output().contains("1471104711"));
     alter(&world, "DROP CONSTRAINT few").await;
     world.stop_halted();
     world.run();
