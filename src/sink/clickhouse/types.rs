@@ -208,17 +208,12 @@ fn kind_of(name: &str, types: &[UserType]) -> Kind {
 }
 
 fn user_kind(name: &str, types: &[UserType]) -> Kind {
-    let named = |of: &crate::model::TableName| of.quoted() == name || of.to_string() == name;
-    let found = types.iter().find_map(|of| match of {
-        UserType::Enum { name, .. } if named(name) => Some(Kind::Word),
-        UserType::Domain { name, base, .. } if named(name) => Some(kind_of(base, types)),
-        UserType::Enum { .. }
-        | UserType::Domain { .. }
-        | UserType::Composite { .. }
-        | UserType::Extension { .. }
-        | UserType::Range { .. } => None,
-    });
-    found.unwrap_or(Kind::Text)
+    match UserType::named(name, types) {
+        Some(UserType::Enum { .. }) => Kind::Word,
+        Some(UserType::Domain { base, .. }) => kind_of(base, types),
+        Some(UserType::Composite { .. } | UserType::Extension { .. } | UserType::Range { .. })
+        | None => Kind::Text,
+    }
 }
 
 /// `numeric(10,2)` as `numeric` and `10,2`; `timestamp(3) with time zone` as `timestamp with time zone` and `3`.

@@ -94,7 +94,17 @@ fn enums_and_domains_are_what_they_are_made_of() {
         not_null: false,
         checks: vec![],
     };
-    let types = || vec![mood(), money(), place()];
+    let odd = || UserType::Enum {
+        name: TableName::new("shop", "Odd Name"),
+        labels: vec![],
+    };
+    let over = || UserType::Domain {
+        name: TableName::new("Shop", "over"),
+        base: "shop.\"Odd Name\"".to_owned(),
+        not_null: false,
+        checks: vec![],
+    };
+    let types = || vec![mood(), money(), place(), odd(), over()];
     for (postgres, clickhouse) in [
         ("\"shop\".\"mood\"", "LowCardinality(String)"),
         ("shop.mood", "LowCardinality(String)"),
@@ -104,6 +114,9 @@ fn enums_and_domains_are_what_they_are_made_of() {
             "Array(LowCardinality(Nullable(String)))",
         ),
         ("shop.place[]", "String"),
+        ("shop.\"Odd Name\"", "LowCardinality(String)"),
+        ("\"Shop\".over", "LowCardinality(String)"),
+        ("\"Shop\".over[]", "Array(LowCardinality(Nullable(String)))"),
     ] {
         assert_eq!(of(postgres, types()), clickhouse, "{postgres}");
     }

@@ -7,6 +7,8 @@ use crate::store::Store;
 const MADE: &str = "CREATE TYPE mood AS ENUM ('sad', 'so so', 'it''s \"ok\"');
     CREATE DOMAIN positive AS int CHECK (VALUE > 0);
     CREATE DOMAIN price AS numeric(12,3);
+    CREATE TYPE \"Odd mood\" AS ENUM ('Sad', 'sad');
+    CREATE DOMAIN \"Odd price\" AS price;
     CREATE TYPE pair AS (a int, b text);
     CREATE TYPE span AS RANGE (subtype = float8);";
 
@@ -185,6 +187,8 @@ const ZOO: &[(&str, &[&str])] = &[
     ("mood", &["'so so'", "'it''s \"ok\"'"]),
     ("positive", &["1", "2147483647"]),
     ("price", &["999999999.999", "0.100"]),
+    ("\"Odd mood\"", &["'sad'", "'Sad'"]),
+    ("\"Odd price\"", &["-0.100"]),
     (
         "pair",
         &["ROW(1, 'a,\"b\" (c)')", "ROW(NULL, NULL)", "ROW(NULL, '')"],
@@ -216,6 +220,7 @@ const ZOO: &[(&str, &[&str])] = &[
         &[r#"ARRAY['{"a": "b,c"}', NULL, '1.00']::jsonb[]"#],
     ),
     ("mood[]", &["'{sad,NULL,\"so so\"}'"]),
+    ("\"Odd mood\"[]", &["'{sad,NULL,Sad}'"]),
     ("pair[]", &["ARRAY[ROW(1, 'a,b'), NULL]::pair[]"]),
     ("box[]", &["'{(2,2),(1,1);(4,4),(3,3)}'"]),
 ];
