@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use super::failure::{Failure, refused};
+use super::hearing::Hearing;
 use super::streamed::Streamed;
 use crate::config::ServerSettings;
 use crate::error::{Error, Result};
@@ -257,6 +258,7 @@ impl Http {
         socket.set_tcp_keepalive(&keepalive).map_err(unreachable)?;
         let timeout = socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         timeout.map_err(unreachable)?;
+        let stream = Hearing::new(stream);
         match encryption(&self.settings.tls)? {
             Encryption::Never => shake_hands(stream).await,
             Encryption::IfOffered(tls) | Encryption::Always(tls) => {
@@ -290,3 +292,7 @@ where
     });
     Ok(sender)
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ mod checkpoint;
 mod compare;
 mod failure;
 mod fill;
+mod hearing;
 mod history;
 mod http;
 mod look;
