@@ -25,11 +25,8 @@ enum Keeps {
 
 pub(super) async fn look(settings: &Settings, facts: &LeaderFacts, part: &mut Part<'_>) {
     if let Err(error) = look_at_all(settings, facts, part).await {
-        part.failed(
-            "connection",
-            &error,
-            "start the brokers, or correct kafka.brokers and [kafka.properties]",
-        );
+        let remedy = "start the brokers, or correct kafka.brokers and [kafka.properties]";
+        part.add("connection", Verdict::failed(&error, remedy));
     }
 }
 

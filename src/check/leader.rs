@@ -38,11 +38,7 @@ pub(super) async fn look(source: &SourceSettings, part: &mut Part<'_>) -> Leader
     let client = match connect(&source.postgres, "walferry check").await {
         Ok(client) => client,
         Err(error) => {
-            part.failed(
-                "connection",
-                &error,
-                "start the server, or correct url and [tls]",
-            );
+            part.add("connection", Verdict::unreachable(&error));
             return facts;
         }
     };
@@ -50,7 +46,7 @@ pub(super) async fn look(source: &SourceSettings, part: &mut Part<'_>) -> Leader
     let leader = match read(&client, source).await {
         Ok(leader) => leader,
         Err(error) => {
-            part.failed("server", &error, "see the server's log");
+            part.add("server", Verdict::unanswered(&error));
             return facts;
         }
     };
@@ -61,10 +57,10 @@ pub(super) async fn look(source: &SourceSettings, part: &mut Part<'_>) -> Leader
         .map(|id| (id, leader.database.clone()));
     match tables(&client, source, part).await {
         Ok(tables) => facts.tables = tables.into_iter().map(|table| table.schema).collect(),
-        Err(error) => part.failed("tables", &error, "see the server's log"),
+        Err(error) => part.add("tables", Verdict::unanswered(&error)),
     }
     if let Err(error) = publication_and_slot(&client, source, &leader, part).await {
-        part.failed("publication and slot", &error, "see the server's log");
+        part.add("publication and slot", Verdict::unanswered(&error));
     }
     facts
 }
@@ -322,7 +318,7 @@ async fn publication_and_slot(
     match publication::read(client, name).await? {
         Some(found) => match publication::check(&found, name, source.manage_publication) {
             Ok(()) => part.add("publication", pass(format!("{name} is there"))),
-            Err(error) => part.failed("publication", &error, "correct it"),
+            Err(error) => part.add("publication", Verdict::failed(&error, "correct it")),
         },
         None if source.manage_publication => {
             part.add("publication", pass(format!("{name} will be created")));
@@ -343,7 +339,7 @@ async fn publication_and_slot(
                 "slot",
                 pass(format!("{} is there, not in use", source.slot)),
             ),
-            Err(error) => part.failed("slot", &error, "drop it, or name another"),
+            Err(error) => part.add("slot", Verdict::failed(&error, "drop it, or name another")),
         },
     }
     Ok(())

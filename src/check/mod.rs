@@ -13,7 +13,6 @@ use std::io::IsTerminal;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::config::{Settings, StoreSettings};
-use crate::error::Error;
 use crate::model::TableSchema;
 use crate::sink::{self, Verdict};
 
@@ -101,11 +100,6 @@ impl Part<'_> {
             found,
             remedy,
         });
-    }
-
-    fn failed(&mut self, subject: &str, error: &Error, remedy: &str) {
-        let remedy = error.remedy().unwrap_or(remedy).to_owned();
-        self.add(subject, Verdict::Failure(error.what(), remedy));
     }
 }
 

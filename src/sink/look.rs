@@ -1,5 +1,7 @@
 //! What can be known of a follower before it is started, for `walferry check`.
 
+use crate::error::Error;
+
 /// What a look at one thing found and, unless it is well, what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -11,9 +13,20 @@ pub enum Verdict {
     Failure(String, String),
 }
 
-impl From<crate::error::Error> for Verdict {
-    fn from(error: crate::error::Error) -> Self {
-        let remedy = error.remedy().unwrap_or("see the server's log").to_owned();
+impl Verdict {
+    /// A server that did not let walferry in. The error's own remedy counts, if it has one.
+    pub fn unreachable(error: &Error) -> Self {
+        Verdict::failed(error, "start the server, or correct url and [tls]")
+    }
+
+    /// A question that a server did not answer. The error's own remedy counts, if it has one.
+    pub fn unanswered(error: &Error) -> Self {
+        Verdict::failed(error, "see the server's log")
+    }
+
+    /// What failed, and what to do if the error has no remedy of its own.
+    pub fn failed(error: &Error, otherwise: &str) -> Self {
+        let remedy = error.remedy().unwrap_or(otherwise).to_owned();
         Verdict::Failure(error.what(), remedy)
     }
 }

@@ -66,7 +66,7 @@ async fn https_is_as_strict_as_its_mode_and_replicates() {
         (
             &plain,
             String::new(),
-            &["FAILED  s connection", "connection closed"],
+            &["FAILED  s connection", "connection closed", "correct url"],
         ),
     ] {
         configure(&world, url, &tls);

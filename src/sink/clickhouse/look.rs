@@ -19,7 +19,7 @@ pub(crate) async fn look(settings: &ClickHouseSinkSettings, tables: &[TableSchem
     let http = Http::new(settings.server.clone(), settings.statement_timeout);
     let mut looked = Looked::new();
     if let Err(error) = refuse_old(&http).await {
-        looked.push(("connection", error.into()));
+        looked.push(("connection", Verdict::unreachable(&error)));
         return looked;
     }
     looked.push(("connection", Verdict::Pass("connected".to_owned())));
@@ -29,7 +29,7 @@ pub(crate) async fn look(settings: &ClickHouseSinkSettings, tables: &[TableSchem
     for table in tables {
         if let Err(error) = of_table(&http, (settings, &databases), table).await {
             failures += 1;
-            looked.push(("table", error.into()));
+            looked.push(("table", Verdict::unanswered(&error)));
         }
     }
     if failures == 0 {

@@ -19,7 +19,7 @@ pub(crate) async fn look(settings: &MySqlSinkSettings, tables: &[TableSchema]) -
     let mut inspection = match Inspection::open(settings).await {
         Ok(inspection) => inspection,
         Err(error) => {
-            looked.push(("connection", error.into()));
+            looked.push(("connection", Verdict::unreachable(&error)));
             return looked;
         }
     };
@@ -29,11 +29,11 @@ pub(crate) async fn look(settings: &MySqlSinkSettings, tables: &[TableSchema]) -
             let grant = inspection.grant(&found);
             judge(&found, &grant, &mut looked);
         }
-        Err(error) => looked.push(("server", error.into())),
+        Err(error) => looked.push(("server", Verdict::unanswered(&error))),
     }
     let looked_at = look_at_tables(&mut inspection, (settings, tables), &mut looked).await;
     if let Err(error) = looked_at {
-        looked.push(("tables", error.into()));
+        looked.push(("tables", Verdict::unanswered(&error)));
     }
     looked
 }
@@ -158,7 +158,7 @@ async fn look_at_tables(
                 }
             }
             Standing::Refused(error) => {
-                looked.push(("table", error.into()));
+                looked.push(("table", Verdict::unanswered(&error)));
                 continue;
             }
         }
