@@ -60,3 +60,31 @@ pub async fn types_that_somebody_chose_hold_their_values<S: Store>() {
     }
     world.stop();
 }
+
+/// Type of the column, and how many of its rows have each label.
+const FELT: &str = "SELECT toInt64(any(toTypeName(mood)) = 'LowCardinality(Nullable(String))'),
+        toInt64(countIf(mood = 'Sad')), toInt64(countIf(mood = 'sad'))
+    FROM follower.felt FINAL";
+
+pub async fn a_column_that_is_no_longer_chosen_comes_to_what_the_mapping_says<S: Store>() {
+    let mut world = World::<S>::with(
+        "CREATE TYPE \"Odd mood\" AS ENUM ('Sad', 'sad');
+         CREATE TABLE felt (id int PRIMARY KEY, mood \"Odd mood\");
+         INSERT INTO felt VALUES (1, 'Sad'), (2, 'sad'), (3, 'sad'), (4, NULL)",
+        "\n[columns]\n\"public.felt.mood\" = \"String\"\n",
+    )
+    .await;
+    world.run();
+    world.caught_up().await;
+    assert_eq!(world.store.numbers(FELT).await, Ok(vec![0, 1, 2]));
+    world.stop();
+    world.configure("");
+    world.run();
+    world
+        .sql("INSERT INTO felt VALUES (5, 'Sad'); UPDATE felt SET mood = 'Sad' WHERE id = 4")
+        .await;
+    world.caught_up().await;
+    assert_eq!(world.store.numbers(FELT).await, Ok(vec![1, 3, 2]));
+    assert!(!world.walferry().output().contains("copied anew"));
+    world.stop();
+}

@@ -70,6 +70,7 @@ macro_rules! cases {
             begun_anew a_batch_that_is_begun_anew_with_more_changes_leaves_equal_tables
             by_age changes_are_collected_until_a_batch_is_full_or_old
             chosen types_that_somebody_chose_hold_their_values
+            chosen a_column_that_is_no_longer_chosen_comes_to_what_the_mapping_says
             layout keys_that_somebody_chose_are_taken_and_the_tables_are_equal
             by_hand columns_that_somebody_made_follow_the_leader
             by_hand a_table_with_another_sorting_key_is_not_taken
