@@ -14,6 +14,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::config::{Settings, StoreSettings};
 use crate::model::TableSchema;
+use crate::sink::look::{failure, pass, warning};
 use crate::sink::{self, Verdict};
 
 /// How a check came out.
@@ -101,18 +102,6 @@ impl Part<'_> {
             remedy,
         });
     }
-}
-
-fn pass(found: impl Into<String>) -> Verdict {
-    Verdict::Pass(found.into())
-}
-
-fn warning(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
-    Verdict::Warning(found.into(), remedy.into())
-}
-
-fn failure(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
-    Verdict::Failure(found.into(), remedy.into())
 }
 
 /// What the leader told that others are compared with.

@@ -141,7 +141,7 @@ pub struct PostgresSettings {
     pub connect_timeout: Duration,
 }
 
-/// TLS of a Postgres connection.
+/// TLS of a connection, with libpq's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// `sslmode`.
@@ -152,6 +152,18 @@ pub struct TlsSettings {
     pub cert: Option<PathBuf>,
     /// `sslkey`: client key, PEM.
     pub key: Option<PathBuf>,
+}
+
+impl From<TlsMode> for TlsSettings {
+    /// Without files: the system's roots, and no client certificate.
+    fn from(mode: TlsMode) -> Self {
+        TlsSettings {
+            mode,
+            root_cert: None,
+            cert: None,
+            key: None,
+        }
+    }
 }
 
 /// libpq's `sslmode`.

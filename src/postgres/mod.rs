@@ -256,18 +256,13 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Secret, TlsMode, TlsSettings};
+    use crate::config::{Secret, TlsMode};
     use crate::error::Class;
 
     fn settings(url: &str) -> PostgresSettings {
         PostgresSettings {
             url: Secret::new(url),
-            tls: TlsSettings {
-                mode: TlsMode::Prefer,
-                root_cert: None,
-                cert: None,
-                key: None,
-            },
+            tls: TlsMode::Prefer.into(),
             connect_timeout: Duration::from_secs(5),
         }
     }

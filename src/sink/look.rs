@@ -26,9 +26,23 @@ impl Verdict {
 
     /// What failed, and what to do if the error has no remedy of its own.
     pub fn failed(error: &Error, otherwise: &str) -> Self {
-        let remedy = error.remedy().unwrap_or(otherwise).to_owned();
-        Verdict::Failure(error.what(), remedy)
+        failure(error.what(), error.remedy().unwrap_or(otherwise))
     }
+}
+
+/// [`Verdict::Pass`].
+pub(crate) fn pass(found: impl Into<String>) -> Verdict {
+    Verdict::Pass(found.into())
+}
+
+/// [`Verdict::Warning`].
+pub(crate) fn warning(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
+    Verdict::Warning(found.into(), remedy.into())
+}
+
+/// [`Verdict::Failure`].
+pub(crate) fn failure(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
+    Verdict::Failure(found.into(), remedy.into())
 }
 
 /// What was looked at, with what was found.

@@ -8,7 +8,7 @@ pub mod compared;
 pub mod databases;
 mod json;
 mod leader_shape;
-mod look;
+pub(crate) mod look;
 pub mod mysql;
 mod owned;
 mod place;

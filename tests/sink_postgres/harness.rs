@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use walferry::config::{
     BuildIndexes, PostgresSettings, PostgresSinkSettings, SchemaChanges, Secret, TakenIndexes,
-    TlsMode, TlsSettings, VerifySettings,
+    TlsMode, VerifySettings,
 };
 use walferry::error::{Class, Error, Result};
 use walferry::model::{
@@ -101,12 +101,7 @@ pub fn sink_settings(user: &str, database: &str) -> PostgresSinkSettings {
     PostgresSinkSettings {
         postgres: PostgresSettings {
             url: Secret::new(url(user, database)),
-            tls: TlsSettings {
-                mode: TlsMode::Disable,
-                root_cert: None,
-                cert: None,
-                key: None,
-            },
+            tls: TlsMode::Disable.into(),
             connect_timeout: Duration::from_secs(10),
         },
         create_tables: true,

@@ -19,9 +19,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ::walferry::config::{
-    Durability, KafkaSettings, PostgresSettings, Secret, TlsMode, TlsSettings,
-};
+use ::walferry::config::{Durability, KafkaSettings, PostgresSettings, Secret, TlsMode};
 
 pub use clickhouse::ClickHouse;
 pub use content::{assert_equal, wait_caught_up};
@@ -58,12 +56,7 @@ pub fn kafka_settings() -> KafkaSettings {
 pub fn postgres_settings(url: &str) -> PostgresSettings {
     PostgresSettings {
         url: Secret::new(url),
-        tls: TlsSettings {
-            mode: TlsMode::Prefer,
-            root_cert: None,
-            cert: None,
-            key: None,
-        },
+        tls: TlsMode::Prefer.into(),
         connect_timeout: Duration::from_secs(20),
     }
 }

@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::streamed::{Memory, PIECE_BYTES, streamed};
 use super::*;
-use crate::config::{Secret, ServerUrl, TlsMode, TlsSettings};
+use crate::config::{Secret, ServerUrl, TlsMode};
 
 /// Asked of a server that answers and goes when it has seen the beginning.
 const ROUNDS: usize = 50;
@@ -25,12 +25,7 @@ async fn listen() -> (TcpListener, Http) {
             password: None,
             database: "default".to_owned(),
         },
-        tls: TlsSettings {
-            mode: TlsMode::Disable,
-            root_cert: None,
-            cert: None,
-            key: None,
-        },
+        tls: TlsMode::Disable.into(),
         connect_timeout: Duration::from_secs(10),
     };
     (listener, Http::new(settings, Duration::from_secs(60)))

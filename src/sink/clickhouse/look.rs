@@ -12,6 +12,7 @@ use crate::config::ClickHouseSinkSettings;
 use crate::error::Result;
 use crate::model::TableSchema;
 use crate::sink::databases::Databases;
+use crate::sink::look::{pass, warning};
 use crate::sink::{Looked, Verdict};
 
 /// Looks at the follower with the tables that the sink would take.
@@ -22,7 +23,7 @@ pub(crate) async fn look(settings: &ClickHouseSinkSettings, tables: &[TableSchem
         looked.push(("connection", Verdict::unreachable(&error)));
         return looked;
     }
-    looked.push(("connection", Verdict::Pass("connected".to_owned())));
+    looked.push(("connection", pass("connected")));
     let databases = Databases::new(&settings.server.url.database, &settings.databases);
     looked.push(("settings of tables", names(settings, tables)));
     let mut failures = 0;
@@ -33,18 +34,16 @@ pub(crate) async fn look(settings: &ClickHouseSinkSettings, tables: &[TableSchem
         }
     }
     if failures == 0 {
-        let fit = format!("{} can be held", tables.len());
-        looked.push(("tables", Verdict::Pass(fit)));
+        looked.push(("tables", pass(format!("{} can be held", tables.len()))));
     }
     let arrays = nullable_arrays(settings, tables);
     if !arrays.is_empty() {
         looked.push((
             "arrays",
-            Verdict::Warning(
+            warning(
                 format!("NULL becomes the empty array in {}", arrays.join(", ")),
                 "declare them NOT NULL on the leader, or hold them as text where the difference matters: [columns] \
-                 with \"String\""
-                    .to_owned(),
+                 with \"String\"",
             ),
         ));
     }
@@ -65,14 +64,13 @@ fn names(settings: &ClickHouseSinkSettings, tables: &[TableSchema]) -> Verdict {
     let layouts = settings.layout.keys().filter(|name| !has_table(name));
     let unknown: Vec<&str> = columns.chain(layouts).map(String::as_str).collect();
     match unknown.is_empty() {
-        true => Verdict::Pass("[columns] and [layout] name what the leader has".to_owned()),
-        false => Verdict::Warning(
+        true => pass("[columns] and [layout] name what the leader has"),
+        false => warning(
             format!(
                 "[columns] or [layout] name what the leader does not have: {}",
                 unknown.join(", ")
             ),
-            "write schema.table.column and schema.table as on the leader, without quotes"
-                .to_owned(),
+            "write schema.table.column and schema.table as on the leader, without quotes",
         ),
     }
 }

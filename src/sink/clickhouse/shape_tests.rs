@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Secret, ServerSettings, ServerUrl, TlsMode, TlsSettings, VerifySettings};
+use crate::config::{Secret, ServerSettings, ServerUrl, TlsMode, VerifySettings};
 use crate::error::Class;
 use crate::model::{ColumnKind, Oid, ReplicaIdentity, TableName};
 
@@ -17,12 +17,7 @@ fn settings(schema_changes: SchemaChanges) -> ClickHouseSinkSettings {
                 password: None,
                 database: "d".to_owned(),
             },
-            tls: TlsSettings {
-                mode: TlsMode::Disable,
-                root_cert: None,
-                cert: None,
-                key: None,
-            },
+            tls: TlsMode::Disable.into(),
             connect_timeout: Duration::from_secs(1),
         },
         statement_timeout: Duration::from_secs(1),

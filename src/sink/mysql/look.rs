@@ -5,6 +5,7 @@ use super::inspect::{Facts, Inspection, Standing};
 use crate::config::MySqlSinkSettings;
 use crate::error::Result;
 use crate::model::TableSchema;
+use crate::sink::look::{failure, pass, warning};
 use crate::sink::{Looked, Verdict};
 
 /// A packet that holds most rows. The server's own default is 16 MiB.
@@ -36,18 +37,6 @@ pub(crate) async fn look(settings: &MySqlSinkSettings, tables: &[TableSchema]) -
         looked.push(("tables", Verdict::unanswered(&error)));
     }
     looked
-}
-
-fn pass(found: impl Into<String>) -> Verdict {
-    Verdict::Pass(found.into())
-}
-
-fn warning(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
-    Verdict::Warning(found.into(), remedy.into())
-}
-
-fn failure(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
-    Verdict::Failure(found.into(), remedy.into())
 }
 
 fn judge(found: &Facts, grant: &str, looked: &mut Looked) {

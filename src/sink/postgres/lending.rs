@@ -310,8 +310,7 @@ const FROM_LEADER: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::VerifySettings;
-    use crate::config::{PostgresSettings, Secret, TlsMode, TlsSettings};
+    use crate::config::{PostgresSettings, Secret, TlsMode, VerifySettings};
     use crate::error::Class;
     use crate::model::checkpoint::LogPlace;
 
@@ -322,12 +321,7 @@ mod tests {
     fn lender() -> Lender {
         let postgres = PostgresSettings {
             url: Secret::new("postgres://u@h/d"),
-            tls: TlsSettings {
-                mode: TlsMode::Prefer,
-                root_cert: None,
-                cert: None,
-                key: None,
-            },
+            tls: TlsMode::Prefer.into(),
             connect_timeout: std::time::Duration::from_secs(1),
         };
         Lender {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Row, Value as SqlValue};
 use walferry::config::{
-    MySqlSinkSettings, SchemaChanges, Secret, ServerSettings, ServerUrl, TlsMode, TlsSettings,
-    VerifySettings,
+    MySqlSinkSettings, SchemaChanges, Secret, ServerSettings, ServerUrl, TlsMode, VerifySettings,
 };
 use walferry::error::{Class, Error, Result};
 use walferry::model::{
@@ -64,12 +63,7 @@ pub fn settings(port: u16, database: &str) -> MySqlSinkSettings {
                 password: Some(Secret::new("secret")),
                 database: database.to_owned(),
             },
-            tls: TlsSettings {
-                mode: TlsMode::Disable,
-                root_cert: None,
-                cert: None,
-                key: None,
-            },
+            tls: TlsMode::Disable.into(),
             connect_timeout: Duration::from_secs(10),
         },
         statement_timeout: Duration::from_secs(60),
