@@ -333,3 +333,7 @@ impl Drop for EpochProducer {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -7,6 +7,10 @@
 //! `linger.ms` its thread polls without a pause. A backlog is just that: a whole core for nothing
 //! while a broker is slow. So a burst is small enough to be one request, and nothing is handed over
 //! that would have to wait.
+//!
+//! What is left: records are handed over one by one, and a thread that is held up in the middle of a
+//! burst for longer than `linger.ms` leaves its rest behind a part that is on its way. librdkafka's
+//! thread polls then until the broker answers, `socket.timeout.ms` at most. Seldom, on a busy machine.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
