@@ -1,7 +1,5 @@
 //! Indexes of followers: built behind the rows of a copy, and taken over from the leader through Kafka.
 
-use std::time::Duration;
-
 use tokio_postgres::Client;
 
 use crate::support::content::rows;
@@ -220,9 +218,30 @@ async fn a_worker_killed_before_or_amid_a_build_leaves_notes_and_the_next_one_fi
     assert_eq!(walferry.terminate(), 0);
 }
 
-/// A function that makes an index of many rows slow to build, and not the rows to load.
+/// A function whose index is not built while somebody holds [`HOLD`].
 const SLOW: &str = "CREATE FUNCTION slow(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
-    'BEGIN IF n % 3 = 0 THEN PERFORM pg_catalog.pg_sleep(0.001); END IF; RETURN n; END'";
+    'BEGIN PERFORM pg_catalog.pg_advisory_xact_lock_shared(41); RETURN n; END'";
+const HOLD: &str = "SELECT pg_advisory_lock(41)";
+const LET_GO: &str = "SELECT pg_advisory_unlock(41)";
+
+/// The sessions that build the slow index.
+async fn builders(follower: &Client) -> Vec<i32> {
+    let builds = "SELECT pid FROM pg_stat_activity
+        WHERE query LIKE '%CREATE INDEX items_slow%' AND state = 'active' AND pid <> pg_backend_pid()";
+    let found = follower.query(builds, &[]).await.unwrap();
+    found.iter().map(|row| row.get(0)).collect()
+}
+
+/// Waits until one session builds it, another than this one: its number.
+async fn builder(follower: &Client, other_than: Option<i32>) -> i32 {
+    until("the slow index is being built", async || {
+        match builders(follower).await[..] {
+            [one] if Some(one) != other_than => Ok(one),
+            ref found => Err(format!("by {found:?}")),
+        }
+    })
+    .await
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_in_effect_go_on_while_an_index_is_built_and_another_worker_takes_the_build_over() {
@@ -238,19 +257,10 @@ async fn tables_in_effect_go_on_while_an_index_is_built_and_another_worker_takes
     .await
     .unwrap();
     let before = shape(&to).await;
+    let holder = follower.client().await;
+    holder.batch_execute(HOLD).await.unwrap();
     pipeline.do_it(&["resync", "a", "items", "--detach"]);
-    let builds =
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CREATE INDEX items_slow%'
-        AND state = 'active' AND pid <> pg_backend_pid()";
-    let is_built = async || {
-        let row = to.query_one(builds, &[]).await.unwrap();
-        if row.get::<_, i64>(0) == 1 {
-            Ok(())
-        } else {
-            Err("not yet".to_owned())
-        }
-    };
-    until("the slow index is being built", &is_built).await;
+    let first = builder(&to, None).await;
     // Both tables change meanwhile, and the one in effect shows it.
     from.batch_execute(
         "INSERT INTO live SELECT generate_series(1, 50); UPDATE items SET n = -n WHERE id < 100;
@@ -267,10 +277,12 @@ async fn tables_in_effect_go_on_while_an_index_is_built_and_another_worker_takes
         }
     })
     .await;
-    is_built().await.expect("the index is still being built");
+    assert_eq!(builders(&to).await, [first]);
 
     walferry.kill();
     let walferry = pipeline.run();
+    builder(&to, Some(first)).await;
+    holder.batch_execute(LET_GO).await.unwrap();
     wait_caught_up(&from, &to, "a").await;
     assert_eq!(shape(&to).await, before);
     assert!(noted(&to).await.is_empty());
@@ -289,20 +301,10 @@ async fn a_build_that_is_no_longer_wanted_ends() {
     .await
     .unwrap();
     let before = shape(&to).await;
+    let holder = follower.client().await;
+    holder.batch_execute(HOLD).await.unwrap();
     let walferry = pipeline.run();
-    let builds =
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CREATE INDEX items_slow%'
-        AND state = 'active' AND pid <> pg_backend_pid()";
-    let are_built = async |wanted: i64| {
-        let row = to.query_one(builds, &[]).await.unwrap();
-        let found = row.get::<_, i64>(0);
-        if found == wanted {
-            Ok(())
-        } else {
-            Err(found.to_string())
-        }
-    };
-    until("the slow index is being built", || are_built(1)).await;
+    builder(&to, None).await;
     // The copy is void: the table has left and returned under another OID.
     from.batch_execute("DROP TABLE items; CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL, note text NOT NULL, tags int[] NOT NULL)")
         .await
@@ -311,13 +313,13 @@ async fn a_build_that_is_no_longer_wanted_ends() {
         .await
         .unwrap();
     assert_eq!(walferry.terminate(), 0);
-    let began = std::time::Instant::now();
-    until("nothing is built", || are_built(0)).await;
-    assert!(
-        began.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        began.elapsed()
-    );
+    until("nothing is built", async || {
+        let found = builders(&to).await;
+        let is_none = found.is_empty();
+        is_none.then_some(()).ok_or(format!("by {found:?}"))
+    })
+    .await;
+    holder.batch_execute(LET_GO).await.unwrap();
     let walferry = pipeline.run();
     until("the other table is there", || async {
         let shown = rows(&to, "items").await;
