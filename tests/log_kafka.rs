@@ -342,7 +342,7 @@ async fn the_tail_gives_entries_in_order_and_asks_for_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_acknowledged_entry_is_out_of_the_tail_without_waiting() {
+async fn an_acknowledged_entry_is_out_of_the_tail_within_milliseconds() {
     let commits = topic(&Topics::new(pipeline()).commits(), 1, Retention::Unlimited).await;
     let table = topic(&format!("{commits}.s.t"), 1, Retention::Settings).await;
     let producer = EpochProducer::open(&kafka_settings(), QUEUE).expect("producer");
@@ -387,10 +387,8 @@ async fn an_acknowledged_entry_is_out_of_the_tail_without_waiting() {
         median(&mut records),
     );
     println!("median, p99: ack {ack:?}, then entry {entry:?}, record {record:?}");
-    // A busy machine takes tens of milliseconds, librdkafka's own pauses between fetches last hundreds.
-    let waited = Duration::from_millis(100);
-    assert!(entry.0 < waited, "entry {entry:?}");
-    assert!(record.0 < waited, "record {record:?}");
+    assert!(entry.0 < Duration::from_millis(5), "entry {entry:?}");
+    assert!(record.0 < Duration::from_millis(5), "record {record:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,25 +413,19 @@ async fn a_record_too_large_halts_and_ends_the_epoch() {
 async fn a_producer_without_brokers_is_dropped_at_once() {
     let mut nowhere = kafka_settings();
     nowhere.brokers = "127.0.0.1:1".to_owned();
-    // Waiting for librdkafka would take long each time, another thread's turn only now and then.
-    let mut took = Vec::new();
-    for _ in 0..5 {
-        let producer = EpochProducer::open(&nowhere, QUEUE).expect("producer");
-        let slot = producer.partition_slot("t", 0);
-        let batch = producer.open_batch();
-        for _ in 0..1000 {
-            let sent = producer.send(batch, slot, None, Some(&[1; 1000]), &[]);
-            assert_eq!(sent.expect("queued"), Sent::Taken);
-        }
-        assert_eq!(producer.unacknowledged_bytes(), 1_000_000);
-        let waiting = tokio::time::timeout(Duration::from_millis(100), producer.acked(batch));
-        assert!(waiting.await.is_err(), "nobody acknowledged it");
-        let begun = Instant::now();
-        drop(producer);
-        took.push(begun.elapsed());
+    let producer = EpochProducer::open(&nowhere, QUEUE).expect("producer");
+    let slot = producer.partition_slot("t", 0);
+    let batch = producer.open_batch();
+    for _ in 0..1000 {
+        let sent = producer.send(batch, slot, None, Some(&[1; 1000]), &[]);
+        assert_eq!(sent.expect("queued"), Sent::Taken);
     }
-    let shortest = took.iter().min().expect("some");
-    assert!(*shortest < Duration::from_millis(100), "{took:?}");
+    assert_eq!(producer.unacknowledged_bytes(), 1_000_000);
+    let waiting = tokio::time::timeout(Duration::from_millis(100), producer.acked(batch));
+    assert!(waiting.await.is_err(), "nobody acknowledged it");
+    let begun = Instant::now();
+    drop(producer);
+    assert!(begun.elapsed() < Duration::from_millis(100));
 }
 
 /// Few would not show it: not each client is left without brokers for good (`log::kept`).
